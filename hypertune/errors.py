@@ -1,0 +1,37 @@
+"""The exceptions that hypertune raises on purpose.
+
+HypertuneError
+├── StudyError      the study file or its space breaks a rule; nothing has started
+├── SettingError    a flag, a folder or the environment does; nothing has started
+└── JournalError    the record of a study cannot be read or written
+"""
+
+from collections.abc import Sequence
+from difflib import get_close_matches
+
+
+class HypertuneError(Exception):
+    """Base of all errors that a user can act on. The message is meant to be read as it is."""
+
+
+class StudyError(HypertuneError):
+    """A study breaks one or more rules; the message lists all of them."""
+
+    def __init__(self, where: str, problems: Sequence[str]) -> None:
+        self.problems = tuple(problems)
+        super().__init__("\n".join([f"{where}:", *(f"  - {p}" for p in self.problems)]))
+
+
+class SettingError(HypertuneError):
+    """A setting given on the command line, or to `run`, breaks one or more rules."""
+
+
+class JournalError(HypertuneError):
+    """The journal cannot be opened, read or written."""
+
+
+def choices(value: object, known: Sequence[str]) -> str:
+    """Return the end of an error message: the nearest name, if any, and all the choices."""
+    near = get_close_matches(str(value), known, n=1)
+    hint = f" Did you mean '{near[0]}'?" if near else ""
+    return f"{hint} Choose one of: {', '.join(known)}."

@@ -1,0 +1,309 @@
+"""The journal: one SQLite file a study, the truth about everything that was measured.
+
+Written by the driver alone, in WAL mode, on a local disk; readers may open it at any time.
+You may query it with any SQLite client. Times are Unix milliseconds, JSON columns hold plain values.
+
+====================  ==============================================================================
+table                 columns
+====================  ==============================================================================
+``study``             ``key``, ``value`` (JSON): name, space, question, method, seed, metric, ...
+``trials``            ``id``, ``config`` (JSON, nested as the space is), ``seed``, ``repeat``,
+                      ``role`` (search | replicate | baseline | rerun), ``label`` (a name to read),
+                      ``state`` (waiting | running | ended), ``reason`` (how it ended: complete |
+                      converged | stopped | failed | lost | interrupted), ``detail`` (the text of a
+                      failure, or why it was stopped), ``created_ms``, ``started_ms``, ``ended_ms``
+``results``           ``id``, ``trial``, ``epoch`` (from 1; 0 for models without epochs), ``t_ms``,
+                      ``metrics`` (JSON). One row a (trial, epoch); the first write wins
+``events``            ``id``, ``t_ms``, ``kind``, ``trial``, ``data`` (JSON). Kinds: ``trial`` (a row
+                      of ``trials`` was added or changed), ``study`` (a key was set), ``job`` (a
+                      stretch of epochs was started), ``checkpoint``, ``lost``, ``test`` (a look at
+                      the test part), ``search_start``, ``search_end``
+====================  ==============================================================================
+
+A result survives the kill of the process at once (it is in the operating system's hands), and a loss
+of power once `Journal.sync` has run, which the driver does every half second.
+"""
+
+import json
+import math
+import os
+import sqlite3
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hypertune.errors import JournalError
+
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS study (key TEXT PRIMARY KEY, value TEXT NOT NULL);
+CREATE TABLE IF NOT EXISTS trials (
+    id INTEGER PRIMARY KEY, config TEXT NOT NULL, seed INTEGER NOT NULL, repeat INTEGER NOT NULL,
+    role TEXT NOT NULL, label TEXT NOT NULL, state TEXT NOT NULL, reason TEXT, detail TEXT,
+    created_ms INTEGER NOT NULL, started_ms INTEGER, ended_ms INTEGER);
+CREATE TABLE IF NOT EXISTS results (
+    id INTEGER PRIMARY KEY, trial INTEGER NOT NULL REFERENCES trials (id),
+    epoch INTEGER NOT NULL, t_ms INTEGER NOT NULL, metrics TEXT NOT NULL, UNIQUE (trial, epoch));
+CREATE TABLE IF NOT EXISTS events (
+    id INTEGER PRIMARY KEY, t_ms INTEGER NOT NULL, kind TEXT NOT NULL, trial INTEGER,
+    data TEXT NOT NULL);
+"""
+FORMAT = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrialRow:
+    """A row of ``trials``."""
+
+    id: int
+    config: dict[str, Any]
+    seed: int
+    repeat: int
+    role: str
+    label: str
+    state: str
+    reason: str | None
+    detail: str | None
+    created_ms: int
+    started_ms: int | None
+    ended_ms: int | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class ResultRow:
+    """A row of ``results``. ``id`` grows with every row: a reader may use it as a cursor."""
+
+    id: int
+    trial: int
+    epoch: int
+    t_ms: int
+    metrics: dict[str, float]
+
+
+@dataclass(frozen=True, kw_only=True)
+class EventRow:
+    """A row of ``events``. ``id`` grows with every row: a reader may use it as a cursor."""
+
+    id: int
+    t_ms: int
+    kind: str
+    trial: int | None
+    data: dict[str, Any]
+
+
+def now_ms() -> int:
+    """Return the time in Unix milliseconds."""
+    return time.time_ns() // 1_000_000
+
+
+class Journal:
+    """One study's record.
+
+    Args:
+        path: The file. Its folder must exist, on a local disk.
+        read_only: Readers (the uploader, reports) never write, whatever happens.
+
+    Raises:
+        JournalError: The file cannot be opened, or was written by a newer version.
+    """
+
+    def __init__(self, path: Path, *, read_only: bool = False) -> None:
+        self.path = path
+        self._dirty = False
+        try:
+            if read_only:
+                if not path.is_file():
+                    raise JournalError(f"There is no journal at '{path}'.")
+                # Not mode=ro: a reader of a WAL file has to be able to make the shared-memory file.
+                self._db = sqlite3.connect(path, timeout=30, isolation_level=None)
+                self._db.execute("PRAGMA query_only = ON")
+            else:
+                self._db = sqlite3.connect(path, timeout=30, isolation_level=None)
+                self._db.execute("PRAGMA journal_mode = WAL")
+                self._db.execute("PRAGMA synchronous = NORMAL")
+                self._db.executescript(_SCHEMA)
+                self._db.execute(f"PRAGMA user_version = {FORMAT}")
+            (version,) = self._db.execute("PRAGMA user_version").fetchone()
+        except sqlite3.Error as error:
+            raise JournalError(f"The journal '{path}' cannot be opened: {error}.") from error
+        if version != FORMAT:
+            raise JournalError(f"'{path}' has format {version}, but this version reads {FORMAT}.")
+
+    def close(self) -> None:
+        """Bring everything to the disk and close the file."""
+        if self._dirty:
+            self.sync()
+        self._db.close()
+
+    # ---- writing: the driver only ----
+
+    @contextmanager
+    def _write(self) -> Iterator[sqlite3.Connection]:
+        try:
+            self._db.execute("BEGIN IMMEDIATE")
+            try:
+                yield self._db
+            except BaseException:
+                self._db.execute("ROLLBACK")
+                raise
+            self._db.execute("COMMIT")
+        except sqlite3.Error as error:
+            raise JournalError(f"The journal '{self.path}' cannot be written: {error}.") from error
+        self._dirty = True
+
+    def sync(self) -> None:
+        """Make what was written survive a loss of power: flush the write-ahead log to the disk."""
+        if not self._dirty:
+            return
+        wal = self.path.with_name(self.path.name + "-wal")
+        if wal.exists():
+            fd = os.open(wal, os.O_RDONLY)
+            try:
+                os.fsync(fd)
+            finally:
+                os.close(fd)
+        self._dirty = False
+
+    def set_study(self, **values: Any) -> None:
+        """Set keys of ``study``."""
+        with self._write() as db:
+            for key, value in values.items():
+                db.execute(
+                    "INSERT INTO study VALUES (?, ?) "
+                    "ON CONFLICT (key) DO UPDATE SET value = excluded.value",
+                    (key, _dump(value)),
+                )
+            self._event(db, "study", None, {"keys": sorted(values)})
+
+    def add_trial(
+        self,
+        trial: int,
+        config: Mapping[str, Any],
+        *,
+        seed: int,
+        repeat: int = 0,
+        role: str = "search",
+        label: str = "",
+        data: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Add a trial in state ``waiting``; ``data`` (where it came from) goes with its event."""
+        t = now_ms()
+        with self._write() as db:
+            db.execute(
+                "INSERT INTO trials VALUES (?, ?, ?, ?, ?, ?, 'waiting', NULL, NULL, ?, NULL, NULL)",
+                (trial, _dump(config), seed, repeat, role, label, t),
+            )
+            self._event(db, "trial", trial, {"state": "waiting", **(data or {})})
+
+    def set_state(
+        self, trial: int, state: str, *, reason: str | None = None, detail: str | None = None
+    ) -> None:
+        """Change a trial's state; ``reason`` and ``detail`` belong to state ``ended``."""
+        t = now_ms()
+        with self._write() as db:
+            db.execute(
+                "UPDATE trials SET state = ?, reason = ?, detail = ?, "
+                "started_ms = CASE WHEN ? = 'running' THEN coalesce(started_ms, ?) "
+                "ELSE started_ms END, ended_ms = CASE WHEN ? = 'ended' THEN ? END WHERE id = ?",
+                (state, reason, detail, state, t, state, t, trial),
+            )
+            self._event(db, "trial", trial, {"state": state, "reason": reason})
+
+    def add_result(
+        self, trial: int, epoch: int, metrics: Mapping[str, float], *, t_ms: int | None = None
+    ) -> bool:
+        """Add a result; return False, and change nothing, if this epoch is already there."""
+        with self._write() as db:
+            cursor = db.execute(
+                "INSERT INTO results (trial, epoch, t_ms, metrics) VALUES (?, ?, ?, ?) "
+                "ON CONFLICT (trial, epoch) DO NOTHING",
+                (trial, epoch, now_ms() if t_ms is None else t_ms, _dump(metrics)),
+            )
+            return cursor.rowcount == 1
+
+    def add_event(
+        self, kind: str, trial: int | None = None, data: Mapping[str, Any] | None = None
+    ) -> None:
+        """Add an event."""
+        with self._write() as db:
+            self._event(db, kind, trial, data or {})
+
+    @staticmethod
+    def _event(
+        db: sqlite3.Connection, kind: str, trial: int | None, data: Mapping[str, Any]
+    ) -> None:
+        db.execute(
+            "INSERT INTO events (t_ms, kind, trial, data) VALUES (?, ?, ?, ?)",
+            (now_ms(), kind, trial, _dump(data)),
+        )
+
+    # ---- reading: anybody ----
+
+    def study(self) -> dict[str, Any]:
+        """Return all keys of ``study``."""
+        return {key: json.loads(v) for key, v in self._db.execute("SELECT key, value FROM study")}
+
+    def trials(self) -> list[TrialRow]:
+        """Return all trials by id."""
+        return [self._trial(row) for row in self._db.execute("SELECT * FROM trials ORDER BY id")]
+
+    def trial(self, trial: int) -> TrialRow:
+        """Return one trial.
+
+        Raises:
+            KeyError: There is none of this id.
+        """
+        row = self._db.execute("SELECT * FROM trials WHERE id = ?", (trial,)).fetchone()
+        if row is None:
+            raise KeyError(trial)
+        return self._trial(row)
+
+    @staticmethod
+    def _trial(row: tuple[Any, ...]) -> TrialRow:
+        names = TrialRow.__dataclass_fields__
+        values = dict(zip(names, row, strict=True))
+        return TrialRow(**{**values, "config": json.loads(values["config"])})
+
+    def results(
+        self, *, trial: int | None = None, after: int = 0, limit: int = -1
+    ) -> list[ResultRow]:
+        """Return results in the order of their writing: of one trial, or those after a cursor."""
+        return [
+            ResultRow(id=i, trial=k, epoch=epoch, t_ms=t_ms, metrics=_load(metrics))
+            for i, k, epoch, t_ms, metrics in self._db.execute(
+                "SELECT * FROM results WHERE id > ? AND (? IS NULL OR trial = ?) "
+                "ORDER BY id LIMIT ?",
+                (after, trial, trial, limit),
+            )
+        ]
+
+    def events(self, *, kind: str | None = None, after: int = 0, limit: int = -1) -> list[EventRow]:
+        """Return events in the order of their writing: of one kind, or those after a cursor."""
+        return [
+            EventRow(id=i, t_ms=t_ms, kind=k, trial=trial, data=json.loads(data))
+            for i, t_ms, k, trial, data in self._db.execute(
+                "SELECT * FROM events WHERE id > ? AND (? IS NULL OR kind = ?) ORDER BY id LIMIT ?",
+                (after, kind, kind, limit),
+            )
+        ]
+
+
+def _dump(value: Any) -> str:
+    return json.dumps(_spelled(value), ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+
+
+def _spelled(value: Any) -> Any:
+    """Spell non-finite floats as strings, which JSON lacks."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    if isinstance(value, Mapping):
+        return {key: _spelled(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_spelled(item) for item in value]
+    return value
+
+
+def _load(metrics: str) -> dict[str, float]:
+    return {key: float(value) for key, value in json.loads(metrics).items()}
