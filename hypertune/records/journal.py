@@ -1,27 +1,28 @@
 """The journal: one SQLite file a study, the truth about everything that was measured.
 
 Written by the driver alone, in WAL mode, on a local disk; readers may open it at any time.
-You may query it with any SQLite client. Times are Unix milliseconds, JSON columns hold plain values.
+You may query it with any SQLite client. Times are Unix milliseconds; JSON holds plain values.
 
-====================  ==============================================================================
+====================  ============================================================================
 table                 columns
-====================  ==============================================================================
+====================  ============================================================================
 ``study``             ``key``, ``value`` (JSON): name, space, question, method, seed, metric, ...
-``trials``            ``id``, ``config`` (JSON, nested as the space is), ``seed``, ``repeat``,
-                      ``role`` (search | replicate | baseline | rerun), ``label`` (a name to read),
-                      ``state`` (waiting | running | ended), ``reason`` (how it ended: complete |
-                      converged | stopped | failed | lost | interrupted), ``detail`` (the text of a
-                      failure, or why it was stopped), ``created_ms``, ``started_ms``, ``ended_ms``
-``results``           ``id``, ``trial``, ``epoch`` (from 1; 0 for models without epochs), ``t_ms``,
-                      ``metrics`` (JSON). One row a (trial, epoch); the first write wins
-``events``            ``id``, ``t_ms``, ``kind``, ``trial``, ``data`` (JSON). Kinds: ``trial`` (a row
-                      of ``trials`` was added or changed), ``study`` (a key was set), ``job`` (a
-                      stretch of epochs was started), ``checkpoint``, ``lost``, ``test`` (a look at
-                      the test part), ``search_start``, ``search_end``
-====================  ==============================================================================
+``trials``            ``id``, ``config`` (JSON, nested as the space is, with the fixed values),
+                      ``seed``, ``repeat``, ``role`` (search | replicate | baseline | rerun),
+                      ``label`` (a name to read), ``state`` (waiting | running | ended), ``reason``
+                      (how it ended: complete | converged | stopped | failed | lost |
+                      interrupted), ``detail`` (the text of a failure, or why it was stopped),
+                      ``created_ms``, ``started_ms``, ``ended_ms``
+``results``           ``id``, ``trial``, ``epoch`` (from 1; 0 for models without epochs),
+                      ``t_ms``, ``metrics`` (JSON). One row a (trial, epoch); first write wins
+``events``            ``id``, ``t_ms``, ``kind``, ``trial``, ``data`` (JSON). Kinds: ``trial`` (a
+                      row of ``trials`` was added or changed), ``study`` (a key was set), ``job``
+                      (a stretch of epochs was started), ``lost`` (its worker died), ``test`` (a
+                      look at the test part), ``search_start``, ``search_end``
+====================  ============================================================================
 
-A result survives the kill of the process at once (it is in the operating system's hands), and a loss
-of power once `Journal.sync` has run, which the driver does every half second.
+A result survives the kill of the process at once (it is in the operating system's hands), and a
+loss of power once `Journal.sync` has run, which the driver does every half second.
 """
 
 import json
@@ -192,7 +193,8 @@ class Journal:
         t = now_ms()
         with self._write() as db:
             db.execute(
-                "INSERT INTO trials VALUES (?, ?, ?, ?, ?, ?, 'waiting', NULL, NULL, ?, NULL, NULL)",
+                "INSERT INTO trials "
+                "VALUES (?, ?, ?, ?, ?, ?, 'waiting', NULL, NULL, ?, NULL, NULL)",
                 (trial, _dump(config), seed, repeat, role, label, t),
             )
             self._event(db, "trial", trial, {"state": "waiting", **(data or {})})

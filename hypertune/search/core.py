@@ -1,0 +1,195 @@
+"""Ask and tell: the one object that decides which trial runs next, and to which epoch.
+
+It knows nothing of Ray, of MLflow or of training. Ray Tune, a simulator and a user's own loop drive
+the same object:
+
+    job = search.ask()                      # None: wait, or stop if search.done
+    for epoch in range(job.from_epoch + 1, job.to_epoch + 1):
+        search.tell(job.trial, epoch, value)
+
+Several jobs may be out at a time. All decisions follow from the history of the trials and the seed:
+`Search.restore` gives the history back, and the search goes on as if it had never been away.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from hypertune.search.history import Mode, Reason, Trial
+from hypertune.search.schedulers.base import Scheduler
+from hypertune.search.searchers.base import Searcher
+from hypertune.space import Config, Space, identity
+
+_DISTINCT_TRIES = 100
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """An uninterrupted stretch of epochs of a trial: from the one after ``from_epoch`` on."""
+
+    trial: int
+    config: Config
+    from_epoch: int
+    to_epoch: int
+
+
+class Search:
+    """Searches ``space`` with up to ``n_trials`` distinct configs.
+
+    Args:
+        space: What to search.
+        searcher: Proposes configs.
+        scheduler: Decides which trial goes on, and how far.
+        mode: Whether values are to be minimised or maximised.
+        max_epochs: Epochs of a trial in full.
+        n_trials: How many distinct configs to try.
+        seed: Suggestion k draws from ``default_rng([seed, k, attempt])``, and from nothing else.
+        start: Nested configs to try first.
+    """
+
+    def __init__(
+        self,
+        space: Space,
+        searcher: Searcher,
+        scheduler: Scheduler,
+        *,
+        mode: Mode,
+        max_epochs: int,
+        n_trials: int,
+        seed: int = 0,
+        start: Sequence[Config] = (),
+    ) -> None:
+        self.space = space
+        self.trials: list[Trial] = []
+        self.max_epochs = max_epochs
+        self.n_trials = n_trials
+        self._searcher = searcher
+        self._scheduler = scheduler
+        self._sign = -1.0 if mode == "max" else 1.0
+        self._seed = seed
+        self._start = [space.flatten(config) for config in start]
+        self._seen: set[str] = set()
+        self._again: list[tuple[Trial, int]] = []
+        self._exhausted = False
+
+    @property
+    def more(self) -> bool:
+        """New configs may still be proposed."""
+        return len(self.trials) < self.n_trials and not self._exhausted
+
+    @property
+    def running(self) -> list[Trial]:
+        """The trials with a job under way."""
+        return [trial for trial in self.trials if trial.running]
+
+    @property
+    def done(self) -> bool:
+        """Nothing is under way and nothing is left to do."""
+        return not (self._again or self.more or self.running) and self._next() is None
+
+    def ask(self) -> Job | None:
+        """Return the next job; None if there is none until a running one reports."""
+        if self._again:
+            trial, from_epoch = self._again.pop(0)
+            return self._job(trial, from_epoch, trial.to_epoch)
+        promotion = self._next()
+        if promotion:
+            trial, to_epoch = promotion
+            return self._job(trial, trial.epoch, to_epoch)
+        if not self.more:
+            return None
+        new = self._new_trial()
+        return None if new is None else self._job(new, 0, new.to_epoch)
+
+    def tell(self, trial: int, epoch: int, value: float) -> None:
+        """Report the value after an epoch. The last epoch of a job ends it.
+
+        An epoch that is known already is ignored. A value that is not finite ranks last.
+        """
+        self._add(self.trials[trial], epoch, value)
+
+    def end(self, trial: int, reason: Reason) -> None:
+        """Report that a trial ended before the last epoch of its job, and how."""
+        record = self.trials[trial]
+        record.running = False
+        record.reason = reason
+        self._scheduler.observe(record)
+
+    def lost(self, trial: int, checkpoint_epoch: int = 0) -> None:
+        """Report that a job was lost; another one of this trial goes on from its checkpoint."""
+        record = self.trials[trial]
+        record.running = False
+        self._again.append((record, checkpoint_epoch))
+
+    def close(self) -> list[Trial]:
+        """End the search: what waits has been stopped. Return those trials."""
+        stopped = [trial for trial in self.trials if trial.waiting]
+        for trial in stopped:
+            trial.reason = "stopped"
+        return stopped
+
+    def restore(
+        self, config: Config, *, values: dict[int, float], reason: Reason | None, to_epoch: int
+    ) -> Trial:
+        """Give back a trial of an earlier process, in the order of their numbers.
+
+        Args:
+            config: Its nested config.
+            values: Value by epoch, as told.
+            reason: How it ended for good; None if it may go on (stopped trials may be promoted
+                again where the study is extended).
+            to_epoch: Where its newest job was to go.
+        """
+        trial = self._register(self.space.flatten(config), to_epoch)
+        for epoch in sorted(values):
+            self._add(trial, epoch, values[epoch])
+        if reason is not None and trial.reason is None:
+            self.end(trial.number, reason)
+        return trial
+
+    def _next(self) -> tuple[Trial, int] | None:
+        return self._scheduler.promote(self.trials, more=self.more)
+
+    def _job(self, trial: Trial, from_epoch: int, to_epoch: int) -> Job:
+        trial.running, trial.to_epoch = True, to_epoch
+        return Job(
+            trial=trial.number,
+            config=self.space.nest(trial.flat),
+            from_epoch=from_epoch,
+            to_epoch=to_epoch,
+        )
+
+    def _add(self, trial: Trial, epoch: int, value: float) -> None:
+        if not trial.add(epoch, self._sign * value):
+            return
+        if epoch >= trial.to_epoch:
+            trial.running = False
+            if epoch >= self.max_epochs:
+                trial.reason = "complete"
+        self._scheduler.observe(trial)
+
+    def _register(self, flat: Config, to_epoch: int) -> Trial:
+        trial = Trial(number=len(self.trials), flat=flat, to_epoch=to_epoch)
+        self.trials.append(trial)
+        self._seen.add(identity(flat))
+        return trial
+
+    def _new_trial(self) -> Trial | None:
+        k = len(self.trials)
+        to_epoch = self._scheduler.first_epoch
+        if k < len(self._start) and identity(self._start[k]) not in self._seen:
+            return self._register(self._start[k], to_epoch)
+
+        def draw(rng: np.random.Generator) -> Config:
+            return self._searcher.suggest(self.trials, rng)
+
+        # A searcher that keeps proposing what was tried is helped out by chance.
+        sources: list[Callable[[np.random.Generator], Config]] = [draw, self.space.sample]
+        for i, source in enumerate(sources):
+            for attempt in range(_DISTINCT_TRIES * (1 + 9 * i)):
+                flat = source(np.random.default_rng([self._seed, k, i, attempt]))
+                if identity(flat) not in self._seen:
+                    return self._register(flat, to_epoch)
+        self._exhausted = True
+        return None

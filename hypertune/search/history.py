@@ -1,0 +1,82 @@
+"""What a searcher and a scheduler know: trials, with their curves and how they ended."""
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Literal, get_args
+
+from hypertune.space import Flat
+
+Reason = Literal["complete", "converged", "stopped", "failed", "lost", "interrupted"]
+REASONS: tuple[str, ...] = get_args(Reason)
+Mode = Literal["min", "max"]
+
+
+@dataclass(kw_only=True)
+class Trial:
+    """One searched config, as the search sees it. Losses are always to be minimised.
+
+    Attributes:
+        number: Its place among the searched trials, from 0.
+        flat: Its flat config.
+        to_epoch: The epoch that its newest job goes to.
+        running: A job of it is under way.
+        reason: How it ended; None while it may go on.
+        losses: Loss by epoch, as reported; inf for what was not finite.
+        best: Lowest loss up to each of these epochs.
+    """
+
+    number: int
+    flat: Flat
+    to_epoch: int
+    running: bool = False
+    reason: Reason | None = None
+    losses: dict[int, float] = field(default_factory=dict)
+    best: dict[int, float] = field(default_factory=dict)
+
+    @property
+    def epoch(self) -> int:
+        """The last epoch that was reported; 0 if none was."""
+        return max(self.losses, default=0)
+
+    @property
+    def waiting(self) -> bool:
+        """It is neither under way nor ended: it may be promoted."""
+        return not self.running and self.reason is None
+
+    @property
+    def full(self) -> bool:
+        """Its value is the one at the full number of epochs: complete, or converged before."""
+        return self.reason in ("complete", "converged")
+
+    def add(self, epoch: int, loss: float) -> bool:
+        """Take a result; return False for an epoch that is known already (the first one counts)."""
+        if epoch in self.losses:
+            return False
+        loss = loss if math.isfinite(loss) else math.inf
+        self.best[epoch] = min(loss, self.best.get(self.epoch, math.inf))
+        self.losses[epoch] = loss
+        return True
+
+    def loss_at(self, epoch: int) -> float | None:
+        """Return the lowest loss up to ``epoch``; None if it is not comparable there.
+
+        A converged trial keeps its value; one that failed or was lost has the worst there is.
+        """
+        if self.reason in ("failed", "lost"):
+            return math.inf
+        if epoch <= self.epoch:
+            reached = max((e for e in self.best if e <= epoch), default=0)
+            return self.best.get(reached)
+        return self.best.get(self.epoch) if self.reason == "converged" else None
+
+
+def incumbent(trials: Iterable[Trial]) -> Trial | None:
+    """Return the trial to recommend: the lowest loss at the largest fidelity that any reached."""
+    scored = [t for t in trials if t.reason not in ("failed", "lost") and t.losses]
+    full = [t for t in scored if t.full]
+    if not full:
+        furthest = max((t.epoch for t in scored), default=0)
+        full = [t for t in scored if t.epoch == furthest]
+    finite = [t for t in full if math.isfinite(t.best[t.epoch])]
+    return min(finite, key=lambda t: (t.best[t.epoch], t.number), default=None)

@@ -1,0 +1,1 @@
+"""Schedulers decide which trial goes on, and to which epoch."""

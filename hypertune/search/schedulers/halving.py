@@ -1,0 +1,84 @@
+"""Asynchronous successive halving by promotion.
+
+Li et al. 2020, "A System for Massively Parallel Hyperparameter Tuning", algorithm 2.
+"""
+
+import math
+from bisect import insort
+from collections.abc import Sequence
+from itertools import pairwise
+
+from hypertune.search.history import Trial
+from hypertune.search.schedulers.base import Scheduler
+
+
+_FINALISTS = 3
+
+
+class Halving(Scheduler):
+    """Promotes the best 1/eta of each rung; nobody is stopped for good before the search ends.
+
+    When no new trial will come and no rung promotes any more, the best of the highest rungs are
+    trained on until three have been trained in full.
+
+    Args:
+        max_epochs: Epochs of a trial in full; the last rung.
+        min_epochs: The first rung.
+        eta: One in ``eta`` trials of a rung goes on to the next, which is ``eta`` times as far.
+    """
+
+    def __init__(self, max_epochs: int, min_epochs: int = 1, eta: int = 3) -> None:
+        super().__init__(max_epochs)
+        self.eta = eta
+        self.rungs: list[int] = [
+            min_epochs * eta**i
+            for i in range(max_epochs.bit_length())
+            if min_epochs * eta**i < max_epochs
+        ] + [max_epochs]
+        # Per rung: (loss there, trial number), best first. A trial enters each rung once.
+        self._ranking: dict[int, list[tuple[float, int]]] = {rung: [] for rung in self.rungs}
+        self._entered: dict[int, set[int]] = {rung: set() for rung in self.rungs}
+
+    @property
+    def first_epoch(self) -> int:
+        return self.rungs[0]
+
+    def observe(self, trial: Trial) -> None:
+        for rung in self.rungs:
+            loss = trial.loss_at(rung)
+            if loss is not None and trial.number not in self._entered[rung]:
+                self._entered[rung].add(trial.number)
+                insort(self._ranking[rung], (loss, trial.number))
+
+    def promote(self, trials: Sequence[Trial], *, more: bool) -> tuple[Trial, int] | None:
+        for rung, following in self._steps:
+            ranking = self._ranking[rung]
+            for loss, number in ranking[: len(ranking) // self.eta]:
+                if self._may_go_on(trials[number], rung, loss):
+                    return trials[number], following
+        return None if more else self._finalist(trials)
+
+    def _finalist(self, trials: Sequence[Trial]) -> tuple[Trial, int] | None:
+        """Return one more trial to be trained in full, when no rung promotes any more.
+
+        Small searches need it: of 24 trials none would get through four rungs, and without trials
+        in full there is nothing to recommend.
+        """
+        if any(trial.running and trial.to_epoch < self.max_epochs for trial in trials):
+            return None  # it may be promoted yet
+        if sum(t.full or (t.running and t.epoch < self.max_epochs) for t in trials) >= _FINALISTS:
+            return None
+        for rung, _ in self._steps:
+            for loss, number in self._ranking[rung]:
+                if self._may_go_on(trials[number], rung, loss):
+                    return trials[number], self.max_epochs
+        return None
+
+    @property
+    def _steps(self) -> list[tuple[int, int]]:
+        """Each rung and the one that follows it, the highest first."""
+        return list(pairwise(self.rungs))[::-1]
+
+    @staticmethod
+    def _may_go_on(trial: Trial, rung: int, loss: float) -> bool:
+        return trial.waiting and trial.to_epoch <= rung and math.isfinite(loss)

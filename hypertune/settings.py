@@ -1,0 +1,110 @@
+"""How a study is to be run: the settings of `run` and of the command line, checked."""
+
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from hypertune.errors import SettingError, choices
+from hypertune.methods import DEFAULT_METHOD, METHODS
+
+_UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """How to run a study.
+
+    Args:
+        method: A row of METHODS.
+        n_trials: Distinct configs to try; None for the study's own number.
+        max_epochs: Epochs of a trial in full; None for the study's own number.
+        time_budget_s: Seconds after which nothing new is started and what runs is ended.
+        n_concurrent: Trials at work at a time; None for as many as the resources carry.
+        cpus_per_trial: CPUs, or a fraction of one, that a trial occupies.
+        gpus_per_trial: GPUs, or a fraction of one, that a trial occupies.
+        trial_timeout_s: Seconds that one epoch may take before its trial counts as hung.
+        seed: Of the search and of the trials.
+        name: Of the study's folder; None for ``<space>-<k>``.
+        studies_dir: The folder that studies are kept in.
+        tracking_uri: MLflow store; None for ``mlflow.db`` beside the folder of studies.
+        sync_timeout_s: Seconds to wait at the end until MLflow has everything.
+        verbose: Let Ray speak.
+
+    Raises:
+        SettingError: A rule is broken; the message lists all breaches.
+    """
+
+    method: str = DEFAULT_METHOD
+    n_trials: int | None = None
+    max_epochs: int | None = None
+    time_budget_s: float | None = None
+    n_concurrent: int | None = None
+    cpus_per_trial: float = 1.0
+    gpus_per_trial: float = 0.0
+    trial_timeout_s: float = 600.0
+    seed: int = 0
+    name: str | None = None
+    studies_dir: Path = field(default_factory=lambda: Path("studies"))
+    tracking_uri: str | None = None
+    sync_timeout_s: float = 60.0
+    verbose: bool = False
+
+    def __post_init__(self) -> None:
+        problems = []
+        if self.method not in METHODS:
+            problems.append(f"Unknown method '{self.method}'.{choices(self.method, list(METHODS))}")
+        rules: dict[str, tuple[Any, float, str]] = {
+            "n_trials": (self.n_trials, 1, "at least 1"),
+            "max_epochs": (self.max_epochs, 1, "at least 1"),
+            "n_concurrent": (self.n_concurrent, 1, "at least 1"),
+            "seed": (self.seed, 0, "at least 0"),
+            "gpus_per_trial": (self.gpus_per_trial, 0, "at least 0"),
+            "sync_timeout_s": (self.sync_timeout_s, 0, "at least 0"),
+        }
+        for name, (value, least, rule) in rules.items():
+            if value is not None and not value >= least:
+                problems.append(f"{_flag(name)} must be {rule}, but got {value}.")
+        for name in ("cpus_per_trial", "trial_timeout_s", "time_budget_s"):
+            value = getattr(self, name)
+            if value is not None and not value > 0:
+                problems.append(f"{_flag(name)} must be more than 0, but got {value}.")
+        if self.gpus_per_trial > 1 and self.gpus_per_trial != int(self.gpus_per_trial):
+            problems.append(
+                "--gpus-per-trial must be a whole number, or a fraction of one GPU, but got "
+                f"{self.gpus_per_trial}."
+            )
+        if self.name is not None and not _NAME.fullmatch(self.name):
+            problems.append(
+                "--name must be at most 100 letters, digits, '.', '_' and '-', and begin with a "
+                f"letter or a digit, but got '{self.name}'."
+            )
+        if problems:
+            raise SettingError("\n".join(problems))
+
+    @property
+    def store(self) -> str:
+        """The MLflow store's URI."""
+        if self.tracking_uri is not None:
+            return self.tracking_uri
+        return f"sqlite:///{self.studies_dir.resolve().parent / 'mlflow.db'}"
+
+
+def _flag(name: str) -> str:
+    return "--" + name.removesuffix("_s").replace("_", "-")
+
+
+def parse_duration(text: str) -> float:
+    """Return the seconds of a text such as ``90s``, ``10m`` or ``1h30m``.
+
+    Raises:
+        SettingError: It is no duration.
+    """
+    parts = re.findall(r"(\d+(?:\.\d+)?)([smhd])", text)
+    if not parts or "".join(number + unit for number, unit in parts) != text:
+        raise SettingError(
+            "A duration must be numbers with units (s, m, h or d), such as 90s, 10m or 1h30m, "
+            f"but got '{text}'."
+        )
+    return sum(float(number) * _UNITS[unit] for number, unit in parts)

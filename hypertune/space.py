@@ -1,0 +1,619 @@
+"""A search space: Ray Tune's domains, read into flat typed parameters.
+
+A space is written in Ray Tune's own vocabulary, as a nested dict. Reading it gives
+
+* `Space.parameters`: every parameter once, parents before children, each with a unique ``key``
+  (``schedule[cosine].warmup``) and a ``name`` to read (``schedule.warmup``), which branches share;
+* a *flat* config: ``{key: value}`` of the parameters that are active, which is what searchers see;
+* a *nested* config: the shape that the space was written in, which is what trials get.
+
+A dict inside `tune.choice` is a branch: its parameters are active only where it is chosen. In a
+flat config a branch goes by its label: the first of its constants that differs in all branches of
+the choice, else its index.
+"""
+
+import json
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from decimal import Decimal
+from typing import Any, TypeAlias
+
+import numpy as np
+from ray.tune.search import sample as ray_sample
+
+from hypertune.errors import StudyError, choices
+
+Value: TypeAlias = Any
+"""A plain value: None, bool, int, float, str, or lists and dicts of them."""
+Flat: TypeAlias = dict[str, Value]
+Config: TypeAlias = dict[str, Value]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Condition:
+    """Active only where parameter ``key`` takes ``label``."""
+
+    key: str
+    label: Value
+
+
+@dataclass(frozen=True, kw_only=True)
+class Parameter(ABC):
+    """One parameter. Its values correspond to the unit interval, uniformly as it is to be searched.
+
+    Attributes:
+        key: Unique in the space.
+        name: Dotted name to read; equal in branches that share it.
+        condition: Where it is active; None if it is whenever its surroundings are.
+    """
+
+    key: str
+    name: str
+    condition: Condition | None = None
+
+    @property
+    @abstractmethod
+    def n_values(self) -> int | None:
+        """Number of distinct values; None if continuous."""
+
+    @abstractmethod
+    def from_unit(self, u: float) -> Value:
+        """Return the value at ``u`` in [0, 1): equal shares of the interval are equally likely."""
+
+    @abstractmethod
+    def to_unit(self, value: Value) -> float:
+        """Return a point in [0, 1) that `from_unit` maps to ``value``."""
+
+    @abstractmethod
+    def rule(self) -> str:
+        """Say which values are allowed, to follow "must be"."""
+
+    @abstractmethod
+    def contains(self, value: Value) -> bool:
+        """Say whether ``value`` is allowed."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Number(Parameter):
+    """An interval of floats or of integers, both ends included.
+
+    Attributes:
+        low, high: The ends; multiples of ``step`` where there is one.
+        log: Searched on a logarithmic scale; then ``low > 0``.
+        step: Values are the multiples of it; None for continuous floats.
+        integer: Values are ints.
+    """
+
+    low: float
+    high: float
+    log: bool = False
+    step: float | None = None
+    integer: bool = False
+
+    @property
+    def n_values(self) -> int | None:
+        return None if self.step is None else self._index(self.high) - self._index(self.low) + 1
+
+    def _index(self, value: float) -> int:
+        assert self.step is not None
+        return round(value / self.step)
+
+    def _ends(self) -> tuple[float, float]:
+        """Return the ends on the scale of the search, half a step beyond where there are steps."""
+        low, high = float(self.low), float(self.high)
+        if self.step is not None:
+            low, high = low - self.step / 2, high + self.step / 2
+        if self.log:
+            # A first multiple at one step would put the lower end at half of it, never at zero.
+            return math.log(low), math.log(high)
+        return low, high
+
+    def from_unit(self, u: float) -> Value:
+        low, high = self._ends()
+        value = low + u * (high - low)
+        value = math.exp(value) if self.log else value
+        if self.step is not None:
+            k = min(max(self._index(value), self._index(self.low)), self._index(self.high))
+            # Decimal: 3 * 0.1 is to be 0.3.
+            value = float(k * Decimal(str(self.step)))
+        value = min(max(value, self.low), self.high)
+        return round(value) if self.integer else float(value)
+
+    def to_unit(self, value: Value) -> float:
+        low, high = self._ends()
+        x = math.log(value) if self.log else float(value)
+        return min(max((x - low) / (high - low), 0.0), 1.0 - 2**-53) if high > low else 0.5
+
+    def rule(self) -> str:
+        kind = "an integer" if self.integer else "a number"
+        step = f" in steps of {self.step:g}" if self.step not in (None, 1) else ""
+        return f"{kind} in [{self.low:g}, {self.high:g}]{step}"
+
+    def contains(self, value: Value) -> bool:
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            return False
+        if self.integer and not isinstance(value, int):
+            return False
+        if not self.low <= value <= self.high:
+            return False
+        return self.step is None or math.isclose(
+            value, self._index(value) * self.step, rel_tol=1e-9, abs_tol=1e-12
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Categorical(Parameter):
+    """A choice of plain values, or of branches by their labels."""
+
+    choices: tuple[Value, ...]
+
+    @property
+    def n_values(self) -> int:
+        return len(self.choices)
+
+    def index(self, value: Value) -> int:
+        """Return the place of ``value``; 1, 1.0 and True are three values.
+
+        Raises:
+            ValueError: It is none of the choices.
+        """
+        return [_text(choice) for choice in self.choices].index(_text(value))
+
+    def from_unit(self, u: float) -> Value:
+        return self.choices[min(int(u * len(self.choices)), len(self.choices) - 1)]
+
+    def to_unit(self, value: Value) -> float:
+        return (self.index(value) + 0.5) / len(self.choices)
+
+    def rule(self) -> str:
+        return f"one of {', '.join(_show(choice) for choice in self.choices)}"
+
+    def contains(self, value: Value) -> bool:
+        return _text(value) in [_text(choice) for choice in self.choices]
+
+
+# The tree that the space was written as: what is needed to go from flat to nested and back.
+@dataclass(frozen=True)
+class _Constant:
+    value: Value
+
+
+@dataclass(frozen=True)
+class _Leaf:
+    parameter: Parameter
+
+
+@dataclass(frozen=True)
+class _Group:
+    """A dict, or a list (then the keys are its indices)."""
+
+    members: dict[Any, "_Node"]
+    is_list: bool
+
+
+@dataclass(frozen=True)
+class _Branches:
+    parameter: Categorical
+    options: tuple["_Node", ...]
+
+
+_Node: TypeAlias = _Constant | _Leaf | _Group | _Branches
+
+
+@dataclass(frozen=True)
+class Space:
+    """A parsed space.
+
+    Args:
+        spec: A dict of Ray Tune domains, constants, dicts and lists of them.
+
+    Raises:
+        StudyError: It breaks a rule; the message lists all breaches.
+    """
+
+    spec: Mapping[str, Any]
+    parameters: tuple[Parameter, ...] = field(init=False)
+    _root: _Node = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        reader = _Reader()
+        root = reader.read(dict(self.spec), key="", name="", condition=None)
+        if not reader.parameters and not reader.problems:
+            reader.problems.append(
+                "the space must hold at least one parameter, such as tune.choice"
+            )
+        if reader.problems:
+            raise StudyError("The space is not valid", reader.problems)
+        object.__setattr__(self, "parameters", tuple(reader.parameters))
+        object.__setattr__(self, "_root", root)
+
+    def __getitem__(self, key: str) -> Parameter:
+        return next(p for p in self.parameters if p.key == key)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The parameters' names, each once."""
+        return tuple(dict.fromkeys(p.name for p in self.parameters))
+
+    @property
+    def n_configs(self) -> int | None:
+        """Number of distinct configs; None if there is a continuous parameter."""
+        return _count(self._root)
+
+    def sample(self, rng: np.random.Generator) -> Flat:
+        """Draw a flat config: each active parameter uniformly on its unit interval."""
+        return self.build(lambda parameter: parameter.from_unit(rng.random()))
+
+    def build(self, value_of: Callable[[Parameter], Value]) -> Flat:
+        """Return a flat config by asking for each active parameter's value, parents first."""
+        flat: Flat = {}
+        _walk(self._root, flat, value_of)
+        return flat
+
+    def nest(self, flat: Mapping[str, Value]) -> Config:
+        """Return the nested config of a flat one. The result is the caller's own."""
+        nested: Config = _nest(self._root, flat)
+        return nested
+
+    def flatten(self, config: Mapping[str, Value]) -> Flat:
+        """Return the flat config of a nested one.
+
+        Raises:
+            ValueError: It is outside the space; the message lists all problems.
+        """
+        flat: Flat = {}
+        problems = _flatten(self._root, config, flat, "")
+        if problems:
+            raise ValueError("; ".join(problems))
+        return flat
+
+    def problems(self, config: Mapping[str, Value]) -> list[str]:
+        """Return what puts a nested config outside the space; empty if nothing does."""
+        return _flatten(self._root, config, {}, "")
+
+
+def flat_names(config: Mapping[str, Value]) -> dict[str, Value]:
+    """Return a nested config by dotted names, as records show it."""
+    flat: dict[str, Value] = {}
+    for key, value in config.items():
+        if isinstance(value, Mapping) and value:
+            flat |= {f"{key}.{k}": v for k, v in flat_names(value).items()}
+        else:
+            flat[key] = value
+    return flat
+
+
+def identity(config: Mapping[str, Value]) -> str:
+    """Return a text that is equal for equal configs, and differs for 1, 1.0 and True."""
+    return _text(config)
+
+
+def _text(value: Value) -> str:
+    return json.dumps(value, sort_keys=True, default=repr)
+
+
+def _show(value: Value) -> str:
+    return value if isinstance(value, str) else _text(value)
+
+
+def _plain(value: Any) -> Value:
+    """Return a plain copy of ``value``.
+
+    Raises:
+        TypeError: It is not plain.
+    """
+    if isinstance(value, np.generic):
+        value = value.item()
+    if value is None or isinstance(value, bool | int | str):
+        return value
+    if isinstance(value, float):
+        if not math.isfinite(value):
+            raise TypeError
+        return value
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    if isinstance(value, Mapping) and all(isinstance(key, str) for key in value):
+        return {key: _plain(item) for key, item in value.items()}
+    raise TypeError
+
+
+def _holds_domain(value: Any) -> bool:
+    if isinstance(value, Mapping):
+        return "grid_search" in value or any(_holds_domain(item) for item in value.values())
+    if isinstance(value, list | tuple):
+        return any(_holds_domain(item) for item in value)
+    return isinstance(value, ray_sample.Domain)
+
+
+class _Reader:
+    """Reads a nested spec into a tree, and gathers its parameters and all its problems."""
+
+    def __init__(self) -> None:
+        self.parameters: list[Parameter] = []
+        self.problems: list[str] = []
+
+    def read(self, spec: Any, *, key: str, name: str, condition: Condition | None) -> _Node:
+        if isinstance(spec, ray_sample.Categorical):
+            return self._choice(list(spec.categories), key=key, name=name, condition=condition)
+        if isinstance(spec, Mapping) and set(spec) == {"grid_search"}:
+            return self._choice(list(spec["grid_search"]), key=key, name=name, condition=condition)
+        if isinstance(spec, ray_sample.Domain):
+            return self._number(spec, key=key, name=name, condition=condition)
+        if isinstance(spec, Mapping):
+            self._check_keys(spec, name)
+            return self._group(list(spec.items()), False, key=key, name=name, condition=condition)
+        if isinstance(spec, list | tuple) and _holds_domain(spec):
+            return self._group(list(enumerate(spec)), True, key=key, name=name, condition=condition)
+        try:
+            return _Constant(_plain(spec))
+        except TypeError:
+            self.problems.append(
+                f"{name} must be a Ray Tune domain or a plain value (None, bool, finite number, "
+                f"str, lists or dicts of them), but got {spec!r}"
+            )
+            return _Constant(None)
+
+    def _check_keys(self, spec: Mapping[Any, Any], name: str) -> None:
+        for k in spec:
+            if not isinstance(k, str) or not k or any(c in k for c in ".[]"):
+                where = f" in {name}" if name else ""
+                self.problems.append(
+                    f"names must be non-empty strings without any of '.[]', but got {k!r}{where}"
+                )
+
+    def _group(
+        self,
+        items: list[tuple[Any, Any]],
+        is_list: bool,
+        *,
+        key: str,
+        name: str,
+        condition: Condition | None,
+    ) -> _Node:
+        dot = "." if key else ""
+        return _Group(
+            {
+                k: self.read(v, key=f"{key}{dot}{k}", name=f"{name}{dot}{k}", condition=condition)
+                for k, v in items
+            },
+            is_list,
+        )
+
+    def _number(self, domain: Any, *, key: str, name: str, condition: Condition | None) -> _Node:
+        if not isinstance(domain, ray_sample.Float | ray_sample.Integer):
+            self.problems.append(
+                f"{name}: tune.sample_from has no range that could be searched; use tune.uniform, "
+                "tune.loguniform, tune.randint, tune.choice or one of their kin, and a dict inside "
+                "tune.choice for a parameter that depends on another"
+            )
+            return _Constant(None)
+        sampler, step = domain.get_sampler(), None
+        integer = isinstance(domain, ray_sample.Integer)
+        low, high = domain.lower, domain.upper
+        if isinstance(sampler, ray_sample.Quantized):
+            sampler, step = sampler.get_sampler(), sampler.q
+        if integer:
+            # Ray's integers end before `upper`, but for quantised ones, unless q is 1.
+            high = high - 1 if step in (None, 1) else high
+            step = 1 if step is None else step
+        if isinstance(sampler, ray_sample.Normal):
+            self.problems.append(
+                f"{name}: a normal distribution has no bounds; use tune.uniform(low, high)"
+            )
+            return _Constant(None)
+        log = isinstance(sampler, ray_sample.LogUniform)
+        number = self._checked(name, low, high, step, log, integer)
+        if number is None:
+            return _Constant(None)
+        parameter = Number(key=key, name=name, condition=condition, log=log, **number)
+        self.parameters.append(parameter)
+        return _Leaf(parameter)
+
+    def _checked(
+        self, name: str, low: Any, high: Any, step: Any, log: bool, integer: bool
+    ) -> dict[str, Any] | None:
+        n_before = len(self.problems)
+        if not (math.isfinite(low) and math.isfinite(high)):
+            self.problems.append(f"{name}: bounds must be finite, but got [{low}, {high}]")
+        elif log and low <= 0:
+            self.problems.append(f"{name}: low > 0 must hold on a log scale, but got low={low}")
+        elif step is not None and not step > 0:
+            self.problems.append(f"{name}: step > 0 must hold, but got {step}")
+        elif low > high or (low == high and step is None):
+            end = " (an integer domain ends before its upper bound)" if integer else ""
+            self.problems.append(
+                f"{name}: low < high must hold, but got low={low}, high={high}{end}"
+            )
+        elif step is not None:
+            exact = Decimal(str(step))
+            first, last = math.ceil(round(low / step, 9)), math.floor(round(high / step, 9))
+            if first > last:
+                self.problems.append(f"{name}: no multiple of {step} lies in [{low}, {high}]")
+            low, high = float(first * exact), float(last * exact)
+            if log and low <= 0:
+                self.problems.append(f"{name}: low > 0 must hold on a log scale, but got low={low}")
+        if len(self.problems) > n_before:
+            return None
+        if integer:
+            low, high = round(low), round(high)
+        return {"low": low, "high": high, "step": step, "integer": integer}
+
+    def _choice(
+        self, options: list[Any], *, key: str, name: str, condition: Condition | None
+    ) -> _Node:
+        if not options:
+            self.problems.append(f"{name}: a choice must hold at least one value, but got none")
+            return _Constant(None)
+        if not any(_holds_domain(option) for option in options):
+            try:
+                labels = [_plain(option) for option in options]
+            except TypeError:
+                self.problems.append(
+                    f"{name}: choices must be plain values (None, bool, finite number, str, lists "
+                    f"or dicts of them), but got {options!r}"
+                )
+                return _Constant(None)
+            nodes: list[_Node] = [_Constant(label) for label in labels]
+        else:
+            labels = _labels(options)
+            nodes = []
+        if len({_text(label) for label in labels}) < len(labels):
+            self.problems.append(f"{name}: choices must differ, but got {options!r}")
+            return _Constant(None)
+        parameter = Categorical(key=key, name=name, condition=condition, choices=tuple(labels))
+        self.parameters.append(parameter)
+        if nodes:
+            return _Leaf(parameter)
+        return _Branches(
+            parameter,
+            tuple(
+                self.read(
+                    option,
+                    key=f"{key}[{_show(label)}]",
+                    name=name,
+                    condition=Condition(key=key, label=label),
+                )
+                for option, label in zip(options, labels, strict=True)
+            ),
+        )
+
+
+def _labels(options: Sequence[Any]) -> list[Value]:
+    """Return a label for each option, of which at least one is a branch."""
+    branches = [option for option in options if isinstance(option, Mapping)]
+    scalar = (bool, int, float, str, type(None))
+    for key in branches[0] if branches else ():
+        values = [branch.get(key, ray_sample.Domain) for branch in branches]
+        if (
+            all(isinstance(value, scalar) for value in values)
+            and len({_text(value) for value in values}) == len(values)
+            and len(branches) > 1
+        ):
+            return [
+                option[key]
+                if isinstance(option, Mapping)
+                else (index if _holds_domain(option) else _plain_or(option, index))
+                for index, option in enumerate(options)
+            ]
+    return [
+        index if _holds_domain(option) or isinstance(option, Mapping) else _plain_or(option, index)
+        for index, option in enumerate(options)
+    ]
+
+
+def _plain_or(option: Any, index: int) -> Value:
+    try:
+        return _plain(option)
+    except TypeError:
+        return index
+
+
+def _count(node: _Node) -> int | None:
+    match node:
+        case _Constant():
+            return 1
+        case _Leaf(parameter):
+            return parameter.n_values
+        case _Group(members):
+            counts = [_count(member) for member in members.values()]
+            return None if None in counts else math.prod(c for c in counts if c is not None)
+        case _Branches(_, options):
+            counts = [_count(option) for option in options]
+            return None if None in counts else sum(c for c in counts if c is not None)
+
+
+def _walk(node: _Node, flat: Flat, value_of: Callable[[Parameter], Value]) -> None:
+    match node:
+        case _Leaf(parameter):
+            flat[parameter.key] = value_of(parameter)
+        case _Group(members):
+            for member in members.values():
+                _walk(member, flat, value_of)
+        case _Branches(parameter, options):
+            label = flat[parameter.key] = value_of(parameter)
+            _walk(options[parameter.index(label)], flat, value_of)
+
+
+def _nest(node: _Node, flat: Mapping[str, Value]) -> Any:
+    match node:
+        case _Constant(value):
+            return _plain(value)
+        case _Leaf(parameter):
+            return _plain(flat[parameter.key])
+        case _Group(members, is_list):
+            nested = {key: _nest(member, flat) for key, member in members.items()}
+            return list(nested.values()) if is_list else nested
+        case _Branches(parameter, options):
+            return _nest(options[parameter.index(flat[parameter.key])], flat)
+
+
+def _flatten(node: _Node, value: Value, flat: Flat, name: str) -> list[str]:
+    """Add to ``flat`` what ``value`` says at ``node``; return the problems."""
+    match node:
+        case _Constant(expected):
+            if _text(_lists(value)) != _text(expected):
+                return [f"{name} must be {_show(expected)}, but got {_show(value)}"]
+            return []
+        case _Leaf(parameter):
+            if not parameter.contains(_lists(value)):
+                return [f"{name} must be {parameter.rule()}, but got {_show(value)}"]
+            number = isinstance(parameter, Number) and not parameter.integer
+            flat[parameter.key] = float(value) if number else _lists(value)
+            return []
+        case _Group(members, is_list):
+            return _flatten_group(members, is_list, value, flat, name)
+        case _Branches(parameter, options):
+            return _flatten_branch(parameter, options, value, flat, name)
+
+
+def _flatten_group(
+    members: Mapping[Any, _Node], is_list: bool, value: Value, flat: Flat, name: str
+) -> list[str]:
+    if is_list and isinstance(value, list | tuple):
+        value = dict(enumerate(value))
+    if not isinstance(value, Mapping):
+        return [f"{name} must be a {'list' if is_list else 'dict'}, but got {_show(value)}"]
+    dot = "." if name else ""
+    problems = [
+        f"{name}{dot}{key} is not in the space.{choices(key, [str(k) for k in members])}"
+        for key in value
+        if key not in members
+    ]
+    for key, member in members.items():
+        if key in value:
+            problems += _flatten(member, value[key], flat, f"{name}{dot}{key}")
+        elif not isinstance(member, _Constant):
+            problems.append(f"{name}{dot}{key} is missing")
+    return problems
+
+
+def _flatten_branch(
+    parameter: Categorical, options: Sequence[_Node], value: Value, flat: Flat, name: str
+) -> list[str]:
+    fewest: list[str] | None = None
+    for label, option in zip(parameter.choices, options, strict=True):
+        inner: Flat = {}
+        problems = _flatten(option, value, inner, name)
+        if not problems:
+            flat[parameter.key] = label
+            flat.update(inner)
+            return []
+        if fewest is None or len(problems) < len(fewest):
+            fewest = problems
+    return fewest or []
+
+
+def _lists(value: Value) -> Value:
+    """Return ``value`` with tuples as lists, as configs hold them."""
+    if isinstance(value, list | tuple):
+        return [_lists(item) for item in value]
+    if isinstance(value, Mapping):
+        return {key: _lists(item) for key, item in value.items()}
+    return value
+
+
+def active(parameters: Sequence[Parameter], flat: Mapping[str, Value]) -> Iterator[Parameter]:
+    """Yield the parameters that a flat config has."""
+    return (parameter for parameter in parameters if parameter.key in flat)

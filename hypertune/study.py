@@ -1,0 +1,248 @@
+"""A study: a question about a model, asked as a search space; and where studies are found."""
+
+import importlib
+import importlib.util
+import pkgutil
+import sys
+import traceback
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from types import ModuleType
+from typing import Any, Literal, Protocol, runtime_checkable
+
+from ray import cloudpickle
+
+from hypertune.errors import SettingError, StudyError, choices
+from hypertune.space import Config, Space
+
+RESERVED = ("max_epochs", "seed", "device")
+"""Keys of a trial's config that the service sets itself."""
+
+
+class Loop(Protocol):
+    """A model in training, on a worker. One `step` is one epoch."""
+
+    @property
+    def epoch(self) -> int:
+        """Epochs trained so far."""
+
+    @property
+    def converged(self) -> bool:
+        """More epochs would not help."""
+
+    def step(self) -> Mapping[str, float]:
+        """Train one epoch and return its metrics."""
+
+    def save(self, folder: Path) -> None:
+        """Write all that `load` needs into an existing empty folder."""
+
+    def load(self, folder: Path) -> None:
+        """Go back to the state that `save` wrote, to the last digit."""
+
+    def test(self, data: Any) -> Mapping[str, float]:
+        """Return the metrics of the best epoch's model on the test part."""
+
+
+@runtime_checkable
+class Task(Protocol):
+    """What `Study.trainable` holds: data and how to train on them. It travels to the workers."""
+
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        """Names of the metrics that every epoch reports."""
+
+    @property
+    def test_metrics(self) -> Mapping[str, str]:
+        """For each metric that has one, its name on the test part."""
+
+    @property
+    def data(self) -> str:
+        """Name of the data set, for people."""
+
+    def problems(self, space: Space, fixed: Mapping[str, Any]) -> list[str]:
+        """Return what is wrong with a study on this task; empty if nothing is."""
+
+    def load(self, *, test: bool) -> Any:
+        """Return the data, with the test part only where asked for. Called on the driver."""
+
+    def start(self, config: Config, data: Any, *, metric: str, mode: str) -> Loop:
+        """Return a model at epoch 0. Called on a worker."""
+
+    def baselines(self, data: Any, *, test: bool) -> Mapping[str, Mapping[str, float]]:
+        """Return metrics of simple models by name, on the validation or on the test part."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Study:
+    """A question, and all that is needed to search for its answer.
+
+    Args:
+        question: What is to be found out, in a sentence.
+        factors: Names of the parameters that the question is about.
+        space: Nested dict of Ray Tune domains.
+        default: The nested config that one would have used without a search. It is tried first.
+        trainable: The task: data and how to train on them.
+        metric: The metric that the search goes by; a validation metric.
+        mode: Whether ``min`` or ``max`` of it is good.
+        max_epochs: Epochs of a trial in full.
+        n_trials: How many configs to try by default.
+        fixed: Values for what is not searched.
+        name, source: Name and path of its file, filled in when a study is loaded.
+
+    Raises:
+        StudyError: A rule is broken; the message lists all breaches.
+    """
+
+    question: str
+    factors: Sequence[str]
+    space: Mapping[str, Any]
+    default: Mapping[str, Any]
+    trainable: Task
+    metric: str
+    max_epochs: int
+    n_trials: int
+    mode: Literal["min", "max"] = "min"
+    fixed: Mapping[str, Any] = field(default_factory=dict)
+    name: str = "study"
+    source: str = ""
+
+    def __post_init__(self) -> None:
+        problems = self._problems()
+        if problems:
+            raise StudyError(f"Study '{self.name}' is not valid", problems)
+
+    @cached_property
+    def search_space(self) -> Space:
+        """The parsed space."""
+        return Space(self.space)
+
+    @property
+    def test_metric(self) -> str | None:
+        """The metric's name on the test part; None if the task has none."""
+        return self.trainable.test_metrics.get(self.metric)
+
+    def config(self, searched: Mapping[str, Any], *, seed: int) -> Config:
+        """Return a trial's whole config: what is searched, what is fixed and what is reserved."""
+        return {**self.fixed, **searched, "max_epochs": self.max_epochs, "seed": seed}
+
+    def with_max_epochs(self, max_epochs: int) -> "Study":
+        """Return this study with another number of epochs in full."""
+        return replace(self, max_epochs=max_epochs)
+
+    def with_fixed(self, values: Mapping[str, Any]) -> "Study":
+        """Return this study with other fixed values.
+
+        Raises:
+            SettingError: A name is not among the fixed ones.
+        """
+        unknown = [name for name in values if name not in self.fixed]
+        if unknown:
+            raise SettingError(
+                "\n".join(
+                    f"'{name}' is not a fixed value of this study.{choices(name, list(self.fixed))}"
+                    for name in unknown
+                )
+            )
+        return replace(self, fixed={**self.fixed, **values})
+
+    def _problems(self) -> list[str]:
+        problems = []
+        if not isinstance(self.question, str) or not self.question.strip():
+            problems.append("question must be a sentence, but is empty")
+        for name in ("max_epochs", "n_trials"):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+                problems.append(f"{name} must be an integer of at least 1, but got {value!r}")
+        if self.mode not in ("min", "max"):
+            problems.append(f"mode must be 'min' or 'max', but got {self.mode!r}")
+        try:
+            space = self.search_space
+        except StudyError as error:
+            return problems + list(error.problems)
+        taken = [n for n in self.fixed if n in self.space] + [
+            n for n in RESERVED if n in self.space or n in self.fixed
+        ]
+        problems += [f"'{n}' is in the space and must not be set besides" for n in taken]
+        problems += [
+            f"factor '{name}' is not in the space.{choices(name, space.names)}"
+            for name in self.factors
+            if name not in space.names
+        ]
+        if not self.factors:
+            problems.append("factors must name at least one parameter that the question is about")
+        problems += [f"default: {problem}" for problem in space.problems(self.default)]
+        return problems + self._task_problems(space)
+
+    def _task_problems(self, space: Space) -> list[str]:
+        if not isinstance(self.trainable, Task):
+            return [
+                "trainable must be a task such as forecasting(...), but got "
+                f"{type(self.trainable).__name__}"
+            ]
+        problems = []
+        if self.metric not in self.trainable.metrics:
+            known = choices(self.metric, self.trainable.metrics)
+            problems.append(f"metric '{self.metric}' is not reported by the task.{known}")
+        return problems + self.trainable.problems(space, self.fixed)
+
+
+def study_names() -> list[str]:
+    """Return the names of the studies that come with the installation."""
+    package = importlib.import_module("search_spaces")
+    return sorted(m.name for m in pkgutil.iter_modules(package.__path__) if not m.ispkg)
+
+
+def load_study(name_or_path: str) -> Study:
+    """Return the study of a name, or of a path to a Python file that holds ``study = Study(...)``.
+
+    Raises:
+        SettingError: There is no such study.
+        StudyError: The file is no study, or not a valid one.
+    """
+    if name_or_path.endswith(".py") or "/" in name_or_path or "\\" in name_or_path:
+        path = Path(name_or_path).expanduser()
+        if not path.is_file():
+            raise SettingError(f"--space must be a name or a Python file, but '{path}' is no file.")
+        name = path.stem
+    else:
+        name = name_or_path
+        if name not in study_names():
+            raise SettingError(f"Unknown space '{name}'.{choices(name, study_names())}")
+        spec = importlib.util.find_spec(f"search_spaces.{name}")
+        assert spec is not None
+        assert spec.origin is not None
+        path = Path(spec.origin)
+    module = _run_file(path, name)
+    study = getattr(module, "study", None)
+    if not isinstance(study, Study):
+        raise StudyError(
+            f"'{path}' is no study",
+            [f"it must hold a variable study = Study(...), but study is {type(study).__name__}"],
+        )
+    return replace(study, name=name, source=str(path.resolve()))
+
+
+def _run_file(path: Path, name: str) -> ModuleType:
+    module_name = f"_hypertune_study_{name}"
+    spec = importlib.util.spec_from_file_location(module_name, path)
+    if spec is None or spec.loader is None:
+        raise StudyError(f"'{path}' is no study", ["it must be a Python file"])
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[module_name] = module
+    try:
+        spec.loader.exec_module(module)
+    except StudyError as error:
+        raise StudyError(f"'{path}' is not valid", error.problems) from error
+    except Exception as error:
+        frames = traceback.extract_tb(error.__traceback__)
+        lines = [frame.lineno for frame in frames if frame.filename == str(path)]
+        line = getattr(error, "lineno", None) if isinstance(error, SyntaxError) else None
+        at = f"line {line or (lines[-1] if lines else '?')}"
+        raise StudyError(
+            f"'{path}' cannot be read", [f"{at}: {type(error).__name__}: {error}"]
+        ) from error
+    # Workers cannot import a file that lies anywhere: what it defines travels with the job.
+    cloudpickle.register_pickle_by_value(module)
+    return module

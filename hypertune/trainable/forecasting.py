@@ -1,0 +1,221 @@
+"""Forecasting: the next ``horizon`` values of a series from the last ``window`` ones.
+
+Errors are told as a ratio to the naive forecast (the last value, carried on) on the same targets:
+below 1 is better than doing nothing (Hyndman and Koehler 2006, section 3).
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from sklearn.linear_model import Ridge
+from torch import nn
+
+from hypertune.data import SERIES, SeriesSplit, load_series
+from hypertune.data.series import Floats
+from hypertune.errors import choices
+from hypertune.models import Recurrent
+from hypertune.space import Config, Space
+from hypertune.trainable.loop import LOOP_DEFAULTS, Tensors, TensorLoop, model_keys
+
+_RIDGE_PENALTIES = (0.1, 1.0, 10.0, 100.0, 1000.0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Forecasting:
+    """The task of forecasting one series. Made by `forecasting`."""
+
+    data: str
+    horizon: int
+    max_window: int
+    model: type[nn.Module]
+    val_share: float
+    test_share: float
+    metrics: tuple[str, ...] = field(init=False)
+    test_metrics: Mapping[str, str] = field(init=False)
+
+    def __post_init__(self) -> None:
+        names = ["mae", "mae_ratio", "mae_ratio_h1", f"mae_ratio_h{self.horizon}"]
+        object.__setattr__(self, "metrics", ("train_loss", *(f"val_{n}" for n in names)))
+        object.__setattr__(self, "test_metrics", {f"val_{n}": f"test_{n}" for n in names})
+
+    def problems(self, space: Space, fixed: Mapping[str, Any]) -> list[str]:
+        keys, needed = model_keys(self.model, ("n_features", "n_outputs"))
+        known = sorted({"window", *LOOP_DEFAULTS} | keys)
+        given = [*space.spec, *fixed]
+        problems = [
+            f"'{key}' is read neither by the training loop nor by {self.model.__name__}."
+            f"{choices(key, known)}"
+            for key in given
+            if key not in known
+        ]
+        problems += [
+            f"'{key}' is missing: put it into the space or among the fixed values"
+            for key in sorted({"window"} | needed)
+            if key not in given
+        ]
+        longest = max(_values(space, fixed, "window"), default=0)
+        if longest > self.max_window:
+            problems.append(
+                f"window must be at most max_window={self.max_window} of forecasting(...), "
+                f"but goes up to {longest}"
+            )
+        return problems
+
+    def load(self, *, test: bool) -> SeriesSplit:
+        values = load_series(self.data)
+        n = len(values)
+        n_train, n_val = (
+            int(n * (1 - self.val_share - self.test_share)),
+            int(n * (1 - self.test_share)),
+        )
+        return SeriesSplit(
+            values=values if test else values[:n_val],
+            n_train=n_train,
+            n_val=n_val,
+            horizon=self.horizon,
+            max_window=self.max_window,
+        )
+
+    def start(self, config: Config, data: SeriesSplit, *, metric: str, mode: str) -> TensorLoop:
+        keys, _ = model_keys(self.model, ("n_features", "n_outputs"))
+        mean, sd = data.scale
+        window = config["window"]
+
+        def inputs(split: SeriesSplit, part: str) -> torch.Tensor:
+            x = (split.inputs(split.origins(part), window) - mean) / sd
+            return torch.from_numpy(x)[..., None]  # (origin, window, 1)
+
+        def errors(split: SeriesSplit, part: str, outputs: torch.Tensor) -> dict[str, float]:
+            return _errors(split, part, outputs.numpy() * sd + mean)
+
+        def test(
+            predict: Callable[[torch.Tensor], torch.Tensor], split: SeriesSplit
+        ) -> dict[str, float]:
+            return errors(split, "test", predict(inputs(split, "test")).cpu())
+
+        targets = (data.targets(data.origins("train")) - mean) / sd
+        return TensorLoop(
+            lambda: self.model(
+                n_features=1,
+                n_outputs=self.horizon,
+                **{key: value for key, value in config.items() if key in keys},
+            ),
+            Tensors(
+                train_x=inputs(data, "train"),
+                train_y=torch.from_numpy(targets),  # (origin, horizon)
+                val_x=inputs(data, "val"),
+                validate=lambda outputs: errors(data, "val", outputs),
+            ),
+            loss=nn.functional.l1_loss,
+            test=test,
+            config=config,
+            metric=metric,
+            mode=mode,
+        )
+
+    def baselines(self, data: SeriesSplit, *, test: bool) -> dict[str, dict[str, float]]:
+        """Naive, seasonal naive and ridge AR; the latter's order and penalty by validation."""
+        part = "test" if test else "val"
+        origins = data.origins(part)
+        season = SERIES[self.data].season
+        back = np.arange(1, self.horizon + 1) - season * -(-self.horizon // season)
+        forecasts = {
+            "naive": np.repeat(data.inputs(origins, 1), self.horizon, axis=1),
+            "seasonal naive": data.values[origins[:, None] + back],
+        }
+        order, penalty = min(
+            (
+                (order, penalty)
+                for order in sorted({12, 24, 48, 96, self.max_window})
+                if order <= self.max_window
+                for penalty in _RIDGE_PENALTIES
+            ),
+            key=lambda choice: _errors(data, "val", _ridge(data, "val", *choice))["val_mae"],
+        )
+        forecasts[f"ridge AR({order})"] = _ridge(data, part, order, penalty)
+        return {name: _errors(data, part, forecast) for name, forecast in forecasts.items()}
+
+
+def forecasting(
+    data: str,
+    *,
+    horizon: int,
+    max_window: int,
+    model: type[nn.Module] = Recurrent,
+    val_share: float = 0.15,
+    test_share: float = 0.15,
+) -> Forecasting:
+    """Return the task of forecasting a series.
+
+    Args:
+        data: Name of the series.
+        horizon: Steps ahead; all of them are forecast at once.
+        max_window: The longest window of the study. Targets start after it, for every window.
+        model: Called with ``n_features``, ``n_outputs`` and those config values that its
+            ``__init__`` names; maps (batch, time, feature) to (batch, output).
+        val_share: Share of the series, before the test part, that the search is steered by.
+        test_share: Share of the series, at its end, that is looked at once, when all is over.
+
+    Raises:
+        ValueError: A rule is broken.
+    """
+    if data not in SERIES:
+        raise ValueError(f"Unknown data set '{data}'.{choices(data, list(SERIES))}")
+    if horizon < 1 or max_window < 1:
+        raise ValueError(
+            f"horizon and max_window must be at least 1, but got {horizon} and {max_window}"
+        )
+    if not (0 < val_share and 0 < test_share and val_share + test_share < 1):
+        raise ValueError(
+            "val_share and test_share must be above 0, and below 1 together, but got "
+            f"{val_share} and {test_share}"
+        )
+    return Forecasting(
+        data=data,
+        horizon=horizon,
+        max_window=max_window,
+        model=model,
+        val_share=val_share,
+        test_share=test_share,
+    )
+
+
+def _errors(data: SeriesSplit, part: str, forecast: NDArray[Any]) -> dict[str, float]:
+    """Return the errors of a forecast, shape (origin, horizon), of a part's targets."""
+    origins = data.origins(part)
+    targets = data.targets(origins)
+    naive = np.abs(targets - data.inputs(origins, 1)).mean(axis=0)  # (horizon,)
+    error = np.abs(targets - forecast).mean(axis=0)  # (horizon,)
+    return {
+        f"{part}_mae": float(error.mean()),
+        f"{part}_mae_ratio": float(error.mean() / naive.mean()),
+        f"{part}_mae_ratio_h1": float(error[0] / naive[0]),
+        f"{part}_mae_ratio_h{data.horizon}": float(error[-1] / naive[-1]),
+    }
+
+
+def _ridge(data: SeriesSplit, part: str, order: int, penalty: float) -> Floats:
+    """Return the forecasts of a linear model of the last ``order`` values."""
+    mean, sd = data.scale
+
+    def inputs(name: str) -> Floats:
+        scaled: Floats = (data.inputs(data.origins(name), order) - mean) / sd
+        return scaled
+
+    targets = (data.targets(data.origins("train")) - mean) / sd
+    model = Ridge(alpha=penalty).fit(inputs("train"), targets)
+    forecast: Floats = model.predict(inputs(part)) * sd + mean
+    return forecast
+
+
+def _values(space: Space, fixed: Mapping[str, Any], name: str) -> list[float]:
+    """Return the extremes of what a parameter can be."""
+    values = [fixed[name]] if name in fixed else []
+    for parameter in space.parameters:
+        if parameter.name == name:
+            values += [parameter.from_unit(u) for u in np.linspace(0, 1 - 1e-12, 1000)]
+    return values

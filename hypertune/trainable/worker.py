@@ -1,0 +1,180 @@
+"""The worker's side: an actor that Ray Tune keeps warm and hands one job after another."""
+
+import faulthandler
+import math
+import shutil
+import time
+import traceback
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, TextIO
+
+import ray
+import torch
+from ray import tune
+
+from hypertune.space import Config
+from hypertune.study import Loop, Task
+from hypertune.trainable.loop import use_threads
+
+_SAVE_EVERY_S = 30.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class WorkerJob:
+    """What a worker is told: plain values only.
+
+    Attributes:
+        trial: The trial's id in the journal.
+        config: Its whole config.
+        to_epoch: The epoch that this job ends after.
+        checkpoint: Folder to go on from; None to begin anew.
+        folder: Folder for the trial's checkpoints.
+        metric, mode: What the search goes by.
+        timeout_s: Seconds that an epoch may take.
+        n_threads: Threads to compute on.
+    """
+
+    trial: int
+    config: Config
+    to_epoch: int
+    checkpoint: str | None
+    folder: str
+    metric: str
+    mode: str
+    timeout_s: float
+    n_threads: int
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return it as Ray Tune wants a trial's config."""
+        return {"job": asdict(self)}
+
+
+class Worker(tune.Trainable):
+    """Runs jobs; `step` trains one epoch of the present one.
+
+    Nothing raises: an exception would cost Ray the actor. What goes wrong in a trial is reported as
+    ``failure``, and the next job begins with a new model.
+    """
+
+    def setup(self, config: dict[str, Any], task: Task, data: Any) -> None:
+        self.task, self.data = task, data
+        self.device = "cuda" if ray.get_gpu_ids() and torch.cuda.is_available() else "cpu"
+        self._hang: tuple[Path, TextIO] | None = None
+        self.reset_config(config)
+
+    def reset_config(self, new_config: dict[str, Any]) -> bool:
+        self.job = WorkerJob(**new_config["job"])
+        self.loop: Loop | None = None
+        self.saved_epoch, self.saved_at = 0, time.monotonic()
+        return True
+
+    def step(self) -> dict[str, Any]:
+        try:
+            self._watch()
+            return self._epoch()
+        except Exception as error:
+            lines = traceback.format_exc()
+            return self._failure(f"{type(error).__name__}: {error}", lines)
+        finally:
+            faulthandler.cancel_dump_traceback_later()
+
+    def cleanup(self) -> None:
+        """Keep what was trained when the job is cut short, and leave no file behind."""
+        if self.loop is not None and self.loop.epoch > self.saved_epoch:
+            self._save()
+        if self._hang is not None:
+            path, file = self._hang
+            file.close()
+            path.unlink(missing_ok=True)
+
+    def _epoch(self) -> dict[str, Any]:
+        job = self.job
+        if self.loop is None:
+            use_threads(job.n_threads)
+            config = {**job.config, "device": self.device}
+            self.loop = self.task.start(config, self.data, metric=job.metric, mode=job.mode)
+            if job.checkpoint is not None:
+                self.loop.load(Path(job.checkpoint))
+                self.saved_epoch = self.loop.epoch
+        metrics = {name: float(value) for name, value in self.loop.step().items()}
+        if job.metric not in metrics:
+            known = ", ".join(metrics) or "nothing"
+            return self._failure(f"the metric '{job.metric}' was not reported, but {known}")
+        if not math.isfinite(metrics[job.metric]):
+            value, epoch = metrics[job.metric], self.loop.epoch
+            return self._failure(f"{job.metric} is {value} in epoch {epoch}")
+        epoch, converged = self.loop.epoch, self.loop.converged
+        done = epoch >= job.to_epoch or converged
+        if done or time.monotonic() - self.saved_at > _SAVE_EVERY_S:
+            self._save()
+        if done:
+            self.loop = None
+        return {
+            "epoch": epoch,
+            "metrics": metrics,
+            "t_ms": time.time_ns() // 1_000_000,
+            "converged": converged,
+            "failure": None,
+            "done": done,
+        }
+
+    def _failure(self, text: str, lines: str = "") -> dict[str, Any]:
+        self.loop = None
+        return {"failure": text, "traceback": lines, "done": True}
+
+    def _save(self) -> None:
+        assert self.loop is not None
+        folder, epoch = Path(self.job.folder), self.loop.epoch
+        part, whole = folder / f"epoch-{epoch}.part", folder / f"epoch-{epoch}"
+        shutil.rmtree(part, ignore_errors=True)
+        part.mkdir(parents=True)
+        self.loop.save(part)
+        shutil.rmtree(whole, ignore_errors=True)
+        part.rename(whole)
+        for other in folder.iterdir():
+            if other != whole:
+                shutil.rmtree(other, ignore_errors=True)
+        self.saved_epoch, self.saved_at = epoch, time.monotonic()
+
+    def _watch(self) -> None:
+        """End this process, with a traceback in a file, if the step that follows hangs.
+
+        A thread of C code watches, so that it works even where Python itself is stuck.
+        """
+        if self._hang is None:
+            path = hang_file(Path(self.job.folder), self.job.trial)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._hang = path, path.open("w")
+        elif self.loop is None:
+            path = self._hang[0].rename(hang_file(Path(self.job.folder), self.job.trial))
+            self._hang = path, self._hang[1]
+        faulthandler.dump_traceback_later(self.job.timeout_s, exit=True, file=self._hang[1])
+
+
+def hang_file(folder: Path, trial: int) -> Path:
+    """Return where the traceback of a trial that hangs is written."""
+    return folder.parent / f"hang-{trial}.txt"
+
+
+def newest_checkpoint(folder: Path, up_to: int) -> tuple[int, Path] | None:
+    """Return the newest whole checkpoint of a trial, not beyond an epoch, with its epoch."""
+    if not folder.is_dir():
+        return None
+    found = {
+        int(path.name.removeprefix("epoch-")): path
+        for path in folder.glob("epoch-*")
+        if path.name.removeprefix("epoch-").isdigit()
+    }
+    return max(((e, path) for e, path in found.items() if e <= up_to), default=None)
+
+
+def evaluate(
+    task: Task, config: Config, data: Any, test_data: Any, checkpoint: str, metric: str, mode: str
+) -> dict[str, float]:
+    """Return the test metrics of a trial's best epoch. Runs on a worker, when all is over."""
+    use_threads(1)
+    device = "cuda" if ray.get_gpu_ids() and torch.cuda.is_available() else "cpu"
+    loop = task.start({**config, "device": device}, data, metric=metric, mode=mode)
+    loop.load(Path(checkpoint))
+    return {name: float(value) for name, value in loop.test(test_data).items()}

@@ -1,0 +1,588 @@
+"""The MLflow replica, delivered into real stores and checked against the journal it came from."""
+
+import contextlib
+import http.server
+import math
+import os
+import re
+import shutil
+import signal
+import socket
+import sqlite3
+import subprocess
+import sys
+import threading
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from filelock import FileLock
+
+from hypertune.errors import JournalError
+from hypertune.records import replica
+from hypertune.records.journal import Journal
+from hypertune.records.replica import Delivery, Uploader, deliver, redact
+
+# mlflow uses what the newest SQLAlchemy deprecates.
+pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy")
+
+STUDY: dict[str, Any] = {
+    "name": "gru-1",
+    "space": "gru",
+    "study_id": "0f0e",
+    "question": "Is it so?",
+    "factors": ["cell"],
+    "method": "asha",
+    "seed": 7,
+    "n_trials": 3,
+    "max_epochs": 4,
+    "metric": "loss",
+    "mode": "min",
+    "fixed": {"n_layers": 1, "cell": "none"},
+    "log_parameters": ["lr"],
+    "settings": {"n_workers": 2, "levels": [1, 2]},
+    "git_commit": "abc123",
+    "environment": {"python": "3.11"},
+}
+T0 = 1_700_000_000_000
+
+
+@pytest.fixture(scope="module")
+def migrated(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An empty store; its schema takes seconds to create, a copy does not."""
+    path = tmp_path_factory.mktemp("store") / "mlflow.db"
+    replica._connected(f"sqlite:///{path}")
+    return path
+
+
+@pytest.fixture
+def store(migrated: Path, tmp_path: Path) -> str:
+    shutil.copy(migrated, tmp_path / "mlflow.db")
+    return f"sqlite:///{tmp_path / 'mlflow.db'}"
+
+
+@pytest.fixture
+def journal(tmp_path: Path) -> Iterator[Journal]:
+    folder = tmp_path / "gru-1"
+    folder.mkdir()
+    journal = Journal(folder / "journal.db")
+    journal.set_study(**STUDY)
+    journal.add_event("search_start")
+    yield journal
+    journal.close()
+
+
+def add_trial(journal: Journal, trial: int, epochs: int = 4, reason: str | None = None) -> None:
+    config = {"lr": 0.01, "cell": "gru", "schedule": {"warmup": trial}, "flag": True}
+    journal.add_trial(trial, config, seed=100 + trial)
+    journal.set_state(trial, "running")
+    add_results(journal, trial, 1, epochs)
+    if reason:
+        journal.set_state(trial, "ended", reason=reason)
+
+
+def add_results(journal: Journal, trial: int, first: int, last: int) -> None:
+    for epoch in range(first, last + 1):
+        metrics = {"loss": abs(epoch - 2.5) + trial, "train/loss": 1 / epoch}
+        journal.add_result(trial, epoch, metrics, t_ms=T0 + 1000 * epoch + trial)
+
+
+def sent(journal: Journal, uri: str, timeout_s: float = 60) -> Delivery:
+    delivery = deliver(journal.path, uri, timeout_s=timeout_s)
+    assert delivery.pending == 0, delivery
+    return delivery
+
+
+def client(uri: str) -> Any:
+    from mlflow import MlflowClient
+
+    return MlflowClient(tracking_uri=uri)
+
+
+def runs(uri: str, delivery: Delivery) -> dict[str, Any]:
+    """Return the runs by trial id, the parent as ``study``; each is there once."""
+    found = client(uri).search_runs([delivery.experiment_id])
+    by_key = {run.data.tags.get("hypertune.trial", "study"): run for run in found}
+    assert len(by_key) == len(found)
+    return by_key
+
+
+def histories(uri: str, run: Any) -> set[tuple[str, int, int, float]]:
+    mlflow = client(uri)
+    return {
+        (key, point.step, point.timestamp, point.value)
+        for key in run.data.metrics
+        for point in mlflow.get_metric_history(run.info.run_id, key)
+    }
+
+
+def recorded(journal: Journal, trial: int) -> set[tuple[str, int, int, float]]:
+    return {
+        (key, row.epoch, row.t_ms, value)
+        for row in journal.results(trial=trial)
+        for key, value in row.metrics.items()
+        if math.isfinite(value)
+    }
+
+
+def rows(uri: str) -> dict[str, list[Any]]:
+    """Return all that a store holds, table by table."""
+    tables = ("experiments", "runs", "params", "tags", "metrics", "latest_metrics")
+    with contextlib.closing(sqlite3.connect(uri.removeprefix("sqlite:///"))) as db:
+        return {t: sorted(db.execute(f"SELECT * FROM {t}").fetchall(), key=repr) for t in tables}
+
+
+def test_mlflow_holds_what_the_journal_holds(journal: Journal, store: str, tmp_path: Path) -> None:
+    for trial, reason in enumerate(("complete", "stopped", None)):
+        add_trial(journal, trial, epochs=4 - trial, reason=reason)
+    journal.add_trial(3, {"lr": 1.0}, seed=0)  # waits: no run yet
+    delivery = sent(journal, store)
+    found = runs(store, delivery)
+    assert delivery.warning is None
+    assert set(found) == {"study", "0", "1", "2"}
+    assert found["study"].info.run_id == delivery.run_id
+    at_end = {
+        "0": {("best_loss", 0, T0 + 4000, 0.5), ("final_loss", 0, T0 + 4000, 1.5)}
+        | {("best_epoch", 0, T0 + 4000, 2.0)},
+        "1": {("best_loss", 0, T0 + 3001, 1.5), ("best_epoch", 0, T0 + 3001, 2.0)},
+        "2": set(),
+    }
+    for trial, ended in at_end.items():
+        run = found[trial]
+        assert histories(store, run) == recorded(journal, int(trial)) | ended
+        assert run.data.params == {
+            "lr": "0.01",
+            "log10_lr": "-2.0",
+            "cell": "gru",  # the config's, not the fixed one
+            "schedule.warmup": trial,
+            "flag": "True",
+            "n_layers": "1",
+            "seed": str(100 + int(trial)),
+        }
+        assert run.data.tags["mlflow.parentRunId"] == delivery.run_id
+        assert run.data.tags["hypertune.study_id"] == "0f0e"
+        assert run.info.run_name == f"trial-00{trial}"
+        assert run.info.start_time == journal.trial(int(trial)).started_ms
+        assert run.info.end_time == journal.trial(int(trial)).ended_ms
+    experiment = client(store).get_experiment(delivery.experiment_id)
+    assert experiment.name == "gru"
+    assert experiment.artifact_location == (tmp_path / "mlartifacts").as_uri()
+
+
+def test_the_study_is_the_parent_run(journal: Journal, store: str) -> None:
+    add_trial(journal, 0, reason="complete")
+    parent = runs(store, sent(journal, store))["study"]
+    assert parent.info.status == "RUNNING"
+    journal.add_event("search_end", data={"interrupted": True})
+    parent = runs(store, sent(journal, store))["study"]
+    assert (parent.info.run_name, parent.info.status) == ("gru-1", "KILLED")
+    assert parent.data.metrics == {"n_trials_ended": 1, "n_results": 4, "best_loss": 0.5}
+    names = ("method", "seed", "n_trials", "max_epochs", "metric", "mode")
+    settings = {name: str(STUDY[name]) for name in names}
+    assert parent.data.params == settings | {"n_workers": "2"}
+    assert "Is it so?" in parent.data.tags["mlflow.note.content"]
+    assert parent.data.tags["mlflow.source.git.commit"] == "abc123"
+    # It is extended: the status follows, the params of the start stay, and nothing is refused.
+    journal.set_study(n_trials=6)
+    journal.add_event("search_start")
+    delivery = sent(journal, store)
+    parent = runs(store, delivery)["study"]
+    assert (parent.info.status, parent.data.params["n_trials"]) == ("RUNNING", "3")
+    assert "6 trials" in parent.data.tags["mlflow.note.content"]
+    journal.path.with_name("replica.db").unlink()
+    journal.add_event("search_end")
+    assert sent(journal, store).warning is None
+    assert runs(store, delivery)["study"].info.status == "FINISHED"
+
+
+def test_delivering_again_adds_nothing(journal: Journal, store: str) -> None:
+    for trial, reason in enumerate(("complete", "failed", None)):
+        add_trial(journal, trial, reason=reason)
+    journal.add_event("search_end")
+    first, before = sent(journal, store), rows(store)
+    assert sent(journal, store) == first
+    journal.path.with_name("replica.db").unlink()
+    assert sent(journal, store) == first
+    assert rows(store) == before
+
+
+@pytest.mark.parametrize(
+    ("reason", "status"),
+    [
+        ("complete", "FINISHED"),
+        ("converged", "FINISHED"),
+        ("stopped", "KILLED"),
+        ("interrupted", "KILLED"),
+        ("failed", "FAILED"),
+        ("lost", "FAILED"),
+    ],
+)
+def test_how_a_trial_ended(journal: Journal, store: str, reason: str, status: str) -> None:
+    add_trial(journal, 0, reason=reason)
+    run = runs(store, sent(journal, store))["0"]
+    assert run.info.status == status
+    assert (run.data.tags["hypertune.state"], run.data.tags["hypertune.reason"]) == (
+        "ended",
+        reason,
+    )
+    assert ("final_loss" in run.data.metrics) == (reason in ("complete", "converged"))
+
+
+def test_a_trial_that_goes_on_after_its_end(journal: Journal, store: str) -> None:
+    add_trial(journal, 0, epochs=1, reason="interrupted")
+    assert runs(store, sent(journal, store))["0"].data.metrics["best_loss"] == 1.5
+    journal.set_state(0, "running")
+    run = runs(store, sent(journal, store))["0"]
+    assert run.info.status == "RUNNING"
+    assert (run.data.tags["hypertune.state"], run.data.tags["hypertune.reason"]) == ("running", "")
+    add_results(journal, 0, 2, 4)
+    journal.set_state(0, "ended", reason="complete")
+    run = runs(store, sent(journal, store))["0"]
+    assert (run.info.status, run.data.tags["hypertune.reason"]) == ("FINISHED", "complete")
+    assert run.info.end_time == journal.trial(0).ended_ms
+    assert (run.data.metrics["best_loss"], run.data.metrics["final_loss"]) == (0.5, 1.5)
+    assert recorded(journal, 0) < histories(store, run)
+
+
+def test_a_failure_is_described(journal: Journal, store: str) -> None:
+    for trial, detail in enumerate(("ValueError: no", "x" * 20_000 + "\nValueError: the end")):
+        add_trial(journal, trial, epochs=1)
+        journal.set_state(trial, "ended", reason="failed", detail=detail)
+    found = runs(store, sent(journal, store))
+    assert found["0"].data.tags["mlflow.note.content"] == "```text\nValueError: no\n```"
+    note = found["1"].data.tags["mlflow.note.content"]
+    assert len(note) <= 8000
+    assert "(cut)" in note
+    assert note.endswith("ValueError: the end\n```")
+
+
+def test_non_finite_values_are_left_out(journal: Journal, store: str) -> None:
+    journal.add_trial(0, {}, seed=0)
+    for epoch, loss in enumerate((3.0, math.nan, math.inf, 2.0, math.nan), start=1):
+        journal.add_result(0, epoch, {"loss": loss, "other": -math.inf}, t_ms=T0 + epoch)
+    journal.set_state(0, "ended", reason="complete")
+    run = runs(store, sent(journal, store))["0"]
+    assert histories(store, run) == {
+        ("loss", 1, T0 + 1, 3.0),
+        ("loss", 4, T0 + 4, 2.0),
+        ("best_loss", 0, T0 + 5, 2.0),
+        ("best_epoch", 0, T0 + 5, 4.0),
+    }
+
+
+def test_what_is_refused_is_set_aside_and_the_rest_goes_on(journal: Journal, store: str) -> None:
+    add_trial(journal, 0)
+    journal.add_result(0, 5, {"loss": 0.1, "bad//name": 1.0}, t_ms=T0 + 9000)
+    journal.set_state(0, "ended", reason="complete")
+    add_trial(journal, 1, reason="complete")
+    experiment = client(store).create_experiment("gru")
+    tags = {"hypertune.study_id": "0f0e", "hypertune.trial": "0"}
+    other = client(store).create_run(experiment, tags=tags).info.run_id
+    client(store).log_param(other, "cell", "changed")
+    delivery = sent(journal, store)
+    assert delivery.warning is not None
+    assert "refused 2 record(s)" in delivery.warning
+    assert "trial 0, param 'cell'" in delivery.warning
+    assert "trial 0, metric 'bad//name'" in delivery.warning
+    found = runs(store, delivery)
+    assert found["0"].info.run_id == other
+    assert found["0"].data.params["schedule.warmup"] == "0"
+    expected = {point for point in recorded(journal, 0) if point[0] != "bad//name"}
+    assert expected < histories(store, found["0"])
+    assert found["1"].info.status == "FINISHED"
+
+
+def test_odd_names_and_long_values_are_cut_visibly(journal: Journal, store: str) -> None:
+    long, odd = "k" * 300, "loss(train)"
+    journal.add_trial(
+        0, {long: "v" * 7000, **{f"p{i}": "\u20ac" * 5999 for i in range(130)}}, seed=0
+    )
+    journal.add_result(0, 1, {long: 1.0, odd: 2.0})
+    delivery = sent(journal, store)
+    run = runs(store, delivery)["0"]
+    assert delivery.warning is None
+    assert len(run.data.params) == 1 + 130 + 3
+    (key,) = (key for key in run.data.params if key.startswith("kkk"))
+    assert ".cut-" in key
+    assert run.data.params[key].endswith("... (cut)")
+    assert run.data.metrics == {key: 1.0, "loss_train_": 2.0}
+
+
+def test_more_metrics_than_fit_into_a_request(journal: Journal, store: str) -> None:
+    journal.add_trial(0, {}, seed=0)
+    for epoch in range(1, 31):
+        journal.add_result(0, epoch, {f"m{i}": float(i) for i in range(100)})
+    run = runs(store, sent(journal, store))["0"]
+    assert histories(store, run) == recorded(journal, 0)
+
+
+def test_what_was_deleted_in_mlflow_is_restored(journal: Journal, store: str) -> None:
+    add_trial(journal, 0)
+    delivery = sent(journal, store)
+    client(store).delete_run(runs(store, delivery)["0"].info.run_id)
+    journal.set_state(0, "ended", reason="complete")
+    assert runs(store, sent(journal, store))["0"].info.status == "FINISHED"
+    client(store).delete_experiment(delivery.experiment_id)
+    add_trial(journal, 1)
+    assert set(runs(store, sent(journal, store))) == {"study", "0", "1"}
+
+
+def test_a_store_that_was_replaced_gets_everything_again(journal: Journal, store: str) -> None:
+    add_trial(journal, 0, reason="complete")
+    sent(journal, store)
+    before = [row[:3] for row in rows(store)["metrics"]]  # key, value, timestamp
+    tables = ("params", "metrics", "latest_metrics", "tags", "runs")
+    with contextlib.closing(sqlite3.connect(store.removeprefix("sqlite:///"))) as db, db:
+        for table in tables:
+            db.execute(f"DELETE FROM {table}")
+    found = runs(store, sent(journal, store))
+    assert set(found) == {"study", "0"}
+    assert sorted(row[:3] for row in rows(store)["metrics"]) == sorted(before)
+
+
+def test_a_lost_answer_makes_no_second_run(
+    journal: Journal, store: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from mlflow import MlflowClient
+    from mlflow.exceptions import MlflowException
+
+    create, lost = MlflowClient.create_run, []
+
+    def lose_each_first(self: Any, experiment_id: str, *args: Any) -> Any:
+        run = create(self, experiment_id, *args)
+        if run.info.run_name not in lost:
+            lost.append(run.info.run_name)
+            raise MlflowException("the connection broke")
+        return run
+
+    monkeypatch.setattr(MlflowClient, "create_run", lose_each_first)
+    add_trial(journal, 0)
+    assert set(runs(store, sent(journal, store))) == {"study", "0"}
+    assert lost == ["gru-1", "trial-000"]
+
+
+def test_two_uploaders_exclude_each_other(journal: Journal, store: str) -> None:
+    with FileLock(journal.path.with_name("replica.lock")):
+        delivery = deliver(journal.path, store, timeout_s=0.2)
+    assert delivery.warning is not None
+    assert "Another uploader" in delivery.warning
+    assert sent(journal, store).warning is None
+
+
+def test_a_journal_that_is_not_there(tmp_path: Path, store: str) -> None:
+    with pytest.raises(JournalError, match="no journal"):
+        deliver(tmp_path / "none.db", store, timeout_s=1)
+
+
+def test_a_journal_without_a_study(tmp_path: Path, store: str) -> None:
+    Journal(tmp_path / "journal.db").close()
+    delivery = deliver(tmp_path / "journal.db", store, timeout_s=1)
+    assert delivery.warning == "The journal holds no study yet."
+
+
+class Answer(http.server.BaseHTTPRequestHandler):
+    """A server in front of no MLflow: it gives one answer."""
+
+    code, body = 200, b""
+
+    def do_POST(self) -> None:
+        self.rfile.read(int(self.headers["Content-Length"]))
+        self.send_response(self.code)
+        self.send_header("Content-Length", str(len(self.body)))
+        self.end_headers()
+        self.wfile.write(self.body)
+
+    def log_message(self, format: str, *args: Any) -> None:
+        pass
+
+
+@pytest.mark.parametrize(
+    ("code", "body", "remedy"),
+    [
+        (401, b"You are not authenticated.", "MLFLOW_TRACKING_PASSWORD"),
+        (403, b"Invalid Host header - possible DNS rebinding attack detected", "--allowed-hosts"),
+        (404, b"<html>Not Found</html>", "check the tracking URI"),
+        (503, b"", "cannot be reached \\(too many 503 error"),
+        (None, b"", "cannot be reached \\(refused\\): check the tracking URI"),
+    ],
+)
+def test_trouble_is_explained(journal: Journal, code: int | None, body: bytes, remedy: str) -> None:
+    handler = type("Handler", (Answer,), {"code": code, "body": body})
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        if code is not None:
+            threading.Thread(target=server.serve_forever, daemon=True).start()
+        else:
+            server.server_close()
+        uri = f"http://user:secret@127.0.0.1:{server.server_port}"
+        start = time.monotonic()
+        delivery = deliver(journal.path, uri, timeout_s=0.7)
+        if code is not None:
+            server.shutdown()
+    assert time.monotonic() - start < 5
+    assert delivery.pending == 2  # the study and its start
+    assert delivery.warning is not None
+    assert "secret" not in delivery.warning
+    assert re.search(remedy, delivery.warning), delivery.warning
+    for path in journal.path.parent.iterdir():
+        assert b"secret" not in path.read_bytes(), path
+
+
+@pytest.mark.parametrize(
+    ("text", "redacted"),
+    [
+        ("http://user:pass@host:5000/x", "http://***@host:5000/x"),
+        ("to postgresql://u:p%40@db/mlflow failed", "to postgresql://***@db/mlflow failed"),
+        ("https://host/?password=abc&x=1", "https://host/?password=***&x=1"),
+        ("sqlite:////home/me@work/mlflow.db", "sqlite:////home/me@work/mlflow.db"),
+    ],
+)
+def test_redact(text: str, redacted: str) -> None:
+    assert redact(text) == redacted
+
+
+# ---- the uploader process, and a real server ----
+
+
+def eventually(condition: Callable[[], bool], timeout_s: float = 40) -> None:
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < deadline, "It did not happen in time."
+        time.sleep(0.05)
+
+
+@contextlib.contextmanager
+def server(port: int, store: str, log: Path) -> Iterator[None]:
+    """Run an MLflow server until the end of the block, where it is killed without warning."""
+    command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--workers", "1"]
+    command += ["--port", str(port), "--backend-store-uri", store]
+    command += ["--artifacts-destination", str(log.parent / "artifacts")]
+    quiet = {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+    with log.open("a") as out:
+        process = subprocess.Popen(
+            command,
+            env={**os.environ, **quiet},
+            stdout=out,
+            stderr=out,
+            cwd=log.parent,
+            start_new_session=True,
+        )
+    try:
+        eventually(lambda: is_healthy(port))
+        yield
+    finally:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+def is_healthy(port: int) -> bool:
+    try:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=2) as answer:
+            return bool(answer.status == 200)
+    except OSError:
+        return False
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@pytest.mark.slow
+def test_an_uploader_follows_the_journal(journal: Journal, store: str) -> None:
+    uploader = Uploader(journal.path, store)
+    uploader.start()
+    add_trial(journal, 0)
+    eventually(lambda: uploader.status.run_id is not None and uploader.status.pending == 0)
+    add_trial(journal, 1, reason="complete")
+    eventually(lambda: "1" in runs(store, uploader.status), timeout_s=5)
+    add_trial(journal, 2, reason="complete")
+    journal.add_event("search_end")
+    seen: list[Delivery] = []
+    delivery = uploader.finish(30, seen.append)
+    assert (delivery.pending, delivery.warning) == (0, None)
+    assert seen
+    found = runs(store, delivery)
+    assert set(found) == {"study", "0", "1", "2"}
+    assert found["study"].info.status == "FINISHED"
+    for trial in range(3):
+        assert recorded(journal, trial) <= histories(store, found[str(trial)])
+
+
+@pytest.mark.slow
+def test_a_server_that_dies_and_comes_back(journal: Journal, store: str, tmp_path: Path) -> None:
+    port = free_port()
+    uri = f"http://127.0.0.1:{port}"
+    uploader = Uploader(journal.path, uri)
+    with server(port, store, tmp_path / "server.log"):
+        uploader.start()
+        add_trial(journal, 0)
+        eventually(lambda: uploader.status.pending == 0)
+        for trial in range(1, 10):
+            add_trial(journal, trial, reason="complete")
+    eventually(lambda: uploader.status.warning is not None)
+    assert "cannot be reached" in (uploader.status.warning or "")
+    add_trial(journal, 10, reason="complete")
+    journal.add_event("search_end")
+    with server(port, store, tmp_path / "server.log"):
+        delivery = uploader.finish(40)
+        assert (delivery.pending, delivery.warning) == (0, None)
+        found = runs(uri, delivery)
+        assert set(found) == {"study", *map(str, range(11))}
+        for trial in range(11):
+            history = histories(uri, found[str(trial)])
+            assert {point for point in history if point[1] > 0} == recorded(journal, trial)
+
+
+@pytest.mark.slow
+def test_an_unreachable_server_holds_nothing_up(journal: Journal) -> None:
+    add_trial(journal, 0)
+    uploader = Uploader(journal.path, f"http://user:secret@127.0.0.1:{free_port()}")
+    uploader.start()
+    eventually(lambda: uploader.status.warning is not None)
+    start = time.monotonic()
+    delivery = uploader.finish(2)
+    assert time.monotonic() - start < 5
+    assert delivery.pending is not None
+    assert delivery.pending > 4
+    assert "check the tracking URI" in (delivery.warning or "")
+    assert "secret" not in (delivery.warning or "")
+    assert b"secret" not in journal.path.with_name("replica.log").read_bytes()
+
+
+@pytest.mark.slow
+def test_an_uploader_that_crashes_is_reported(journal: Journal, store: str) -> None:
+    journal.path.with_name("replica.db").write_text("This is no database." * 100)
+    uploader = Uploader(journal.path, store)
+    uploader.start()
+    eventually(lambda: uploader.status.warning is not None)
+    delivery = uploader.finish(5)
+    assert "not a database" in (delivery.warning or "")
+
+
+@pytest.mark.slow
+def test_no_orphan_stays_and_no_driver_imports_mlflow(journal: Journal, store: str) -> None:
+    add_trial(journal, 0)
+    script = (
+        "import sys, os, time; from pathlib import Path; from hypertune.records.replica import *\n"
+        "uploader = Uploader(Path(sys.argv[1]), sys.argv[2]); uploader.start()\n"
+        "assert 'mlflow' not in sys.modules\n"
+        "print(uploader._process.pid, flush=True); time.sleep(60)"
+    )
+    command = [sys.executable, "-c", script, str(journal.path), store]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as driver:
+        assert driver.stdout is not None
+        pid = int(driver.stdout.readline())
+        driver.kill()
+    eventually(lambda: not is_running(pid))
+    delivery = sent(journal, store)
+    assert set(runs(store, delivery)) == {"study", "0"}
+
+
+def is_running(pid: int) -> bool:
+    with contextlib.suppress(FileNotFoundError):
+        return ") Z " not in Path(f"/proc/{pid}/stat").read_text()
+    return False
