@@ -6,6 +6,7 @@ a promotion, a resumed study and a lost worker are one and the same: another job
 
 import contextlib
 import functools
+import itertools
 import os
 import shutil
 import signal
@@ -479,11 +480,15 @@ def run(study: Study, settings: Settings, observer: Observer | None = None) -> O
     max_epochs = settings.max_epochs or study.max_epochs
     study = study.with_max_epochs(max_epochs)
     n_trials = settings.n_trials or study.n_trials
-    data = study.trainable.load(test=False)
-    simple = study.trainable.baselines(data, test=False)
+    usable_folder(study.name, settings)
+    try:
+        data = study.trainable.load(test=False)
+        simple = study.trainable.baselines(data, test=False)
+    except (OSError, ValueError) as problem:
+        raise SettingError(f"The data cannot be used: {problem}") from problem
     with _ray(settings):
         n_concurrent = _n_concurrent(settings, n_trials)
-        folder = new_folder(study.name, settings)
+        folder = _new_folder(study.name, settings)
         journal = Journal(folder / "journal.db")
         search = make_search(
             settings.method,
@@ -560,30 +565,34 @@ def planned_epochs(study: Study, method: str, n_trials: int) -> int:
     return total
 
 
-def new_folder(space: str, settings: Settings) -> Path:
-    """Make and return the folder of a new study.
+def usable_folder(space: str, settings: Settings) -> Path:
+    """Return the folder that a new study would get; nothing is made.
 
     Raises:
         SettingError: It is there already, or cannot be made.
     """
     root = settings.studies_dir
-    try:
-        root.mkdir(parents=True, exist_ok=True)
-        if settings.name is not None:
-            (root / settings.name).mkdir()
-            return root / settings.name
-        k = 1
-        while True:
-            with contextlib.suppress(FileExistsError):
-                (root / f"{space}-{k}").mkdir()
-                return root / f"{space}-{k}"
-            k += 1
-    except FileExistsError as error:
+    if settings.name is not None and (root / settings.name).exists():
         raise SettingError(
             f"There is a study '{settings.name}' in '{root}' already; choose another --name."
-        ) from error
-    except OSError as error:
-        raise SettingError(f"--studies-dir '{root}' cannot be used: {error.strerror}.") from error
+        )
+    above = next(path for path in (root.resolve(), *root.resolve().parents) if path.exists())
+    if not (above.is_dir() and os.access(above, os.W_OK | os.X_OK)):
+        raise SettingError(f"--studies-dir must be a folder to write in, but '{above}' is not.")
+    numbers = (k for k in itertools.count(1) if not (root / f"{space}-{k}").exists())
+    return root / (settings.name or f"{space}-{next(numbers)}")
+
+
+def _new_folder(space: str, settings: Settings) -> Path:
+    while True:
+        folder = usable_folder(space, settings)
+        try:
+            folder.mkdir(parents=True)
+        except FileExistsError:
+            continue  # another process was faster
+        except OSError as error:
+            raise SettingError(f"'{folder}' cannot be made: {error.strerror}.") from error
+        return folder
 
 
 def _search(driver: _Driver, data: Any) -> None:

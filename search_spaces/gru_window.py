@@ -3,8 +3,8 @@
     python hypertune.py --space gru_window
 
 Data: monthly mean sunspot numbers 1749-1983, split by time (70 % / 15 % / 15 %). All windows are
-trained and judged on the same targets, and the error is told relative to carrying the last value on.
-Budget: 24 trials of up to 27 epochs; halving spends about 70 epochs on them instead of 648.
+trained and judged on the same targets; errors are relative to carrying the last value on.
+Budget: 24 trials of up to 27 epochs; halving spends at most 124 epochs on them instead of 648.
 """
 
 from ray import tune

@@ -622,6 +622,7 @@ class _Replica:
         """Follow the journal until the end begins, deliver the rest, and return."""
         lock = FileLock(self._journal.path.with_name("replica.lock"))
         try:
+            self._report(at_once=True)
             self._acquire(lock)
             self._cursors.load()
             while True:
@@ -959,7 +960,9 @@ def _explain(error: Exception, uri: str) -> str:
     if code == "ENDPOINT_NOT_FOUND":
         return f"{where} answers, but not as an MLflow server does: check the tracking URI."
     if "API request" in text and "failed with" in text and code == "INTERNAL_ERROR":
-        reason = re.search(r"refused|timed? ?out|resolve|unreachable|too many \d+ error", text)
+        reason = re.search(
+            r"refused|timed out|resolve|unreachable|reset|aborted|too many \d+ error", text
+        )
         return (
             f"{where} cannot be reached ({reason[0] if reason else _brief(error)}): check the "
             "tracking URI and that the server runs. Nothing is lost; it is tried again."

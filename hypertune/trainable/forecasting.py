@@ -19,7 +19,7 @@ from hypertune.data.series import Floats
 from hypertune.errors import choices
 from hypertune.models import Recurrent
 from hypertune.space import Config, Space
-from hypertune.trainable.loop import LOOP_DEFAULTS, Tensors, TensorLoop, model_keys
+from hypertune.trainable.loop import LOOP_DEFAULTS, TensorLoop, Tensors, model_keys
 
 _RIDGE_PENALTIES = (0.1, 1.0, 10.0, 100.0, 1000.0)
 
@@ -169,7 +169,7 @@ def forecasting(
         raise ValueError(
             f"horizon and max_window must be at least 1, but got {horizon} and {max_window}"
         )
-    if not (0 < val_share and 0 < test_share and val_share + test_share < 1):
+    if not (val_share > 0 and test_share > 0 and val_share + test_share < 1):
         raise ValueError(
             "val_share and test_share must be above 0, and below 1 together, but got "
             f"{val_share} and {test_share}"

@@ -11,7 +11,6 @@ from itertools import pairwise
 from hypertune.search.history import Trial
 from hypertune.search.schedulers.base import Scheduler
 
-
 _FINALISTS = 3
 
 

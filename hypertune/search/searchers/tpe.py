@@ -54,7 +54,7 @@ class Tpe(Searcher):
         assert isinstance(parameter, Number)
         step = None if parameter.log else parameter.step
         if parameter.integer:
-            value = proposal.suggest_int(
+            value: float = proposal.suggest_int(
                 parameter.key,
                 int(parameter.low),
                 int(parameter.high),

@@ -1,0 +1,5 @@
+"""Answers: from the journal to what can be said."""
+
+from hypertune.analysis.summary import Score, Summary, summarize
+
+__all__ = ["Score", "Summary", "summarize"]

@@ -1,0 +1,169 @@
+"""What a study found, in brief, from its journal alone."""
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hypertune.records import Journal, ResultRow, TrialRow
+
+FULL = ("complete", "converged")
+"""How trials end whose value is the one in full."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Score:
+    """What one model reached.
+
+    Attributes:
+        label: ``best``, ``default``, or the baseline's name.
+        trial: Its id.
+        epoch: Its best epoch; 0 for models without epochs.
+        validation: The study's metric at that epoch, on the validation part.
+        test: The same on the test part; None where that was not opened.
+    """
+
+    label: str
+    trial: int
+    epoch: int
+    validation: float
+    test: float | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Summary:
+    """What a study found.
+
+    Attributes:
+        study: The journal's keys.
+        best: The recommended trial: the best of those in full; None if there is none.
+        full: Whether ``best`` is a trial in full, or only the best of the longest ones.
+        scores: ``best``, the default and the baselines, as far as they exist.
+        reasons: How many searched trials ended how.
+        failures: Searched trials that failed or were lost, each with the first line of why.
+        n_epochs: Epochs trained in all.
+        seconds: From the start of the search to its end, all sessions together.
+        n_looks: How often the test part was opened.
+        interrupted: The search was cut short by a signal.
+    """
+
+    study: Mapping[str, Any]
+    best: TrialRow | None
+    full: bool
+    scores: tuple[Score, ...]
+    reasons: Mapping[str, int]
+    failures: tuple[tuple[int, str], ...]
+    n_epochs: int
+    seconds: float
+    n_looks: int
+    interrupted: bool
+
+    def better(self, a: float, b: float) -> bool:
+        """Say whether ``a`` is better than ``b``."""
+        return a < b if self.study["mode"] == "min" else a > b
+
+    @property
+    def verdicts(self) -> list[str]:
+        """Sentences that set the best configuration against everything else, on the test part."""
+        best = next((s for s in self.scores if s.label == "best"), None)
+        if best is None or best.test is None:
+            return []
+        sentences = []
+        for other in self.scores:
+            if other is best or other.test is None:
+                continue
+            verb = "beats" if self.better(best.test, other.test) else "does not beat"
+            sentences.append(
+                f"On the test part the best configuration {verb} {_named(other.label)} "
+                f"({best.test:.3f} against {other.test:.3f})."
+            )
+        return sentences
+
+
+def summarize(folder: Path) -> Summary:
+    """Return the summary of the study in a folder.
+
+    Raises:
+        JournalError: There is no readable journal.
+    """
+    journal = Journal(folder / "journal.db", read_only=True)
+    try:
+        study, trials = journal.study(), journal.trials()
+        results: dict[int, list[ResultRow]] = {}
+        for row in journal.results():
+            results.setdefault(row.trial, []).append(row)
+        tests = journal.events(kind="test")
+        starts, ends = journal.events(kind="search_start"), journal.events(kind="search_end")
+    finally:
+        journal.close()
+    searched = [t for t in trials if t.role == "search"]
+    best, full = _best(searched, results, study)
+    n_looks = sum(event.data.get("label") == "best" for event in tests)
+    tested = {e.trial: e.data["metrics"] for e in tests if "metrics" in e.data}
+    shown = [("best", best)] if best else []
+    shown += [("default", t) for t in searched[:1] if t.reason in FULL]
+    shown += [(t.label, t) for t in trials if t.role == "baseline" and t.reason in FULL]
+    return Summary(
+        study=study,
+        best=best,
+        full=full,
+        scores=tuple(_score(label, trial, results, tested, study) for label, trial in shown),
+        reasons=Counter(t.reason or t.state for t in searched),
+        failures=tuple(
+            (t.id, (t.detail or "").splitlines()[0] if t.detail else "")
+            for t in searched
+            if t.reason in ("failed", "lost")
+        ),
+        n_epochs=sum(row.epoch > 0 for rows in results.values() for row in rows),
+        seconds=sum(e.t_ms - s.t_ms for s, e in zip(starts, ends, strict=False)) / 1000,
+        n_looks=n_looks,
+        interrupted=bool(ends and ends[-1].data.get("interrupted")),
+    )
+
+
+def best_row(rows: Iterable[ResultRow], study: Mapping[str, Any]) -> ResultRow:
+    """Return the result with the best value of the study's metric."""
+    sign = -1 if study["mode"] == "max" else 1
+    return min(rows, key=lambda row: (sign * row.metrics[study["metric"]], row.epoch))
+
+
+def _best(
+    searched: list[TrialRow], results: Mapping[int, list[ResultRow]], study: Mapping[str, Any]
+) -> tuple[TrialRow | None, bool]:
+    """Return the trial to recommend, and whether it was trained in full."""
+    scored = [t for t in searched if t.id in results and t.reason not in ("failed", "lost")]
+    full = [t for t in scored if t.reason in FULL]
+    pool = full
+    if not pool:
+        furthest = max((results[t.id][-1].epoch for t in scored), default=0)
+        pool = [t for t in scored if results[t.id][-1].epoch == furthest]
+    sign = -1 if study["mode"] == "max" else 1
+    metric = study["metric"]
+    best = min(
+        pool,
+        key=lambda t: (sign * best_row(results[t.id], study).metrics[metric], t.id),
+        default=None,
+    )
+    return best, bool(full)
+
+
+def _score(
+    label: str,
+    trial: TrialRow,
+    results: Mapping[int, list[ResultRow]],
+    tested: Mapping[int | None, Mapping[str, float]],
+    study: Mapping[str, Any],
+) -> Score:
+    row = best_row(results[trial.id], study)
+    return Score(
+        label=label,
+        trial=trial.id,
+        epoch=row.epoch,
+        validation=row.metrics[study["metric"]],
+        test=tested.get(trial.id, {}).get(study["test_metric"] or ""),
+    )
+
+
+def _named(label: str) -> str:
+    return "the default configuration" if label == "default" else label

@@ -1,0 +1,139 @@
+"""The command line: flags -> calls -> printed result."""
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from hypertune.errors import HypertuneError, SettingError
+
+app = typer.Typer(
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    help="Hyperparameter studies on Ray Tune that end with an answer. "
+    "`--space NAME` alone means `run --space NAME`.",
+)
+
+
+def _overrides(pairs: list[str]) -> dict[str, Any]:
+    values: dict[str, Any] = {}
+    for pair in pairs:
+        key, equals, text = pair.partition("=")
+        if not (key and equals):
+            raise SettingError(f"--set must be key=value, but got '{pair}'.")
+        try:
+            values[key] = json.loads(text)
+        except json.JSONDecodeError:
+            values[key] = text
+    return values
+
+
+@app.command()
+def run(
+    space: Annotated[str, typer.Option(help="Study: a name from `list`, or a Python file.")],
+    method: Annotated[str | None, typer.Option(help="How to search: see `list`.")] = None,
+    n_trials: Annotated[int | None, typer.Option(help="Configs to try.")] = None,
+    max_epochs: Annotated[int | None, typer.Option(help="Epochs of a trial in full.")] = None,
+    time_budget: Annotated[str | None, typer.Option(help="End after 90s, 10m, 1h30m, ...")] = None,
+    n_concurrent: Annotated[int | None, typer.Option(help="Trials at a time.")] = None,
+    cpus_per_trial: Annotated[float, typer.Option(help="CPUs of a trial.")] = 1.0,
+    gpus_per_trial: Annotated[float, typer.Option(help="GPUs of a trial; 0.25 packs four.")] = 0.0,
+    trial_timeout: Annotated[str, typer.Option(help="An epoch may take so long.")] = "10m",
+    seed: Annotated[int, typer.Option(help="Of the search and of the trials.")] = 0,
+    name: Annotated[str | None, typer.Option(help="Name of the study's folder.")] = None,
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", help="key=value: change a fixed value.")
+    ] = None,
+    studies_dir: Annotated[Path, typer.Option(help="Folder of the studies.")] = Path("studies"),
+    tracking_uri: Annotated[
+        str | None, typer.Option(help="MLflow store [default: mlflow.db beside the studies].")
+    ] = None,
+    sync_timeout: Annotated[str, typer.Option(help="Wait so long for MLflow at the end.")] = "1m",
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Show the plan, start nothing.")
+    ] = False,
+    probe: Annotated[
+        bool, typer.Option("--probe", help="With --dry-run: time three short trials.")
+    ] = False,
+    verbose: Annotated[bool, typer.Option("--verbose", help="Let Ray speak.")] = False,
+) -> None:
+    """Search a study's space, keep every trial, and say what was found."""
+    from hypertune import display, engine, plan
+    from hypertune.analysis import summarize
+    from hypertune.methods import DEFAULT_METHOD
+    from hypertune.settings import Settings, parse_duration
+    from hypertune.study import load_study
+
+    settings = Settings(
+        method=method or DEFAULT_METHOD,
+        n_trials=n_trials,
+        max_epochs=max_epochs,
+        time_budget_s=None if time_budget is None else parse_duration(time_budget),
+        n_concurrent=n_concurrent,
+        cpus_per_trial=cpus_per_trial,
+        gpus_per_trial=gpus_per_trial,
+        trial_timeout_s=parse_duration(trial_timeout),
+        seed=seed,
+        name=name,
+        studies_dir=studies_dir,
+        tracking_uri=tracking_uri,
+        sync_timeout_s=parse_duration(sync_timeout),
+        verbose=verbose,
+    )
+    if probe and not dry_run:
+        raise SettingError("--probe goes with --dry-run.")
+    study = load_study(space).with_fixed(_overrides(set_ or []))
+    out = display.console()
+    if dry_run:
+        display.show_plan(out, study, settings, plan.make_plan(study, settings, probe=probe))
+        return
+    with display.Display(out) as show:
+        outcome = engine.run(study, settings, show)
+    display.show_summary(out, summarize(outcome.folder), outcome, settings)
+    if outcome.error is not None:
+        raise typer.Exit(1)
+    if outcome.stopped_by == "signal":
+        raise typer.Exit(130)
+
+
+@app.command("list")
+def list_() -> None:
+    """Show the studies, the methods and the data sets."""
+    from hypertune import display
+    from hypertune.data import SERIES
+    from hypertune.methods import DEFAULT_METHOD, METHODS
+    from hypertune.study import load_study, study_names
+
+    display.show_list(
+        display.console(),
+        [load_study(name) for name in study_names()],
+        [
+            (name + (" (default)" if name == DEFAULT_METHOD else ""), method.summary)
+            for name, method in METHODS.items()
+        ],
+        [(name, series.summary) for name, series in SERIES.items()],
+    )
+
+
+def main() -> None:
+    """Run the command line; errors that a user can act on are one message and exit status 2."""
+    arguments = sys.argv[1:]
+    if arguments and arguments[0].startswith("-") and arguments[0] != "--help":
+        arguments.insert(0, "run")
+    try:
+        app(args=arguments)
+    except HypertuneError as error:
+        print(f"Error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("Interrupted.", file=sys.stderr)
+        # Threads of libraries must not hold up a second Ctrl-C.
+        os._exit(130)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,307 @@
+"""What the terminal shows: the plan, the search under way, and what it found."""
+
+import sys
+import time
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, TextColumn, TimeElapsedColumn
+from rich.progress import Progress as Bar
+from rich.table import Table
+from rich.text import Text
+
+from hypertune.analysis import Summary
+from hypertune.engine import Outcome, Progress
+from hypertune.plan import Plan
+from hypertune.settings import Settings
+from hypertune.space import flat_names
+from hypertune.study import Study
+
+_PLAIN_EVERY_S = 10.0
+_STAGES = {
+    "search": "searching",
+    "test": "opening the test part",
+    "mlflow": "bringing MLflow up to date",
+}
+
+
+def console() -> Console:
+    """Return a console for standard output; outside a terminal, lines are not cut to 80 columns."""
+    return Console(highlight=False, width=None if sys.stdout.isatty() else 200, soft_wrap=True)
+
+
+class Display:
+    """Shows how a search is going: a live line in a terminal, a plain line now and then elsewhere.
+
+    Call it with a `Progress`; use it as a context manager.
+    """
+
+    def __init__(self, out: Console) -> None:
+        self._out = out
+        self._bar: Bar | None = None
+        self._stage, self._said = "", 0.0
+        if out.is_terminal:
+            self._bar = Bar(
+                TextColumn("{task.description}"),
+                BarColumn(bar_width=20),
+                TextColumn("{task.fields[text]}"),
+                TimeElapsedColumn(),
+                TextColumn("{task.fields[left]}"),
+                console=out,
+                transient=True,
+            )
+            self._task = self._bar.add_task("starting Ray", total=None, text="", left="")
+        else:
+            out.print("Starting Ray ...")
+
+    def __enter__(self) -> "Display":
+        if self._bar is not None:
+            self._bar.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+
+    def __call__(self, progress: Progress) -> None:
+        stage = _STAGES[progress.stage]
+        left = seconds_left(progress)
+        text = _progress_text(progress)
+        if self._bar is not None:
+            self._bar.update(
+                self._task,
+                description=stage,
+                completed=progress.n_epochs,
+                total=max(progress.planned_epochs, progress.n_epochs),
+                text=text,
+                left="" if left is None else f"about {duration(left)} left",
+            )
+            return
+        if stage == self._stage and time.monotonic() - self._said < _PLAIN_EVERY_S:
+            return
+        self._stage, self._said = stage, time.monotonic()
+        took = duration(time.time() - progress.started)
+        more = "" if left is None else f", about {duration(left)} left"
+        self._out.print(f"{took} {stage}: {text}{more}")
+
+
+def seconds_left(progress: Progress) -> float | None:
+    """Return the expected time to the end of the search; None while it cannot be told."""
+    now = time.time()
+    if progress.stage != "search" or progress.n_epochs < 3:
+        return None
+    # An upper estimate: trials that converge end earlier.
+    rate = (now - progress.started) / progress.n_epochs
+    left = max(0.0, (progress.planned_epochs - progress.n_epochs) * rate)
+    return left if progress.deadline is None else min(left, max(0.0, progress.deadline - now))
+
+
+def _progress_text(progress: Progress) -> str:
+    ended = [f"{n} {reason}" for reason, n in sorted(progress.n_ended.items()) if n]
+    counts = [f"{progress.n_started}/{progress.n_trials} trials", f"{progress.n_running} running"]
+    if progress.n_waiting:
+        counts.append(f"{progress.n_waiting} waiting")
+    text = ", ".join(counts + ended)
+    if progress.best is not None:
+        text += f"; best {progress.metric} {progress.best:.4g} (trial {progress.best_trial})"
+    return text
+
+
+def show_plan(out: Console, study: Study, settings: Settings, plan: Plan) -> None:
+    """Print what a run would do."""
+    out.print(Text(study.question, style="bold"))
+    table = Table(box=None, pad_edge=False)
+    table.add_column("parameter")
+    table.add_column("values")
+    for name, rule in plan.parameters:
+        factor = name in study.factors
+        table.add_row(Text(f"{name}{' (factor)' if factor else ''}"), Text(rule))
+    out.print(table)
+    size = "infinitely many" if plan.n_configs is None else f"{plan.n_configs:,}"
+    share = plan.n_epochs / plan.max_epochs
+    rows = [
+        ("space", f"{size} configs"),
+        ("fixed", ", ".join(f"{k}={v}" for k, v in flat_names(study.fixed).items()) or "nothing"),
+        ("data", study.trainable.data),
+        ("method", settings.method),
+        (
+            "budget",
+            f"{plan.n_trials} trials of up to {plan.max_epochs} epochs; at most {plan.n_epochs} "
+            f"epochs in all, as much as {share:.3g} trials in full; and the default in full",
+        ),
+        ("at a time", f"{plan.n_concurrent} trials"),
+        ("study", f"{plan.folder}"),
+        ("MLflow", plan.store),
+        ("disk", f"{_size(plan.free_bytes)} free"),
+    ]
+    if settings.time_budget_s is not None:
+        rows.append(("time budget", duration(settings.time_budget_s)))
+    if plan.probe is not None:
+        probe = plan.probe
+        low, high = min(probe.epoch_s), max(probe.epoch_s)
+        rows += [
+            ("probe", f"{low:.2g} to {high:.2g} s an epoch in three short trials"),
+            ("checkpoints", f"{_size(probe.checkpoint_bytes * plan.n_trials)} at most"),
+            ("expected time", f"about {duration(probe.total_s)}"),
+        ]
+    _pairs(out, rows)
+    out.print("Nothing was started.")
+
+
+def show_summary(out: Console, summary: Summary, outcome: Outcome, settings: Settings) -> None:
+    """Print what a study found."""
+    study = summary.study
+    out.print()
+    out.print(Text(study["question"], style="bold"))
+    _show_best(out, summary)
+    _show_scores(out, summary)
+    for sentence in summary.verdicts:
+        out.print(Text(sentence))
+    out.print(
+        Text(
+            "One search with one seed does not tell what is luck: read differences with caution.",
+            style="dim",
+        )
+    )
+    out.print()
+    counts = ", ".join(f"{n} {reason}" for reason, n in sorted(summary.reasons.items()))
+    n_full = sum(summary.reasons.get(reason, 0) for reason in ("complete", "converged"))
+    n_trials = sum(summary.reasons.values())
+    rows = [
+        ("trials", f"{n_trials} searched, {n_full} of them to the end ({counts})"),
+        ("epochs", f"{summary.n_epochs} in {duration(summary.seconds)}"),
+        ("journal", f"{outcome.folder / 'journal.db'}"),
+        ("MLflow", _mlflow_text(outcome, settings)),
+    ]
+    if outcome.stopped_by is not None:
+        rows.insert(0, ("ended early", f"by {outcome.stopped_by}; all that was measured is kept"))
+    rows += [("failed", f"trial {trial}: {text}") for trial, text in summary.failures[:5]]
+    if len(summary.failures) > 5:
+        rows.append(("", f"and {len(summary.failures) - 5} more"))
+    if outcome.error is not None:
+        rows.insert(0, ("error", outcome.error))
+    _pairs(out, rows)
+    _show_next(out, outcome, settings)
+
+
+def _show_best(out: Console, summary: Summary) -> None:
+    if summary.best is None:
+        out.print("No trial gave a result.")
+        return
+    searched = {k: v for k, v in summary.best.config.items() if k not in summary.study["fixed"]}
+    config = ", ".join(f"{k}={_number(v)}" for k, v in flat_names(searched).items())
+    out.print(Text(f"Best configuration (trial {summary.best.id}): {config}"))
+    if not summary.full:
+        out.print("No trial was trained in full: this is the best of those that got furthest.")
+
+
+def _show_scores(out: Console, summary: Summary) -> None:
+    study = summary.study
+    if not summary.scores:
+        return
+    table = Table(box=None, pad_edge=False)
+    table.add_column("")
+    table.add_column("trial", justify="right")
+    table.add_column("epoch", justify="right")
+    table.add_column(study["metric"], justify="right")
+    table.add_column(study["test_metric"] or "test", justify="right")
+    for score in summary.scores:
+        table.add_row(
+            score.label,
+            str(score.trial),
+            str(score.epoch) if score.epoch else "",
+            f"{score.validation:.4f}",
+            "not opened" if score.test is None else f"{score.test:.4f}",
+        )
+    out.print(table)
+
+
+def _mlflow_text(outcome: Outcome, settings: Settings) -> str:
+    delivery = outcome.delivery
+    if delivery.warning:
+        return delivery.warning
+    if delivery.pending:
+        return f"{delivery.pending} records are not delivered yet"
+    return "up to date"
+
+
+def _show_next(out: Console, outcome: Outcome, settings: Settings) -> None:
+    delivery = outcome.delivery
+    if delivery.experiment_id is None:
+        return
+    page = f"/#/experiments/{delivery.experiment_id}/runs/{delivery.run_id}"
+    out.print()
+    if settings.store.startswith("sqlite:"):
+        path = Path(settings.store.removeprefix("sqlite:///"))
+        out.print("See all trials in MLflow:", style="bold")
+        out.print(
+            f"  mlflow server --host 127.0.0.1 --port 5000 --backend-store-uri sqlite:///{path}"
+        )
+        out.print(f"  http://127.0.0.1:5000{page}")
+    elif settings.store.startswith("http"):
+        from hypertune.records.replica import redact
+
+        out.print("See all trials in MLflow:", style="bold")
+        out.print(f"  {redact(settings.store).rstrip('/')}{page}")
+
+
+def show_list(
+    out: Console,
+    studies: Iterable[Study],
+    methods: Sequence[tuple[str, str]],
+    data_sets: Sequence[tuple[str, str]],
+) -> None:
+    """Print what there is to run."""
+    table = Table(title="Studies (--space)", title_justify="left", box=None, pad_edge=False)
+    for column in ("name", "question", "factors", "data", "budget"):
+        table.add_column(column, overflow="fold")
+    for study in studies:
+        budget = f"{study.n_trials} trials of up to {study.max_epochs} epochs"
+        factors = ", ".join(study.factors)
+        table.add_row(study.name, study.question, factors, study.trainable.data, budget)
+    out.print(table)
+    for title, rows in (("Methods (--method)", methods), ("Data sets", data_sets)):
+        out.print()
+        table = Table(title=title, title_justify="left", box=None, pad_edge=False)
+        table.add_column("name")
+        table.add_column("")
+        for row in rows:
+            table.add_row(*row)
+        out.print(table)
+
+
+def _pairs(out: Console, rows: Iterable[tuple[str, str]]) -> None:
+    table = Table(box=None, show_header=False, pad_edge=False)
+    table.add_column()
+    table.add_column(overflow="fold")
+    for key, value in rows:
+        table.add_row(Text(key, style="bold"), Text(value))
+    out.print(table)
+
+
+def duration(seconds: float) -> str:
+    """Return a time to read."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    minutes = seconds / 60
+    return f"{minutes:.0f} min" if minutes < 90 else f"{minutes / 60:.1f} h"
+
+
+def _size(n_bytes: float) -> str:
+    for unit in ("B", "kB", "MB", "GB"):
+        if n_bytes < 1000 or unit == "GB":
+            return f"{n_bytes:.3g} {unit}" if unit != "GB" else f"{n_bytes:.0f} GB"
+        n_bytes /= 1000
+    raise AssertionError
+
+
+def _number(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)

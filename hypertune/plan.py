@@ -1,0 +1,118 @@
+"""What a run would do, without doing it."""
+
+import contextlib
+import math
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from hypertune.engine import planned_epochs, usable_folder
+from hypertune.records.replica import redact
+from hypertune.settings import Settings
+from hypertune.study import Study
+from hypertune.trainable.loop import use_threads
+
+_START_S = 25.0  # Ray, workers and records, on two cores
+
+
+@dataclass(frozen=True, kw_only=True)
+class Probe:
+    """What three short trials took.
+
+    Attributes:
+        epoch_s: Seconds an epoch, of each.
+        checkpoint_bytes: Size of the largest of their checkpoints.
+        total_s: What the whole search is expected to take.
+    """
+
+    epoch_s: Sequence[float]
+    checkpoint_bytes: int
+    total_s: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """What a run would do.
+
+    Attributes:
+        parameters: Name and range of each parameter.
+        n_configs: Distinct configs in the space; None if there are infinitely many.
+        n_trials, max_epochs, n_epochs: The budget; epochs in all, if no trial converges early.
+        n_concurrent: Trials at a time, by what this machine has.
+        folder, store: Where records go.
+        free_bytes: Space left there.
+        probe: Measured cost, where asked for.
+    """
+
+    parameters: Sequence[tuple[str, str]]
+    n_configs: int | None
+    n_trials: int
+    max_epochs: int
+    n_epochs: int
+    n_concurrent: int
+    folder: Path
+    store: str
+    free_bytes: int
+    probe: Probe | None
+
+
+def make_plan(study: Study, settings: Settings, *, probe: bool) -> Plan:
+    """Return what `run` would do with the same arguments; with ``probe``, train three trials a bit.
+
+    Raises:
+        SettingError: `run` would not start.
+    """
+    study = study.with_max_epochs(settings.max_epochs or study.max_epochs)
+    space = study.search_space
+    n_trials = min(settings.n_trials or study.n_trials, space.n_configs or math.inf)
+    n_epochs = planned_epochs(study, settings.method, int(n_trials))
+    cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    n_concurrent = settings.n_concurrent or max(1, int(cpus / settings.cpus_per_trial))
+    folder = usable_folder(study.name, settings)
+    root = next(path for path in (folder.resolve(), *folder.resolve().parents) if path.exists())
+    return Plan(
+        parameters=[(p.key, p.rule()) for p in space.parameters],
+        n_configs=space.n_configs,
+        n_trials=int(n_trials),
+        max_epochs=study.max_epochs,
+        n_epochs=n_epochs,
+        n_concurrent=min(n_concurrent, int(n_trials)),
+        folder=folder,
+        store=redact(settings.store),
+        free_bytes=shutil.disk_usage(root).free,
+        probe=_probe(study, settings, n_epochs, n_concurrent) if probe else None,
+    )
+
+
+def _probe(study: Study, settings: Settings, n_epochs: int, n_concurrent: int) -> Probe:
+    """Train the default and two random configs for two epochs each; the second one is timed."""
+    use_threads(max(1, int(settings.cpus_per_trial)))
+    data = study.trainable.load(test=False)
+    space, rng = study.search_space, np.random.default_rng(settings.seed)
+    configs = [dict(study.default), *(space.nest(space.sample(rng)) for _ in range(2))]
+    seconds, size = [], 0
+    for searched in configs:
+        config = {**study.config(searched, seed=settings.seed), "device": "cpu"}
+        loop = study.trainable.start(config, data, metric=study.metric, mode=study.mode)
+        # A config that fails is not the probe's business: the search will record it.
+        with contextlib.suppress(ArithmeticError):
+            loop.step()
+        start = time.perf_counter()
+        with contextlib.suppress(ArithmeticError):
+            loop.step()
+        seconds.append(time.perf_counter() - start)
+        with tempfile.TemporaryDirectory() as folder:
+            loop.save(Path(folder))
+            size = max(size, sum(f.stat().st_size for f in Path(folder).rglob("*")))
+    mean = sum(seconds) / len(seconds)
+    return Probe(
+        epoch_s=seconds,
+        checkpoint_bytes=size,
+        total_s=_START_S + mean * n_epochs / n_concurrent,
+    )
