@@ -1,6 +1,19 @@
 """Hypertune: ask a question about a model as a search space, and get an answer that holds."""
 
-from hypertune.study import Study
-from hypertune.trainable import forecasting
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from hypertune.study import Study
+    from hypertune.trainable.forecasting import forecasting
 
 __all__ = ["Study", "forecasting"]
+
+_HOMES = {"Study": "hypertune.study", "forecasting": "hypertune.trainable.forecasting"}
+
+
+def __getattr__(name: str) -> object:
+    # On demand: `hypertune --help` and the uploader's process need neither Ray nor torch.
+    if name in _HOMES:
+        return getattr(import_module(_HOMES[name]), name)
+    raise AttributeError(f"module 'hypertune' has no attribute '{name}'")

@@ -100,15 +100,19 @@ class _Out:
 def _guarded(
     method: Callable[Concatenate["_Driver", P], T],
 ) -> Callable[Concatenate["_Driver", P], T | None]:
-    """Keep an error out of Ray, where it would end the run without its records being closed."""
+    """Keep an error out of Ray, where it would end the run without its records being closed.
+
+    After the first one nothing more is taken in: a later epoch must not follow on a missing one.
+    """
 
     @functools.wraps(method)
     def call(self: "_Driver", /, *args: P.args, **kwargs: P.kwargs) -> T | None:
-        try:
-            return method(self, *args, **kwargs)
-        except Exception as error:
-            self.error = self.error or error
-            return None
+        if self.error is None:
+            try:
+                return method(self, *args, **kwargs)
+            except Exception as error:
+                self.error = error
+        return None
 
     return call
 
@@ -271,7 +275,8 @@ class _Driver:
         self._note_best(trial, value)
         if out.number is not None:
             self.search.tell(out.number, epoch, value)
-        if result["done"] or epoch >= out.job.to_epoch:
+        # Not by "done", which Ray sets as well where we stop a job before its end.
+        if epoch >= out.job.to_epoch or result["converged"]:
             del self.out[key]
             if result["converged"] and epoch < self.search.max_epochs:
                 self._ended(out, "converged", f"no improvement any more after epoch {epoch}")
@@ -444,6 +449,11 @@ class _Scheduler(_Unpicklable, FIFOScheduler):
     def __init__(self, driver: _Driver) -> None:
         super().__init__()
         self.driver = driver
+
+    def choose_trial_to_run(self, tune_controller: Any) -> RayTrial | None:
+        # Ray then serves its queue in order. Asked here, it would give a worker that has become
+        # free to a job whose own worker is still starting, and drop the latter: one would remain.
+        return None
 
     def on_trial_result(self, tune_controller: Any, trial: RayTrial, result: dict[str, Any]) -> str:
         stop = self.driver.stopping is not None

@@ -335,13 +335,20 @@ def _description(study: Mapping[str, Any]) -> str:
 def _common_tags(study: Mapping[str, Any]) -> dict[str, str]:
     tags = {
         "hypertune.study_id": study["study_id"],
-        "mlflow.user": getpass.getuser(),
+        "mlflow.user": _user(),
         "mlflow.source.name": "hypertune",
         "mlflow.source.type": "LOCAL",
     }
     if commit := study.get("git_commit"):
         tags["mlflow.source.git.commit"] = str(commit)
     return tags
+
+
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # a container may run under a number without a name
+        return str(os.getuid())
 
 
 def _trial_run(journal: Journal, study: Mapping[str, Any], trial: TrialRow) -> _Run:

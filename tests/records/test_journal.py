@@ -1,0 +1,222 @@
+"""The journal gives back what it was told, whatever becomes of the process."""
+
+import contextlib
+import math
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import hypertune
+from hypertune.errors import JournalError
+from hypertune.records.journal import FORMAT, Journal, now_ms
+
+
+@pytest.fixture
+def journal(tmp_path: Path) -> Iterator[Journal]:
+    with contextlib.closing(Journal(tmp_path / "journal.db")) as journal:
+        yield journal
+
+
+@contextlib.contextmanager
+def reader(journal: Journal) -> Iterator[Journal]:
+    with contextlib.closing(Journal(journal.path, read_only=True)) as other:
+        yield other
+
+
+def test_what_was_written_is_read_back_by_another_connection_at_once(journal: Journal) -> None:
+    before = now_ms()
+    config = {"a": {"b": [1, None, "ü"]}, "c": 1.0, "d": True}
+    with reader(journal) as other:
+        journal.set_study(name="s-1", levels=[1, 2])
+        journal.set_study(name="s-2")
+        journal.add_trial(0, config, seed=7, repeat=1, role="replicate", label="best")
+        journal.add_result(0, 1, {"loss": 0.1 + 0.2}, t_ms=123)
+        journal.add_event("test", 0, {"label": "best"})
+
+        assert other.study() == {"name": "s-2", "levels": [1, 2]}
+        (trial,) = other.trials()
+        assert trial == other.trial(0)
+        assert trial.config == config
+        assert [type(v) for v in trial.config.values()] == [dict, float, bool]
+        assert (trial.seed, trial.repeat, trial.role, trial.label) == (7, 1, "replicate", "best")
+        assert (trial.state, trial.reason, trial.started_ms) == ("waiting", None, None)
+        assert before <= trial.created_ms <= now_ms()
+        (row,) = other.results()
+        assert (row.trial, row.epoch, row.t_ms, row.metrics) == (0, 1, 123, {"loss": 0.1 + 0.2})
+        assert other.events(kind="test")[0].data == {"label": "best"}
+
+
+def test_state_keeps_the_first_start_and_the_end_of_a_trial(journal: Journal) -> None:
+    journal.add_trial(0, {}, seed=0)
+    states = ["running", "waiting", "running", "ended"]
+    rows = []
+    for state in states:
+        reason, detail = ("failed", "boom") if state == "ended" else (None, None)
+        journal.set_state(0, state, reason=reason, detail=detail)
+        rows.append(journal.trial(0))
+
+    assert [row.state for row in rows] == states
+    assert len({row.started_ms for row in rows}) == 1
+    assert rows[0].started_ms is not None
+    assert [row.ended_ms is None for row in rows] == [True, True, True, False]
+    assert (rows[-1].reason, rows[-1].detail) == ("failed", "boom")
+
+
+def test_first_result_of_an_epoch_wins(journal: Journal) -> None:
+    journal.add_trial(0, {}, seed=0)
+
+    assert journal.add_result(0, 1, {"loss": 1.0})
+    assert not journal.add_result(0, 1, {"loss": 2.0})
+    assert journal.add_result(0, 2, {"loss": 3.0})
+
+    assert [row.metrics["loss"] for row in journal.results(trial=0)] == [1.0, 3.0]
+
+
+def test_trial_can_be_added_once_and_must_be_there_to_be_read(journal: Journal) -> None:
+    journal.add_trial(0, {"a": 1}, seed=0)
+
+    with pytest.raises(JournalError, match="cannot be written: UNIQUE"):
+        journal.add_trial(0, {"a": 2}, seed=0)
+    with pytest.raises(KeyError):
+        journal.trial(1)
+
+    journal.set_state(0, "running")  # a refused write leaves the journal usable
+    assert journal.trial(0).config == {"a": 1}
+    assert [e.data["state"] for e in journal.events(kind="trial")] == ["waiting", "running"]
+
+
+def test_events_and_results_are_read_after_a_cursor(journal: Journal) -> None:
+    journal.add_trial(0, {}, seed=0, data={"why": "default"})
+    journal.set_study(b=1, a=2)
+    for epoch in (1, 2, 3):
+        journal.add_result(0, epoch, {"loss": 1.0})
+        journal.add_event("job", 0, {"to_epoch": epoch})
+
+    events = journal.events()
+    assert [e.kind for e in events] == ["trial", "study", "job", "job", "job"]
+    assert events[0].data == {"state": "waiting", "why": "default"}
+    assert events[1].data == {"keys": ["a", "b"]}
+    assert journal.events(after=events[2].id) == events[3:]
+    assert journal.events(kind="job", after=events[2].id, limit=1) == events[3:4]
+    rows = journal.results()
+    assert journal.results(after=rows[0].id, limit=1) == rows[1:2]
+    assert journal.results(trial=1) == []
+    assert journal.results(after=rows[-1].id) == []
+
+
+def test_metrics_that_are_not_finite_come_back(journal: Journal) -> None:
+    journal.add_result(0, 1, {"a": math.nan, "b": math.inf, "c": -math.inf, "d": 1.0})
+
+    (row,) = journal.results()
+    assert math.isnan(row.metrics.pop("a"))
+    assert row.metrics == {"b": math.inf, "c": -math.inf, "d": 1.0}
+
+
+def test_reader_never_writes(journal: Journal) -> None:
+    with reader(journal) as other:
+        for write in (
+            lambda: other.set_study(a=1),
+            lambda: other.add_trial(0, {}, seed=0),
+            lambda: other.set_state(0, "ended"),
+            lambda: other.add_result(0, 1, {}),
+            lambda: other.add_event("job"),
+        ):
+            with pytest.raises(JournalError, match="cannot be written"):
+                write()
+
+    assert (journal.study(), journal.trials(), journal.events()) == ({}, [], [])
+
+
+def test_reader_needs_a_journal(tmp_path: Path) -> None:
+    with pytest.raises(JournalError, match="There is no journal at"):
+        Journal(tmp_path / "journal.db", read_only=True)
+    assert list(tmp_path.iterdir()) == []
+
+    (tmp_path / "text.db").write_text("no database, but more than a hundred bytes of text\n" * 9)
+    with pytest.raises(JournalError, match="cannot be opened: file is not a database"):
+        Journal(tmp_path / "text.db", read_only=True)
+
+
+@pytest.mark.parametrize(
+    "read_only",
+    [
+        True,
+        pytest.param(
+            False,
+            marks=pytest.mark.xfail(
+                strict=True, reason="a writer stamps its own format before it reads the file's"
+            ),
+        ),
+    ],
+)
+def test_journal_of_another_format_is_refused_and_left_as_it_is(
+    tmp_path: Path, read_only: bool
+) -> None:
+    path = tmp_path / "journal.db"
+    Journal(path).close()
+    with contextlib.closing(sqlite3.connect(path)) as db:
+        db.execute(f"PRAGMA user_version = {FORMAT + 1}")
+
+    with pytest.raises(JournalError, match=f"has format {FORMAT + 1}, but this version reads"):
+        Journal(path, read_only=read_only).close()
+
+
+def test_sync_flushes_the_log_once_for_what_was_written(
+    journal: Journal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flushed: list[int] = []
+
+    def fsync(fd: int) -> None:
+        flushed.append(os.fstat(fd).st_ino)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    log = journal.path.with_name("journal.db-wal")
+
+    journal.add_result(0, 1, {"loss": 1.0})
+    assert flushed == []
+    journal.sync()
+    journal.sync()
+
+    assert flushed == [log.stat().st_ino]
+
+
+WRITER = """
+import sys
+from pathlib import Path
+from hypertune.records.journal import Journal
+journal = Journal(Path(sys.argv[1]))
+journal.add_trial(0, {"a": 1}, seed=0)
+for epoch in range(1, 1_000_000):
+    journal.add_result(0, epoch, {"loss": 1 / epoch})
+    print(epoch, flush=True)
+"""
+
+
+def test_kill_loses_nothing_that_was_written(tmp_path: Path) -> None:
+    path = tmp_path / "journal.db"
+    root = Path(hypertune.__file__).parents[1]
+    with subprocess.Popen(
+        [sys.executable, "-c", WRITER, str(path)],
+        stdout=subprocess.PIPE,
+        env={**os.environ, "PYTHONPATH": str(root)},
+        text=True,
+    ) as writer:
+        assert writer.stdout is not None
+        acknowledged = [int(writer.stdout.readline()) for _ in range(200)]
+        writer.send_signal(signal.SIGKILL)
+        acknowledged += [int(line) for line in writer.stdout if line.endswith("\n")]
+    assert writer.returncode == -signal.SIGKILL
+
+    for read_only in (True, False):
+        with contextlib.closing(Journal(path, read_only=read_only)) as journal:
+            found = {row.epoch: row.metrics["loss"] for row in journal.results(trial=0)}
+            assert found.keys() >= set(acknowledged)
+            assert len(found) <= len(acknowledged) + 1
+            assert all(loss == 1 / epoch for epoch, loss in found.items())
+            assert journal.trial(0).config == {"a": 1}

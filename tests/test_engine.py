@@ -1,0 +1,232 @@
+"""The engine under a real Ray: nothing is lost, nothing waits, nothing disturbs the search."""
+
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import doing
+from mlflow import MlflowClient
+
+from hypertune.engine import Outcome, planned_epochs, run
+from hypertune.errors import JournalError, SettingError
+from hypertune.records import Journal, TrialRow
+from hypertune.settings import Settings
+from hypertune.study import Study, load_study
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.usefixtures("local_ray"),
+    # Ray Tune, MLflow and what they import warn about each other and about themselves.
+    pytest.mark.filterwarnings("default"),
+]
+
+
+def go(study: Study, tmp_path: Path, **settings: Any) -> tuple[Outcome, Journal]:
+    # Only the test that looks at MLflow waits for it.
+    quick = {"studies_dir": tmp_path / "studies", "method": "random", "sync_timeout_s": 0.0}
+    settings = quick | settings
+    outcome = run(study, Settings(**settings))
+    return outcome, Journal(outcome.folder / "journal.db", read_only=True)
+
+
+def searched(journal: Journal) -> list[TrialRow]:
+    return [trial for trial in journal.trials() if trial.role == "search"]
+
+
+def test_journal_and_mlflow_hold_every_trial_with_the_same_numbers(
+    toy: Study, tmp_path: Path
+) -> None:
+    outcome, journal = go(toy, tmp_path, method="asha", n_trials=7, sync_timeout_s=60.0)
+
+    assert outcome.error is None
+    assert outcome.delivery.pending == 0
+    assert len(searched(journal)) == 7
+    client = MlflowClient(f"sqlite:///{tmp_path}/mlflow.db")
+    experiment = client.get_experiment_by_name("toy")
+    assert experiment is not None
+    runs = client.search_runs([experiment.experiment_id])
+    (parent,) = [r for r in runs if "mlflow.parentRunId" not in r.data.tags]
+    children = {int(r.data.tags["hypertune.trial"]): r for r in runs if r is not parent}
+    assert children.keys() == {trial.id for trial in journal.trials()}
+    for trial in journal.trials():
+        child = children[trial.id]
+        assert child.data.tags["mlflow.parentRunId"] == parent.info.run_id
+        assert child.data.tags["hypertune.role"] == trial.role
+        assert child.data.tags["hypertune.reason"] == trial.reason
+        history = client.get_metric_history(child.info.run_id, "loss")
+        assert {(m.step, m.value, m.timestamp) for m in history} == {
+            (r.epoch, r.metrics["loss"], r.t_ms) for r in journal.results(trial=trial.id)
+        }
+
+
+def test_halving_spends_what_was_planned_and_promoted_trials_go_on_where_they_were(
+    toy: Study, tmp_path: Path
+) -> None:
+    _, journal = go(toy, tmp_path, method="asha", n_trials=12, seed=3)
+
+    epochs = Counter(row.trial for row in journal.results() if row.epoch > 0)
+    in_search = sum(epochs[trial.id] for trial in searched(journal))
+    assert in_search == planned_epochs(replace(toy, n_trials=12), "asha", 12)
+    jobs = [(e.trial, e.data["from_epoch"], e.data["to_epoch"]) for e in journal.events(kind="job")]
+    for trial in searched(journal):
+        ends = [(a, b) for t, a, b in jobs if t == trial.id]
+        assert [a for a, _ in ends] == [0, *(b for _, b in ends[:-1])]
+    assert sum(trial.reason == "complete" for trial in searched(journal)) == 3
+
+
+def test_a_failing_trial_is_told_with_its_text_and_costs_no_worker(
+    toy: Study, tmp_path: Path
+) -> None:
+    study = doing(toy, "fine", "nan", "fail", "missing", "converge", sleep_s=0.05)
+    outcome, journal = go(study, tmp_path, n_trials=20, n_concurrent=2)
+
+    assert outcome.error is None
+    said = {
+        "fine": ("complete", ""),
+        "nan": ("failed", "loss is nan in epoch 2"),
+        "fail": ("failed", "ValueError: no such luck in epoch 1"),
+        "missing": ("failed", "the metric 'loss' was not reported, but pid, seed"),
+        "converge": ("converged", "no improvement any more after epoch 2"),
+    }
+    assert {t.config["do"] for t in searched(journal)} == set(said)
+    for trial in searched(journal):
+        reason, text = said[trial.config["do"]]
+        assert (trial.reason, (trial.detail or "").splitlines()[:1]) == (
+            reason,
+            [text][: bool(text)],
+        )
+    workers = {row.metrics["pid"] for row in journal.results() if "pid" in row.metrics}
+    assert len(workers) == 2
+
+
+def test_all_workers_are_at_work_from_start_to_end(toy: Study, tmp_path: Path) -> None:
+    study = doing(toy, "fine", sleep_s=0.03)
+    _, journal = go(study, tmp_path, n_trials=24, n_concurrent=2)
+
+    rows = [row for row in journal.results() if "pid" in row.metrics]
+    for part in (rows[: len(rows) // 4], rows[-len(rows) // 4 :]):
+        shares = Counter(row.metrics["pid"] for row in part)
+        assert len(shares) == 2
+        assert min(shares.values()) >= len(part) / 4
+
+
+def test_a_hanging_trial_fails_with_its_traceback_and_the_search_goes_on(
+    toy: Study, tmp_path: Path
+) -> None:
+    study = doing(toy, "fine", "hang")
+    outcome, journal = go(study, tmp_path, n_trials=5, seed=1, trial_timeout_s=2.0)
+
+    assert outcome.error is None
+    reasons = {(t.config["do"], t.reason) for t in searched(journal)}
+    assert reasons == {("fine", "complete"), ("hang", "failed")}
+    detail = next(t.detail for t in searched(journal) if t.reason == "failed")
+    assert detail is not None
+    assert detail.startswith("an epoch took longer than --trial-timeout (2 s)")
+    assert "in _hang" in detail
+    assert not list(outcome.folder.rglob("hang-*"))
+
+
+def test_a_trial_whose_worker_dies_goes_on_in_another_one(toy: Study, tmp_path: Path) -> None:
+    study = doing(toy, "die_once", marker=str(tmp_path / "marker"))
+    outcome, journal = go(study, tmp_path, n_trials=3)
+
+    assert outcome.error is None
+    assert [t.reason for t in searched(journal)] == ["complete"] * 3
+    assert len(journal.events(kind="lost")) == 1
+    for trial in searched(journal):
+        assert [row.epoch for row in journal.results(trial=trial.id)] == list(range(1, 10))
+
+
+def test_a_trial_that_always_kills_its_worker_is_lost_and_the_others_are_not(
+    toy: Study, tmp_path: Path
+) -> None:
+    outcome, journal = go(doing(toy, "fine", "die"), tmp_path, n_trials=4, seed=2)
+
+    assert outcome.error is None
+    reasons = Counter((t.config["do"], t.reason) for t in searched(journal))
+    assert set(reasons) == {("fine", "complete"), ("die", "lost")}
+    lost = next(t for t in searched(journal) if t.reason == "lost")
+    assert "the worker died 3 times" in (lost.detail or "")
+
+
+def test_the_time_budget_ends_the_search_and_keeps_what_was_measured(
+    toy: Study, tmp_path: Path
+) -> None:
+    study = doing(toy, "fine", sleep_s=0.2)
+    outcome, journal = go(study, tmp_path, n_trials=500, time_budget_s=6.0)
+
+    assert outcome.stopped_by == "time budget"
+    assert {t.reason for t in searched(journal)} <= {"complete", "interrupted"}
+    assert all(t.state == "ended" for t in journal.trials())
+    assert journal.results()
+    assert not journal.events(kind="test")
+
+
+def test_one_seed_gives_one_result_to_the_last_digit(tmp_path: Path) -> None:
+    study = load_study("gru_window")
+    runs = []
+    for _ in range(2):
+        _, journal = go(study, tmp_path, n_trials=3, max_epochs=2, seed=0, n_concurrent=1)
+        runs.append(
+            [(t.config, [r.metrics for r in journal.results(trial=t.id)]) for t in journal.trials()]
+        )
+    assert runs[0] == runs[1]
+
+
+def test_a_fraction_of_a_gpu_packs_trials(toy: Study, tmp_path: Path) -> None:
+    study = doing(toy, "fine", sleep_s=0.03)
+    _, journal = go(study, tmp_path, n_trials=6, cpus_per_trial=0.5, gpus_per_trial=0.5)
+
+    assert journal.study()["settings"]["n_concurrent"] == 2
+    assert len({row.metrics["pid"] for row in journal.results() if "pid" in row.metrics}) == 2
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"gpus_per_trial": 2}, "--gpus-per-trial 2 need 2 GPUs, but Ray has 1"),
+        ({"n_concurrent": 3}, "3 trials at a time with --cpus-per-trial 1 need 3 CPUs"),
+    ],
+)
+def test_more_than_ray_has_is_an_error_before_anything_starts(
+    settings: dict[str, Any], message: str, toy: Study, tmp_path: Path
+) -> None:
+    with pytest.raises(SettingError, match=message):
+        go(toy, tmp_path, **settings)
+    assert not (tmp_path / "studies").exists()
+
+
+def test_the_test_part_is_opened_once_for_best_default_and_baselines(
+    toy: Study, tmp_path: Path
+) -> None:
+    _, journal = go(toy, tmp_path, method="asha", n_trials=9)
+
+    tests = {e.data["label"]: (e.trial, e.data["metrics"]) for e in journal.events(kind="test")}
+    assert len(journal.events(kind="test")) == 3
+    assert tests.keys() == {"best", "default", "one"}
+    trials = {t.id: t for t in journal.trials()}
+    for label in ("best", "default"):
+        trial, metrics = tests[label]
+        assert trial is not None
+        assert metrics["test_loss"] == trials[trial].config["x"] + 100.0
+
+
+def test_a_journal_that_cannot_be_written_ends_the_search_with_its_text(
+    toy: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    add_result = Journal.add_result
+
+    def full_disk(self: Journal, trial: int, epoch: int, *args: Any, **kwargs: Any) -> bool:
+        if trial == 1 and epoch == 3:
+            raise JournalError("The journal cannot be written: database or disk is full.")
+        return add_result(self, trial, epoch, *args, **kwargs)
+
+    monkeypatch.setattr(Journal, "add_result", full_disk)
+    outcome, journal = go(toy, tmp_path, n_concurrent=1)
+
+    assert outcome.error is not None
+    assert "disk is full" in outcome.error
+    assert len(journal.results(trial=0)) == 9
+    assert len(journal.results(trial=1)) == 2

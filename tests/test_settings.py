@@ -1,0 +1,91 @@
+"""Settings are checked all at once; durations are texts with units."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from hypertune.errors import SettingError
+from hypertune.methods import METHODS
+from hypertune.settings import Settings, parse_duration
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"method": "ashaa"}, "Unknown method 'ashaa'. Did you mean 'asha'? Choose one of: asha, "),
+        ({"n_trials": 0}, "--n-trials must be at least 1, but got 0."),
+        ({"max_epochs": 0}, "--max-epochs must be at least 1, but got 0."),
+        ({"n_concurrent": 0}, "--n-concurrent must be at least 1, but got 0."),
+        ({"seed": -1}, "--seed must be at least 0, but got -1."),
+        ({"gpus_per_trial": -0.5}, "--gpus-per-trial must be at least 0, but got -0.5."),
+        ({"gpus_per_trial": 1.5}, "--gpus-per-trial must be a whole number, or a fraction of one"),
+        ({"sync_timeout_s": -1.0}, "--sync-timeout must be at least 0, but got -1.0."),
+        ({"cpus_per_trial": 0.0}, "--cpus-per-trial must be more than 0, but got 0.0."),
+        ({"trial_timeout_s": 0.0}, "--trial-timeout must be more than 0, but got 0.0."),
+        ({"time_budget_s": float("nan")}, "--time-budget must be more than 0, but got nan."),
+        ({"name": "../up"}, "--name must be at most 100 letters, digits, '.', '_' and '-', and"),
+        ({"name": ""}, "--name must be at most 100 letters"),
+        ({"name": "-x"}, "--name must be at most 100 letters"),
+        ({"name": "x" * 101}, "--name must be at most 100 letters"),
+    ],
+)
+def test_broken_rule_is_told_with_flag_and_value(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(SettingError) as caught:
+        Settings(**changes)
+
+    assert str(caught.value).startswith(message)
+    assert len(str(caught.value).splitlines()) == 1
+
+
+def test_all_broken_rules_are_told_at_once() -> None:
+    with pytest.raises(SettingError) as caught:
+        Settings(method="grid", n_trials=0, cpus_per_trial=0, name="a b")
+
+    found = [line.split()[0] for line in str(caught.value).splitlines()]
+    assert found == ["Unknown", "--n-trials", "--cpus-per-trial", "--name"]
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"gpus_per_trial": 0.5, "cpus_per_trial": 0.25},
+        {"gpus_per_trial": 2.0, "sync_timeout_s": 0.0},
+        {"name": "x" * 100, "n_trials": 1, "max_epochs": 1, "seed": 0},
+        *({"method": name} for name in METHODS),
+    ],
+)
+def test_what_keeps_the_rules_is_accepted(changes: dict[str, Any]) -> None:
+    settings = Settings(**changes)
+
+    assert {name: getattr(settings, name) for name in changes} == changes
+
+
+def test_store_lies_beside_the_folder_of_studies_unless_it_is_given(tmp_path: Path) -> None:
+    beside = f"sqlite:///{tmp_path.resolve()}/mlflow.db"
+
+    assert Settings(studies_dir=tmp_path / "studies").store == beside
+    assert Settings(tracking_uri="http://127.0.0.1:5000").store == "http://127.0.0.1:5000"
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [
+        ("90s", 90),
+        ("10m", 600),
+        ("1h30m", 5400),
+        ("1.5h", 5400),
+        ("2d", 172_800),
+        ("1d2h3m4.5s", 93_784.5),
+        ("0s", 0),
+    ],
+)
+def test_duration_is_the_sum_of_its_parts(text: str, seconds: float) -> None:
+    assert parse_duration(text) == seconds
+
+
+@pytest.mark.parametrize("text", ["", "90", "10x", "h", "-5s", "1h 30m", "1h30", ".5h", "1e3s"])
+def test_what_is_no_duration_is_refused(text: str) -> None:
+    with pytest.raises(SettingError, match=f"such as 90s, 10m or 1h30m, but got '{text}'"):
+        parse_duration(text)

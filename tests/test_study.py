@@ -1,0 +1,176 @@
+"""A study is checked as a whole before anything starts, and found by name or path."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ray import tune
+
+from hypertune import Study, forecasting
+from hypertune.errors import SettingError, StudyError
+from hypertune.study import load_study, study_names
+
+SPACE = {"window": tune.choice([6, 12]), "cell": tune.choice(["gru", "lstm"])}
+VALID: dict[str, Any] = {
+    "question": "Does a longer window pay?",
+    "factors": ("window",),
+    "space": SPACE,
+    "default": {"window": 6, "cell": "gru"},
+    "fixed": {"dropout": 0.1},
+    "trainable": forecasting("sunspots", horizon=12, max_window=24),
+    "metric": "val_mae",
+    "max_epochs": 9,
+    "n_trials": 4,
+}
+
+
+def problems_of(**changes: Any) -> tuple[str, ...]:
+    with pytest.raises(StudyError) as caught:
+        Study(**{**VALID, **changes})
+    return caught.value.problems
+
+
+def test_valid_study_tells_the_whole_config_of_a_trial() -> None:
+    study = Study(**VALID)
+
+    assert study.config({"window": 12, "cell": "gru"}, seed=3) == {
+        "window": 12,
+        "cell": "gru",
+        "dropout": 0.1,
+        "max_epochs": 9,
+        "seed": 3,
+    }
+    assert study.mode == "min"
+    assert study.test_metric == "test_mae"
+    assert study.search_space.n_configs == 4
+    assert study.with_max_epochs(3).max_epochs == 3
+
+
+def test_metric_may_have_no_counterpart_on_the_test_part() -> None:
+    assert Study(**{**VALID, "metric": "train_loss"}).test_metric is None
+
+
+@pytest.mark.parametrize(
+    ("changes", "problem"),
+    [
+        ({"question": "  "}, "question must be a sentence, but is empty"),
+        ({"max_epochs": 0}, "max_epochs must be an integer of at least 1, but got 0"),
+        ({"n_trials": 2.5}, "n_trials must be an integer of at least 1, but got 2.5"),
+        ({"n_trials": True}, "n_trials must be an integer of at least 1, but got True"),
+        ({"mode": "up"}, "mode must be 'min' or 'max', but got 'up'"),
+        ({"factors": ()}, "factors must name at least one parameter"),
+        ({"factors": ("windw",)}, "factor 'windw' is not in the space. Did you mean 'window'?"),
+        ({"fixed": {"window": 3}}, "'window' is in the space and must not be set besides"),
+        ({"default": {"window": 7, "cell": "gru"}}, "default: window must be one of 6, 12"),
+        ({"default": {"window": 6}}, "default: cell is missing"),
+        ({"trainable": 3}, "trainable must be a task such as forecasting(...), but got int"),
+        ({"metric": "val_mse"}, "metric 'val_mse' is not reported by the task. Did you mean"),
+        ({"space": {**SPACE, "x": tune.choice([])}}, "x: a choice must hold at least one value"),
+    ],
+)
+def test_broken_rule_is_told(changes: dict[str, Any], problem: str) -> None:
+    (found,) = problems_of(**changes)
+
+    assert found.startswith(problem)
+
+
+def test_reserved_key_is_refused_as_fixed_value() -> None:
+    assert "'seed' is in the space and must not be set besides" in problems_of(fixed={"seed": 1})
+
+
+@pytest.mark.xfail(strict=True, reason="fixed values are not looked at")
+@pytest.mark.parametrize("value", [tune.uniform(0, 0.5), float("nan"), {1, 2}])
+def test_fixed_value_must_be_plain(value: object) -> None:
+    assert any("dropout" in problem for problem in problems_of(fixed={"dropout": value}))
+
+
+def test_all_problems_are_told_at_once() -> None:
+    changes = {"question": "", "max_epochs": 0, "factors": ("cel",), "metric": "loss"}
+
+    found = problems_of(**changes, default={}, fixed={"hiden_size": 3})
+
+    starts = ["question", "max_epochs", "factor 'cel'", "default: window", "default: cell"]
+    starts += ["metric 'loss'", "'hiden_size'"]
+    assert len(found) == len(starts)
+    assert all(text.startswith(start) for text, start in zip(found, starts, strict=True))
+
+
+def test_fixed_values_can_be_replaced_but_not_added() -> None:
+    study = Study(**VALID)
+
+    assert study.with_fixed({"dropout": 0.3}).fixed == {"dropout": 0.3}
+    assert study.fixed == {"dropout": 0.1}
+    with pytest.raises(SettingError) as caught:
+        study.with_fixed({"dropot": 0.3, "window": 6})
+    first, second = str(caught.value).splitlines()
+    assert first.startswith("'dropot' is not a fixed value of this study. Did you mean 'dropout'?")
+    assert second.startswith("'window' is not a fixed value of this study.")
+
+
+@pytest.mark.parametrize("name", study_names())
+def test_study_that_is_shipped_loads_by_name(name: str) -> None:
+    study = load_study(name)
+
+    assert study.name == name
+    assert Path(study.source).name == f"{name}.py"
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("gru_windw", r"Unknown space 'gru_windw'. Did you mean 'gru_window'\? Choose one of:"),
+        ("no/such.py", r"--space must be a name or a Python file, but 'no/such.py' is no file"),
+        (".py", r"but '.py' is no file"),
+    ],
+)
+def test_unknown_study_is_a_setting_error(name: str, message: str) -> None:
+    with pytest.raises(SettingError, match=message):
+        load_study(name)
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("x = 1\n", "it must hold a variable study = Study(...), but study is NoneType"),
+        ("study = 'me'\n", "it must hold a variable study = Study(...), but study is str"),
+        ("from ray import tune\n\ntune.loguniform(0, 1)\n", "line 3: ValueError: LogUniform"),
+        ("x = 1\nprint(y)\n", "line 2: NameError: name 'y' is not defined"),
+        ("x = 1\ndef f(:\n", "line 2: SyntaxError: invalid syntax"),
+        ("import no_such_module\n", "line 1: ModuleNotFoundError: No module named 'no_such_"),
+    ],
+)
+def test_file_that_is_no_study_says_what_and_where(
+    text: str, problem: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "mine.py"
+    path.write_text(text)
+
+    with pytest.raises(StudyError) as caught:
+        load_study(str(path))
+
+    assert str(path) in str(caught.value)
+    assert [p[: len(problem)] for p in caught.value.problems] == [problem]
+
+
+@pytest.mark.xfail(strict=True, reason="frames name the absolute path: 'line ?'")
+def test_line_of_an_error_is_told_for_a_relative_path_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "mine.py").write_text("x = 1\nprint(y)\n")
+    monkeypatch.chdir(tmp_path)
+
+    with pytest.raises(StudyError, match="line 2: NameError"):
+        load_study("./mine.py")
+
+
+def test_file_is_loaded_by_path_and_its_rules_are_told(tmp_path: Path) -> None:
+    shipped = Path(load_study("gru_window").source).read_text()
+    path = tmp_path / "mine.py"
+    path.write_text(shipped)
+
+    study = load_study(str(path))
+
+    assert (study.name, study.source) == ("mine", str(path.resolve()))
+    path.write_text(shipped.replace("max_epochs=27", "max_epochs=0"))
+    with pytest.raises(StudyError, match=r"mine.py' is not valid:\n  - max_epochs must be"):
+        load_study(str(path))
