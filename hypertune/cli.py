@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from hypertune.errors import HypertuneError, SettingError
+from hypertune.errors import Checks, HypertuneError, SettingError
 
 app = typer.Typer(
     add_completion=False,
@@ -68,25 +68,35 @@ def run(
     from hypertune.settings import Settings, parse_duration
     from hypertune.study import load_study
 
-    settings = Settings(
-        method=method or DEFAULT_METHOD,
-        n_trials=n_trials,
-        max_epochs=max_epochs,
-        time_budget_s=None if time_budget is None else parse_duration(time_budget),
-        n_concurrent=n_concurrent,
-        cpus_per_trial=cpus_per_trial,
-        gpus_per_trial=gpus_per_trial,
-        trial_timeout_s=parse_duration(trial_timeout),
-        seed=seed,
-        name=name,
-        studies_dir=studies_dir,
-        tracking_uri=tracking_uri,
-        sync_timeout_s=parse_duration(sync_timeout),
-        verbose=verbose,
-    )
-    if probe and not dry_run:
-        raise SettingError("--probe goes with --dry-run.")
-    study = load_study(space).with_fixed(_overrides(set_ or []))
+    check = Checks()
+    with check:
+        study = load_study(space)
+        study = study.with_fixed(_overrides(set_ or []))
+    durations = {"time_budget": time_budget, "trial_timeout": trial_timeout}
+    seconds: dict[str, float] = {}
+    for flag, text in {**durations, "sync_timeout": sync_timeout}.items():
+        with check:
+            if text is not None:
+                seconds[f"{flag}_s"] = parse_duration(text, flag)
+    with check:
+        settings = Settings(
+            method=method or DEFAULT_METHOD,
+            n_trials=n_trials,
+            max_epochs=max_epochs,
+            n_concurrent=n_concurrent,
+            cpus_per_trial=cpus_per_trial,
+            gpus_per_trial=gpus_per_trial,
+            seed=seed,
+            name=name,
+            studies_dir=studies_dir,
+            tracking_uri=tracking_uri,
+            verbose=verbose,
+            **seconds,
+        )
+    with check:
+        if probe and not dry_run:
+            raise SettingError("--probe goes with --dry-run.")
+    check.done()
     out = display.console()
     if dry_run:
         display.show_plan(out, study, settings, plan.make_plan(study, settings, probe=probe))

@@ -30,6 +30,44 @@ class JournalError(HypertuneError):
     """The journal cannot be opened, read or written."""
 
 
+class Checks:
+    """Gathers what goes wrong in several ``with`` blocks, to tell it all at once.
+
+    Example:
+        check = Checks()
+        with check:
+            first()
+        with check:
+            second()
+        check.done()
+    """
+
+    def __init__(self) -> None:
+        self._errors: list[HypertuneError] = []
+
+    def __enter__(self) -> None:
+        return
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: object
+    ) -> bool:
+        if isinstance(error, HypertuneError):
+            self._errors.append(error)
+            return True
+        return False
+
+    def done(self) -> None:
+        """End the checks.
+
+        Raises:
+            HypertuneError: The only error there was, or one that tells all of them.
+        """
+        if len(self._errors) == 1:
+            raise self._errors[0]
+        if self._errors:
+            raise SettingError("\n".join(str(error) for error in self._errors))
+
+
 def choices(value: object, known: Sequence[str]) -> str:
     """Return the end of an error message: the nearest name, if any, and all the choices."""
     near = get_close_matches(str(value), known, n=1)

@@ -95,8 +95,12 @@ def _flag(name: str) -> str:
     return "--" + name.removesuffix("_s").replace("_", "-")
 
 
-def parse_duration(text: str) -> float:
+def parse_duration(text: str, name: str = "duration") -> float:
     """Return the seconds of a text such as ``90s``, ``10m`` or ``1h30m``.
+
+    Args:
+        text: Numbers with units.
+        name: The setting, for the error message.
 
     Raises:
         SettingError: It is no duration.
@@ -104,7 +108,7 @@ def parse_duration(text: str) -> float:
     parts = re.findall(r"(\d+(?:\.\d+)?)([smhd])", text)
     if not parts or "".join(number + unit for number, unit in parts) != text:
         raise SettingError(
-            "A duration must be numbers with units (s, m, h or d), such as 90s, 10m or 1h30m, "
+            f"{_flag(name)} must be numbers with units (s, m, h or d), such as 90s, 10m or 1h30m, "
             f"but got '{text}'."
         )
     return sum(float(number) * _UNITS[unit] for number, unit in parts)

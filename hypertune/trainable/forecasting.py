@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from sklearn.linear_model import Ridge
 from torch import nn
 
 from hypertune.data import SERIES, SeriesSplit, load_series
@@ -200,6 +199,8 @@ def _errors(data: SeriesSplit, part: str, forecast: NDArray[Any]) -> dict[str, f
 
 def _ridge(data: SeriesSplit, part: str, order: int, penalty: float) -> Floats:
     """Return the forecasts of a linear model of the last ``order`` values."""
+    from sklearn.linear_model import Ridge  # the driver's business: it costs a worker a second
+
     mean, sd = data.scale
 
     def inputs(name: str) -> Floats:

@@ -1,0 +1,255 @@
+"""A worker runs one job after another, and no failing trial takes it down. No Ray is started."""
+
+import math
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import ray
+
+from hypertune.space import Config
+from hypertune.study import Loop
+from hypertune.trainable.worker import Worker, WorkerJob, evaluate, newest_checkpoint
+
+
+class FakeLoop:
+    """Counts its epochs, and does in one of them what its config says."""
+
+    def __init__(self, config: Config) -> None:
+        self.config, self.epoch = config, 0
+
+    @property
+    def converged(self) -> bool:
+        return self.epoch == self.config.get("converge_at")
+
+    def step(self) -> Mapping[str, float]:
+        self.epoch += 1
+        if self.epoch == self.config.get("at"):
+            metrics: Mapping[str, float] = self.config["what"]()
+            return metrics
+        return {"loss": 1 / self.epoch}
+
+    def save(self, folder: Path) -> None:
+        (folder / "epoch.txt").write_text(str(self.epoch))
+
+    def load(self, folder: Path) -> None:
+        self.epoch = int((folder / "epoch.txt").read_text())
+
+    def test(self, data: Any) -> Mapping[str, float]:
+        return {"test_loss": data / self.epoch}
+
+
+class FakeTask:
+    data = "none"
+    metrics = ("loss",)
+    test_metrics: Mapping[str, str] = {"loss": "test_loss"}  # noqa: RUF012
+
+    def __init__(self) -> None:
+        self.started: list[tuple[Config, Any, str, str]] = []
+
+    def problems(self, space: Any, fixed: Any) -> list[str]:
+        return []
+
+    def load(self, *, test: bool) -> Any:
+        return 8.0 if test else 4.0
+
+    def start(self, config: Config, data: Any, *, metric: str, mode: str) -> Loop:
+        self.started.append((config, data, metric, mode))
+        if "start" in config:
+            config["start"]()
+        return FakeLoop(config)
+
+    def baselines(self, data: Any, *, test: bool) -> Mapping[str, Mapping[str, float]]:
+        return {}
+
+
+class LocalWorker(Worker):
+    """A worker in this process; Ray hands over task and data in the same way."""
+
+    def setup(self, config: dict[str, Any]) -> None:  # type: ignore[override]
+        super().setup(config, task=FakeTask(), data="the data")
+
+
+def boom(*args: object) -> Any:
+    raise RuntimeError("out of\nluck")
+
+
+@pytest.fixture
+def job(tmp_path: Path) -> WorkerJob:
+    return WorkerJob(
+        trial=3,
+        config={"a": 1},
+        to_epoch=2,
+        checkpoint=None,
+        folder=str(tmp_path / "checkpoints" / "3"),
+        metric="loss",
+        mode="min",
+        timeout_s=60.0,
+        n_threads=1,
+    )
+
+
+@pytest.fixture
+def make(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[WorkerJob], LocalWorker]]:
+    # Outside of a cluster the question would start one.
+    monkeypatch.setattr(ray, "get_gpu_ids", list)
+    made: list[LocalWorker] = []
+    before = ray.is_initialized()
+
+    def make(job: WorkerJob) -> LocalWorker:
+        made.append(LocalWorker(config=job.to_dict()))
+        return made[-1]
+
+    yield make
+    for worker in made:
+        worker.stop()
+    assert ray.is_initialized() == before
+
+
+def epochs(folder: str) -> list[str]:
+    return sorted(path.name for path in Path(folder).iterdir())
+
+
+def test_job_ends_at_its_epoch_with_a_checkpoint_and_the_next_goes_on_from_it(
+    job: WorkerJob, make: Callable[[WorkerJob], LocalWorker]
+) -> None:
+    worker = make(job)
+    results = [worker.train(), worker.train()]
+
+    assert [r["epoch"] for r in results] == [1, 2]
+    assert [r["metrics"] for r in results] == [{"loss": 1.0}, {"loss": 0.5}]
+    assert [(r["done"], r["failure"], r["converged"]) for r in results] == [
+        (False, None, False),
+        (True, None, False),
+    ]
+    assert worker.task.started == [({"a": 1, "device": "cpu"}, "the data", "loss", "min")]
+    newest = newest_checkpoint(Path(job.folder), up_to=2)
+    assert newest is not None
+    assert newest[0] == 2
+
+    worker.reset(replace(job, checkpoint=str(newest[1]), to_epoch=4).to_dict())
+    results = [worker.train(), worker.train()]
+
+    assert [r["metrics"] for r in results] == [{"loss": 1 / 3}, {"loss": 1 / 4}]
+    assert [r["done"] for r in results] == [False, True]
+    assert epochs(job.folder) == ["epoch-4"]  # only the newest one is kept
+
+
+@pytest.mark.parametrize(
+    ("config", "failure"),
+    [
+        ({"at": 1, "what": boom}, "RuntimeError: out of\nluck"),
+        ({"start": boom}, "RuntimeError: out of\nluck"),
+        ({"at": 1, "what": lambda: {"loss": math.nan}}, "loss is nan in epoch 1"),
+        ({"at": 1, "what": lambda: {"loss": math.inf}}, "loss is inf in epoch 1"),
+        ({"at": 1, "what": lambda: {"los": 1.0}}, "the metric 'loss' was not reported, but los"),
+        ({"at": 1, "what": dict}, "the metric 'loss' was not reported, but nothing"),
+        ({"at": 1, "what": lambda: {"loss": None}}, "TypeError: float() argument must be"),
+    ],
+)
+def test_trial_that_fails_says_why_and_leaves_the_worker_to_the_next_one(
+    config: Config, failure: str, job: WorkerJob, make: Callable[[WorkerJob], LocalWorker]
+) -> None:
+    worker = make(replace(job, config=config))
+    result = worker.train()
+
+    assert result["done"]
+    assert result["failure"].startswith(failure)
+    assert ("RuntimeError" in failure) == ("in boom" in result["traceback"])
+    assert "metrics" not in result
+    worker.reset(replace(job, to_epoch=1).to_dict())
+    result = worker.train()
+    assert (result["failure"], result["epoch"], result["done"]) == (None, 1, True)
+
+
+def test_failing_epoch_leaves_no_checkpoint_behind_the_last_good_one(
+    job: WorkerJob, make: Callable[[WorkerJob], LocalWorker]
+) -> None:
+    worker = make(job)
+    worker.train()
+    worker.train()
+    newest = newest_checkpoint(Path(job.folder), up_to=9)
+    assert newest is not None
+    worker.reset(
+        replace(
+            job, checkpoint=str(newest[1]), to_epoch=9, config={"at": 4, "what": boom}
+        ).to_dict()
+    )
+
+    assert worker.train()["failure"] is None
+    assert worker.train()["failure"] is not None
+    assert epochs(job.folder) == ["epoch-2"]
+
+
+def test_damaged_checkpoint_is_a_failure_of_the_trial(
+    job: WorkerJob, make: Callable[[WorkerJob], LocalWorker], tmp_path: Path
+) -> None:
+    worker = make(replace(job, checkpoint=str(tmp_path / "gone")))
+
+    assert worker.train()["failure"].startswith("FileNotFoundError")
+
+
+def test_converged_trial_ends_its_job_early_with_a_checkpoint(
+    job: WorkerJob, make: Callable[[WorkerJob], LocalWorker]
+) -> None:
+    result = make(replace(job, to_epoch=9, config={"converge_at": 1})).train()
+
+    assert (result["converged"], result["done"], result["failure"]) == (True, True, None)
+    assert epochs(job.folder) == ["epoch-1"]
+
+
+def test_metrics_beside_the_searched_one_may_be_anything_finite_or_not(
+    job: WorkerJob, make: Callable[[WorkerJob], LocalWorker]
+) -> None:
+    config = {"at": 1, "what": lambda: {"loss": 1, "other": math.nan}}
+    result = make(replace(job, config=config)).train()
+
+    assert result["failure"] is None
+    assert type(result["metrics"]["loss"]) is float
+
+
+def test_job_that_is_cut_short_keeps_its_epochs_and_leaves_no_other_file(
+    job: WorkerJob, make: Callable[[WorkerJob], LocalWorker], tmp_path: Path
+) -> None:
+    worker = make(replace(job, to_epoch=9))
+    for _ in range(3):
+        worker.train()
+    worker.stop()
+
+    files = [path for path in (tmp_path / "checkpoints").rglob("*") if path.is_file()]
+    assert [str(path.relative_to(tmp_path)) for path in files] == [
+        "checkpoints/3/epoch-3/epoch.txt"
+    ]
+    assert files[0].read_text() == "3"
+
+
+@pytest.mark.parametrize(
+    ("up_to", "newest"), [(0, None), (1, 1), (2, 1), (9, 9), (10, 10), (99, 10)]
+)
+def test_newest_checkpoint_is_whole_and_not_beyond_what_was_recorded(
+    tmp_path: Path, up_to: int, newest: int | None
+) -> None:
+    for name in ("epoch-1", "epoch-9", "epoch-10", "epoch-11.part", "epoch-x", "other"):
+        (tmp_path / name).mkdir()
+
+    found = newest_checkpoint(tmp_path, up_to)
+
+    assert found == (None if newest is None else (newest, tmp_path / f"epoch-{newest}"))
+    assert newest_checkpoint(tmp_path / "none", 9) is None
+
+
+def test_test_part_is_evaluated_from_the_checkpoint(
+    job: WorkerJob, make: Callable[[WorkerJob], LocalWorker]
+) -> None:
+    worker = make(job)
+    worker.train()
+    worker.train()
+    task = FakeTask()
+
+    found = evaluate(
+        task, {"a": 1}, 4.0, task.load(test=True), f"{job.folder}/epoch-2", "loss", "min"
+    )
+
+    assert found == {"test_loss": 4.0}
