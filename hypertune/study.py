@@ -202,7 +202,7 @@ def load_study(name_or_path: str) -> Study:
         StudyError: The file is no study, or not a valid one.
     """
     if name_or_path.endswith(".py") or "/" in name_or_path or "\\" in name_or_path:
-        path = Path(name_or_path).expanduser()
+        path = Path(name_or_path).expanduser().resolve()
         if not path.is_file():
             raise SettingError(f"--space must be a name or a Python file, but '{path}' is no file.")
         name = path.stem
@@ -221,7 +221,7 @@ def load_study(name_or_path: str) -> Study:
             f"'{path}' is no study",
             [f"it must hold a variable study = Study(...), but study is {type(study).__name__}"],
         )
-    return replace(study, name=name, source=str(path.resolve()))
+    return replace(study, name=name, source=str(path))
 
 
 def _run_file(path: Path, name: str) -> ModuleType:

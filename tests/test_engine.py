@@ -25,9 +25,12 @@ pytestmark = [
 
 def go(study: Study, tmp_path: Path, **settings: Any) -> tuple[Outcome, Journal]:
     # Only the test that looks at MLflow waits for it.
-    quick = {"studies_dir": tmp_path / "studies", "method": "random", "sync_timeout_s": 0.0}
-    settings = quick | settings
-    outcome = run(study, Settings(**settings))
+    quick: dict[str, Any] = {
+        "studies_dir": tmp_path / "studies",
+        "method": "random",
+        "sync_timeout_s": 0.0,
+    }
+    outcome = run(study, Settings(**quick | settings))
     return outcome, Journal(outcome.folder / "journal.db", read_only=True)
 
 

@@ -18,7 +18,14 @@ from hypertune.data.series import Floats
 from hypertune.errors import choices
 from hypertune.models import Recurrent
 from hypertune.space import Config, Space
-from hypertune.trainable.loop import LOOP_DEFAULTS, TensorLoop, Tensors, model_keys
+from hypertune.trainable.loop import (
+    LOOP_DEFAULTS,
+    TensorLoop,
+    Tensors,
+    loop_problems,
+    model_keys,
+    possible_values,
+)
 
 _RIDGE_PENALTIES = (0.1, 1.0, 10.0, 100.0, 1000.0)
 
@@ -56,13 +63,13 @@ class Forecasting:
             for key in sorted({"window"} | needed)
             if key not in given
         ]
-        longest = max(_values(space, fixed, "window"), default=0)
-        if longest > self.max_window:
-            problems.append(
-                f"window must be at most max_window={self.max_window} of forecasting(...), "
-                f"but goes up to {longest}"
-            )
-        return problems
+        problems += [
+            f"window must be an integer from 1 to max_window={self.max_window} of "
+            f"forecasting(...), but got {window!r}"
+            for window in possible_values(space, fixed, "window")
+            if not (isinstance(window, int) and 1 <= window <= self.max_window)
+        ]
+        return problems + loop_problems(space, fixed)
 
     def load(self, *, test: bool) -> SeriesSplit:
         values = load_series(self.data)
@@ -211,12 +218,3 @@ def _ridge(data: SeriesSplit, part: str, order: int, penalty: float) -> Floats:
     model = Ridge(alpha=penalty).fit(inputs("train"), targets)
     forecast: Floats = model.predict(inputs(part)) * sd + mean
     return forecast
-
-
-def _values(space: Space, fixed: Mapping[str, Any], name: str) -> list[float]:
-    """Return the extremes of what a parameter can be."""
-    values = [fixed[name]] if name in fixed else []
-    for parameter in space.parameters:
-        if parameter.name == name:
-            values += [parameter.from_unit(u) for u in np.linspace(0, 1 - 1e-12, 1000)]
-    return values

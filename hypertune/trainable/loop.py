@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from hypertune.space import Config
+from hypertune.space import Categorical, Config, Number, Space
 
 LOOP_DEFAULTS: Config = {
     "learning_rate": 1e-3,
@@ -27,6 +27,44 @@ LOOP_DEFAULTS: Config = {
 ``patience`` a trial ends as converged after so many epochs without an improvement of one in 1,000.
 """
 _MIN_IMPROVEMENT = 1e-3
+
+_RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "learning_rate": (lambda v: _real(v) and v > 0, "a number above 0"),
+    "batch_size": (lambda v: _whole(v) and v >= 1, "an integer of at least 1"),
+    "weight_decay": (lambda v: _real(v) and v >= 0, "a number of at least 0"),
+    "clip_norm": (lambda v: v is None or (_real(v) and v > 0), "a number above 0, or None"),
+    "schedule": (lambda v: v in ("constant", "cosine"), "constant or cosine"),
+    "patience": (lambda v: v is None or (_whole(v) and v >= 1), "an integer above 0, or None"),
+}
+
+
+def _whole(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _real(value: Any) -> bool:
+    return _whole(value) or isinstance(value, float)
+
+
+def loop_problems(space: Space, fixed: Mapping[str, Any]) -> list[str]:
+    """Return which values of a study the loop could not run with."""
+    problems = []
+    for name, (holds, rule) in _RULES.items():
+        values = possible_values(space, fixed, name)
+        wrong = [value for value in values if not holds(value)]
+        problems += [f"{name} must be {rule}, but got {wrong[0]!r}"] if wrong else []
+    return problems
+
+
+def possible_values(space: Space, fixed: Mapping[str, Any], name: str) -> list[Any]:
+    """Return what a key of the config may be: its one value, its choices, or its two ends."""
+    values = [fixed[name]] if name in fixed else []
+    for parameter in space.parameters:
+        if parameter.name == name and isinstance(parameter, Number):
+            values += [parameter.low, parameter.high]
+        elif parameter.name == name and isinstance(parameter, Categorical):
+            values += parameter.choices
+    return values
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -167,9 +205,7 @@ class TensorLoop:
 def _factor(schedule: str, n_batches: int) -> Callable[[int], float]:
     if schedule == "constant":
         return lambda batch: 1.0
-    if schedule == "cosine":
-        return lambda batch: 0.5 * (1.0 + math.cos(math.pi * min(batch / n_batches, 1.0)))
-    raise ValueError(f"schedule must be one of constant, cosine, but got '{schedule}'")
+    return lambda batch: 0.5 * (1.0 + math.cos(math.pi * min(batch / n_batches, 1.0)))
 
 
 def use_threads(n: int) -> None:

@@ -1,6 +1,6 @@
 """Forecasting: fair targets, no look ahead, honest baselines, and training that can be resumed."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,16 @@ CONFIG: Config = {
     "device": "cpu",
 }
 DROPOUT: Config = {"n_layers": 2, "dropout": 0.3, "schedule": "cosine", "weight_decay": 0.01}
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    n_threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(n_threads)
+
+
 Made = Callable[[Any], Forecasting]
 
 
@@ -156,10 +166,10 @@ def test_metrics_are_those_that_the_task_names_and_agree_with_each_other(made: M
 
 def test_test_metrics_are_those_of_the_best_epoch(made: Made) -> None:
     task = made(noise())
-    data, loop = task.load(test=True), started(task, learning_rate=0.3)
+    data, loop = task.load(test=True), started(task, learning_rate=3.0)
     tests, values = [], []
     for _ in range(5):
-        other = started(task, learning_rate=0.3)
+        other = started(task, learning_rate=3.0)
         values = [metrics["val_mae"] for metrics in curve(other, len(tests) + 1)]
         other.best_weights = other.model.state_dict()
         tests.append(other.test(data))
@@ -177,12 +187,14 @@ def test_training_goes_on_from_a_checkpoint_to_the_last_digit(
     n_before: int, made: Made, tmp_path: Path
 ) -> None:
     task = made(noise())
-    whole, first, second = (started(task, **DROPOUT) for _ in range(3))
+    whole = started(task, **DROPOUT)
     uninterrupted = curve(whole, 6)
+    first = started(task, **DROPOUT)
     begun = curve(first, n_before)
     first.save(tmp_path)
-    torch.manual_seed(99)  # another process has another state of chance
 
+    second = started(task, **DROPOUT)
+    torch.manual_seed(99)  # another process has another state of chance
     second.load(tmp_path)
 
     assert (second.epoch, second.best, second.best_epoch) == (
@@ -255,25 +267,24 @@ WINDOW = {"window": tune.choice([6, 12])}
         ({**WINDOW, "cel": tune.choice(["gru"])}, {}, ["'cel' is read neither by the training"]),
         ({"cell": tune.choice(["gru"])}, {}, ["'window' is missing: put it into the space"]),
         ({"cell": tune.choice(["gru"])}, {"window": 24}, []),
-        ({"cell": tune.choice(["gru"])}, {"window": 25}, ["window must be at most max_window=24"]),
-        ({"window": tune.choice([6, 30])}, {}, ["window must be at most max_window=24 of"]),
-        ({"window": tune.lograndint(2, 26)}, {}, ["window must be at most max_window=24 of"]),
+        ({"cell": tune.choice(["gru"])}, {"window": 25}, ["window must be"]),
+        ({"window": tune.choice([6, 30])}, {}, ["window must be"]),
+        ({"window": tune.lograndint(2, 26)}, {}, ["window must be"]),
         ({"window": tune.lograndint(2, 25)}, {}, []),
+        ({"window": tune.randint(0, 9)}, {}, ["window must be"]),
+        ({"window": tune.uniform(2, 3)}, {}, ["window must be"]),
+        (WINDOW, {"schedule": "linear"}, ["schedule must be constant or cosine, but got 'linear'"]),
+        (WINDOW, {"learning_rate": 0.0}, ["learning_rate must be a number above 0, but got 0.0"]),
+        (WINDOW, {"patience": 2.5}, ["patience must be an integer above 0, or None, but got 2.5"]),
         pytest.param(
             {"window": 200, "cell": tune.choice(["gru"])},
             {},
-            ["window must be at most max_window=24 of"],
+            ["window must be"],
             marks=pytest.mark.xfail(strict=True, reason="constants of the space are overlooked"),
-        ),
-        pytest.param(
-            {"window": tune.randint(0, 9)},
-            {},
-            ["window must be at least 1"],
-            marks=pytest.mark.xfail(strict=True, reason="only the upper end is looked at"),
         ),
     ],
 )
-def test_keys_nobody_reads_and_windows_too_long_are_named(
+def test_keys_nobody_reads_and_values_that_cannot_be_are_named(
     space: dict[str, Any], fixed: dict[str, Any], problems: list[str]
 ) -> None:
     task = forecasting("sunspots", horizon=12, max_window=24)
@@ -324,8 +335,3 @@ def test_metrics_have_distinct_names_for_one_step_ahead() -> None:
 def test_broken_rule_of_the_task_is_told(arguments: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         forecasting(**{"data": "sunspots", "horizon": 12, "max_window": 24, **arguments})
-
-
-def test_schedule_that_is_not_known_is_told(made: Made) -> None:
-    with pytest.raises(ValueError, match="must be one of constant, cosine, but got 'linear'"):
-        started(made(noise()), schedule="linear")

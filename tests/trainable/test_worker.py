@@ -92,9 +92,12 @@ def job(tmp_path: Path) -> WorkerJob:
 
 
 @pytest.fixture
-def make(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[WorkerJob], LocalWorker]]:
+def make(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> Iterator[Callable[[WorkerJob], LocalWorker]]:
     # Outside of a cluster the question would start one.
     monkeypatch.setattr(ray, "get_gpu_ids", list)
+    monkeypatch.setattr("ray.tune.trainable.trainable.DEFAULT_STORAGE_PATH", str(tmp_path / "ray"))
     made: list[LocalWorker] = []
     before = ray.is_initialized()
 

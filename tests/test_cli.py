@@ -1,0 +1,180 @@
+"""The command line: errors before anything starts, the whole way once, and clean ends."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+from conftest import TOY
+
+from hypertune import cli
+from hypertune.records import Journal
+
+ROOT = Path(__file__).parents[1]
+GOOD = "--space", "gru_window"
+
+
+def call(monkeypatch: pytest.MonkeyPatch, folder: Path, *args: str) -> int:
+    """Run the command line in this process; return its exit status."""
+    monkeypatch.chdir(folder)
+    monkeypatch.setattr(sys, "argv", ["hypertune", *args])
+    with pytest.raises(SystemExit) as end:
+        cli.main()
+    return int(end.value.code or 0)
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (["--space", "gru_windw"], "Unknown space 'gru_windw'. Did you mean 'gru_window'?"),
+        (["--space", "no/such.py"], "no/such.py' is no file"),
+        (["--space", "empty.py"], "it must hold a variable study = Study(...)"),
+        (["--space", "broken.py"], "line 2: ValueError: LogUniform requires a lower bound"),
+        (["--space", "reversed.py"], "x: low < high must hold, but got low=5, high=1"),
+        (["--space", "outside.py"], "default: x must be a number in [0, 1], but got 3"),
+        (["--space", "metric.py"], "metric 'los' is not reported by the task. Did you mean 'loss'"),
+        ([*GOOD, "--method", "tpx"], "Unknown method 'tpx'. Did you mean 'tpe'?"),
+        ([*GOOD, "--time-budget", "10x"], "--time-budget must be numbers with units"),
+        ([*GOOD, "--n-trials", "0"], "--n-trials must be at least 1, but got 0"),
+        ([*GOOD, "--cpus-per-trial", "0"], "--cpus-per-trial must be more than 0"),
+        ([*GOOD, "--gpus-per-trial", "1.5"], "--gpus-per-trial must be a whole number, or"),
+        ([*GOOD, "--name", "../x"], "--name must be at most 100 letters"),
+        ([*GOOD, "--set", "layers=2"], "'layers' is not a fixed value of this study"),
+        ([*GOOD, "--set", "n_layers"], "--set must be key=value"),
+        ([*GOOD, "--set", "batch_size=0"], "batch_size must be an integer of at least 1"),
+        ([*GOOD, "--probe"], "--probe goes with --dry-run"),
+        ([*GOOD, "--studies-dir", "empty.py"], "--studies-dir must be a folder to write in"),
+        ([*GOOD, "--dry-run", "--studies-dir", "empty.py/a"], "must be a folder to write in"),
+        (["--space", "nope", "--method", "nope", "--seed", "-1"], "--seed must be at least 0"),
+    ],
+)
+def test_bad_input_is_told_with_rule_and_value_before_anything_starts(
+    args: list[str],
+    message: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    toy = TOY.read_text()
+    (tmp_path / "empty.py").write_text("")
+    (tmp_path / "broken.py").write_text("from ray import tune\ntune.loguniform(0, 1)\n")
+    (tmp_path / "reversed.py").write_text(toy.replace("uniform(0, 1)", "uniform(5, 1)"))
+    (tmp_path / "outside.py").write_text(toy.replace('"x": 0.5', '"x": 3'))
+    (tmp_path / "metric.py").write_text(toy.replace('metric="loss"', 'metric="los"'))
+    before = sorted(tmp_path.rglob("*"))
+
+    assert call(monkeypatch, tmp_path, *args) == 2
+
+    error = capsys.readouterr().err
+    assert error.startswith("Error: ")
+    assert message in error
+    assert "Traceback" not in error
+    assert [p for p in sorted(tmp_path.rglob("*")) if "__pycache__" not in str(p)] == before
+
+
+def test_a_name_that_is_taken_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "studies" / "mine").mkdir(parents=True)
+    assert call(monkeypatch, tmp_path, *GOOD, "--name", "mine") == 2
+    assert "There is a study 'mine'" in capsys.readouterr().err
+
+
+def test_list_shows_studies_methods_and_data_sets(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert call(monkeypatch, tmp_path, "list") == 0
+    shown = capsys.readouterr().out
+    for text in ("gru_window", "Does a longer window pay", "asha (default)", "tpe", "sunspots"):
+        assert text in shown
+
+
+def test_a_dry_run_shows_the_plan_and_starts_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert call(monkeypatch, tmp_path, *GOOD, "--dry-run", "--set", "n_layers=2") == 0
+    shown = capsys.readouterr().out
+    for text in ("window (factor)", "one of 6, 12, 24", "24 trials of up to 27", "n_layers=2"):
+        assert text in shown
+    assert "Nothing was started." in shown
+    assert not list(tmp_path.iterdir())
+
+
+def start(folder: Path, *args: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, str(ROOT / "hypertune.py"), *args],
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": ""},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def wait_for_results(folder: Path, n: int) -> Journal:
+    """Return the journal of the study in a folder once it holds so many results."""
+    deadline = time.monotonic() + 90
+    while time.monotonic() < deadline:
+        for path in folder.glob("studies/*/journal.db"):
+            journal = Journal(path, read_only=True)
+            if len(journal.results()) >= n:
+                return journal
+            journal.close()
+        time.sleep(0.2)
+    raise TimeoutError
+
+
+@pytest.mark.slow
+def test_a_study_runs_from_any_folder_to_a_summary(tmp_path: Path) -> None:
+    process = start(tmp_path, *GOOD, "--n-trials", "4", "--max-epochs", "3", "--method", "random")
+    out, err = process.communicate(timeout=110)
+
+    assert process.returncode == 0, err
+    assert err == ""
+    for text in (
+        "Best configuration (trial ",
+        "ridge AR(",
+        "test_mae_ratio",
+        "4 searched, 4 of them to the end",
+        "mlflow server --host 127.0.0.1",
+    ):
+        assert text in out
+    assert re.search(r"On the test part the best configuration (beats|does not beat) naive", out)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["mlflow.db", "mlflow.db.lock", "studies"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupt_keeps_what_was_measured_and_prints_the_summary(
+    number: signal.Signals, tmp_path: Path
+) -> None:
+    study = tmp_path / "sleepy.py"
+    study.write_text(TOY.read_text().replace('"sleep_s": 0.0', '"sleep_s": 0.1'))
+    process = start(tmp_path, "--space", str(study), "--method", "random", "--n-trials", "1000")
+    wait_for_results(tmp_path, 12).close()
+    family = psutil.Process(process.pid).children(recursive=True)
+    process.send_signal(number)
+    out, err = process.communicate(timeout=60)
+
+    assert process.returncode == 130, err
+    assert err == ""
+    assert "by signal; all that was measured is kept" in out
+    assert "Best configuration (trial " in out
+    journal = Journal(tmp_path / "studies" / "sleepy-1" / "journal.db", read_only=True)
+    trials = journal.trials()
+    assert len(journal.results()) >= 12
+    assert {t.reason for t in trials if t.role == "search"} == {"complete", "interrupted"}
+    assert all(t.state == "ended" for t in trials)
+    # An interrupted trial can go on: its newest checkpoint is that of its last result.
+    for trial in trials:
+        if trial.reason == "interrupted" and (rows := journal.results(trial=trial.id)):
+            (state,) = (journal.path.parent / "checkpoints").glob(f"trial-{trial.id:03d}/epoch-*/*")
+            assert json.loads(state.read_text()) == rows[-1].epoch
+    _gone, alive = psutil.wait_procs(family, timeout=20)
+    assert not alive
