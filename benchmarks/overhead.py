@@ -1,6 +1,6 @@
 """What does the bookkeeping cost? The same trials bare, under plain Ray Tune, and under hypertune.
 
-    python benchmarks/overhead.py            # some 15 minutes on two cores; keep them idle
+    python benchmarks/overhead.py            # half an hour to an hour on two idle cores
 
 Each arm trains the same configs (an LSTM of fixed size on sunspots; only the learning rate differs)
 for the same epochs of about 0.1 s, one torch thread a trial, one trial a core:
@@ -23,8 +23,7 @@ life of a store. How to read the output:
   of the times at which they ended on the workers. Start-up and the tail are left out.
 - *efficiency*: in all, wall (a) / wall (c); in steady state, epochs/s (c) / epochs/s (a).
 - Ratios are taken within each repeat; their median is shown, with the least and the greatest.
-- The processes of (a) import Ray too, because hypertune does; a line says what (c)'s efficiency
-  would be if they did not.
+- The processes of (a) import Ray too, because hypertune does; one ratio leaves that time out.
 
 The arms must agree on the last validation metric of every trial, else this ends with an error.
 Linux only.
@@ -298,9 +297,8 @@ def run_job(job: str, options: argparse.Namespace, folder: Path) -> tuple[float,
         cpu |= descendants()  # now a zombie, it still tells its total
         if child.wait() != 0:
             tail = (folder / "output.txt").read_text(errors="replace").splitlines()[-40:]
-            sys.exit(
-                "\n".join([*tail, f"'{job}' failed with status {child.returncode}; see above."])
-            )
+            tail.append(f"'{job}' failed with exit status {child.returncode}; see above.")
+            sys.exit("\n".join(tail))
         end_descendants(cpu, within_s=LINGER_S)
     finally:
         end_descendants(cpu, within_s=0)

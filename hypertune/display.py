@@ -16,8 +16,8 @@ from rich.text import Text
 from hypertune.analysis import Summary
 from hypertune.engine import Outcome, Progress
 from hypertune.plan import Plan
+from hypertune.records import flat_names, redact
 from hypertune.settings import Settings
-from hypertune.space import flat_names
 from hypertune.study import Study
 
 _PLAIN_EVERY_S = 10.0
@@ -247,8 +247,6 @@ def _show_next(out: Console, outcome: Outcome, settings: Settings) -> None:
         )
         out.print(f"  http://127.0.0.1:5000{page}")
     elif settings.store.startswith("http"):
-        from hypertune.records.replica import redact
-
         out.print("See all trials in MLflow:", style="bold")
         out.print(f"  {redact(settings.store).rstrip('/')}{page}")
 

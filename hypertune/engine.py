@@ -30,8 +30,7 @@ from ray.tune.stopper import Stopper
 from hypertune.errors import HypertuneError, SettingError
 from hypertune.methods import METHODS, make_search
 from hypertune.provenance import environment
-from hypertune.records import Journal
-from hypertune.records.replica import Delivery, Uploader
+from hypertune.records import Delivery, Journal, Uploader
 from hypertune.search import Search, incumbent
 from hypertune.search.searchers.random import Random
 from hypertune.settings import Settings

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from hypertune.engine import planned_epochs, usable_folder
-from hypertune.records.replica import redact
+from hypertune.records import redact
 from hypertune.settings import Settings
 from hypertune.study import Study
 from hypertune.trainable.loop import use_threads

@@ -274,17 +274,6 @@ class Space:
         return _flatten(self._root, config, {}, "")
 
 
-def flat_names(config: Mapping[str, Value]) -> dict[str, Value]:
-    """Return a nested config by dotted names, as records show it."""
-    flat: dict[str, Value] = {}
-    for key, value in config.items():
-        if isinstance(value, Mapping) and value:
-            flat |= {f"{key}.{k}": v for k, v in flat_names(value).items()}
-        else:
-            flat[key] = value
-    return flat
-
-
 def identity(config: Mapping[str, Value]) -> str:
     """Return a text that is equal for equal configs, and differs for 1, 1.0 and True."""
     return _text(config)

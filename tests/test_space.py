@@ -9,7 +9,7 @@ import pytest
 from ray import tune
 
 from hypertune.errors import StudyError
-from hypertune.space import Space, Value, flat_names, identity
+from hypertune.space import Space, Value, identity
 
 BRANCHES = {
     "schedule": tune.choice(
@@ -53,7 +53,7 @@ def test_finite_domain_has_the_values_that_ray_draws(
 
     found = {identity({"": v}) for v in points(space, "x")}
 
-    drawn = domain.sample(size=2000, random_state=np.random.RandomState(0))  # noqa: NPY002
+    drawn = domain.sample(size=2000, random_state=np.random.RandomState(0))
     drawn = values or [round(v, 9) + 0.0 if isinstance(v, float) else v for v in drawn]
     assert found == {identity({"": v}) for v in drawn}
     assert space["x"].rule() == rule
@@ -277,11 +277,3 @@ def test_all_problems_of_a_space_are_told_at_once() -> None:
 def test_space_without_a_parameter_is_refused(spec: dict[str, Any]) -> None:
     with pytest.raises(StudyError, match="must hold at least one parameter"):
         Space(spec)
-
-
-def test_records_show_nested_configs_by_dotted_names() -> None:
-    assert flat_names({"a": {"b": 1, "c": {"d": None}}, "e": {}}) == {
-        "a.b": 1,
-        "a.c.d": None,
-        "e": {},
-    }

@@ -119,8 +119,7 @@ def test_study_that_is_shipped_loads_by_name(name: str) -> None:
     ("name", "message"),
     [
         ("gru_windw", r"Unknown space 'gru_windw'. Did you mean 'gru_window'\? Choose one of:"),
-        ("no/such.py", r"--space must be a name or a Python file, but 'no/such.py' is no file"),
-        (".py", r"but '.py' is no file"),
+        ("no/such.py", r"--space must be a name or a Python file, but '.*no/such.py' is no file"),
     ],
 )
 def test_unknown_study_is_a_setting_error(name: str, message: str) -> None:
@@ -139,9 +138,7 @@ def test_unknown_study_is_a_setting_error(name: str, message: str) -> None:
         ("import no_such_module\n", "line 1: ModuleNotFoundError: No module named 'no_such_"),
     ],
 )
-def test_file_that_is_no_study_says_what_and_where(
-    text: str, problem: str, tmp_path: Path
-) -> None:
+def test_file_that_is_no_study_says_what_and_where(text: str, problem: str, tmp_path: Path) -> None:
     path = tmp_path / "mine.py"
     path.write_text(text)
 
@@ -152,7 +149,6 @@ def test_file_that_is_no_study_says_what_and_where(
     assert [p[: len(problem)] for p in caught.value.problems] == [problem]
 
 
-@pytest.mark.xfail(strict=True, reason="frames name the absolute path: 'line ?'")
 def test_line_of_an_error_is_told_for_a_relative_path_too(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

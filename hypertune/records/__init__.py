@@ -1,5 +1,15 @@
 """What is remembered: the journal (the truth) and its MLflow replica."""
 
-from hypertune.records.journal import Journal, ResultRow, TrialRow
+from hypertune.records.cursors import redact
+from hypertune.records.journal import Journal, ResultRow, TrialRow, flat_names
+from hypertune.records.uploader import Delivery, Uploader
 
-__all__ = ["Journal", "ResultRow", "TrialRow"]
+__all__ = [
+    "Delivery",
+    "Journal",
+    "ResultRow",
+    "TrialRow",
+    "Uploader",
+    "flat_names",
+    "redact",
+]

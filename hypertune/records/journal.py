@@ -292,6 +292,17 @@ class Journal:
         ]
 
 
+def flat_names(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a nested config by dotted names, as records show it."""
+    flat: dict[str, Any] = {}
+    for key, value in config.items():
+        if isinstance(value, Mapping) and value:
+            flat |= {f"{key}.{k}": v for k, v in flat_names(value).items()}
+        else:
+            flat[key] = value
+    return flat
+
+
 def _dump(value: Any) -> str:
     return json.dumps(_spelled(value), ensure_ascii=False, allow_nan=False, separators=(",", ":"))
 

@@ -14,7 +14,7 @@ import pytest
 
 import hypertune
 from hypertune.errors import JournalError
-from hypertune.records.journal import FORMAT, Journal, now_ms
+from hypertune.records.journal import FORMAT, Journal, flat_names, now_ms
 
 
 @pytest.fixture
@@ -184,6 +184,12 @@ def test_sync_flushes_the_log_once_for_what_was_written(
     journal.sync()
 
     assert flushed == [log.stat().st_ino]
+
+
+def test_nested_configs_are_shown_by_dotted_names() -> None:
+    flat = flat_names({"a": {"b": 1, "c": {"d": None}}, "e": {}})
+
+    assert flat == {"a.b": 1, "a.c.d": None, "e": {}}
 
 
 WRITER = """

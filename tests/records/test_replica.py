@@ -22,9 +22,10 @@ import pytest
 from filelock import FileLock
 
 from hypertune.errors import JournalError
-from hypertune.records import replica
+from hypertune.records import Delivery, Uploader, redact, replica
+from hypertune.records.cursors import pending_on_disk
 from hypertune.records.journal import Journal
-from hypertune.records.replica import Delivery, Uploader, deliver, redact
+from hypertune.records.replica import deliver
 
 # mlflow uses what the newest SQLAlchemy deprecates.
 pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy")
@@ -41,7 +42,6 @@ STUDY: dict[str, Any] = {
     "max_epochs": 4,
     "metric": "loss",
     "mode": "min",
-    "fixed": {"n_layers": 1, "cell": "none"},
     "log_parameters": ["lr"],
     "settings": {"n_workers": 2, "levels": [1, 2]},
     "git_commit": "abc123",
@@ -76,7 +76,7 @@ def journal(tmp_path: Path) -> Iterator[Journal]:
 
 
 def add_trial(journal: Journal, trial: int, epochs: int = 4, reason: str | None = None) -> None:
-    config = {"lr": 0.01, "cell": "gru", "schedule": {"warmup": trial}, "flag": True}
+    config = {"n_layers": 1, "lr": 0.01, "cell": "gru", "schedule": {"warmup": trial}, "flag": True}
     journal.add_trial(trial, config, seed=100 + trial)
     journal.set_state(trial, "running")
     add_results(journal, trial, 1, epochs)
@@ -156,7 +156,7 @@ def test_mlflow_holds_what_the_journal_holds(journal: Journal, store: str, tmp_p
         assert run.data.params == {
             "lr": "0.01",
             "log10_lr": "-2.0",
-            "cell": "gru",  # the config's, not the fixed one
+            "cell": "gru",
             "schedule.warmup": key,
             "flag": "True",
             "n_layers": "1",
@@ -304,7 +304,7 @@ def test_odd_names_and_long_values_are_cut_visibly(journal: Journal, store: str)
     delivery = sent(journal, store)
     run = runs(store, delivery)["0"]
     assert delivery.warning is None
-    assert len(run.data.params) == 1 + 130 + 3
+    assert len(run.data.params) == 1 + 130 + 1
     (key,) = (key for key in run.data.params if key.startswith("kkk"))
     assert ".cut-" in key
     assert run.data.params[key].endswith("... (cut)")
@@ -567,7 +567,7 @@ def test_an_uploader_that_crashes_is_reported(journal: Journal, store: str) -> N
 def test_no_orphan_stays_and_no_driver_imports_mlflow(journal: Journal, store: str) -> None:
     add_trial(journal, 0)
     script = (
-        "import sys, os, time; from pathlib import Path; from hypertune.records.replica import *\n"
+        "import sys, os, time; from pathlib import Path; from hypertune.records import *\n"
         "uploader = Uploader(Path(sys.argv[1]), sys.argv[2]); uploader.start()\n"
         "assert 'mlflow' not in sys.modules\n"
         "print(uploader._process.pid, flush=True); time.sleep(60)"
@@ -578,7 +578,7 @@ def test_no_orphan_stays_and_no_driver_imports_mlflow(journal: Journal, store: s
         pid = int(driver.stdout.readline())
         driver.kill()
     eventually(lambda: not is_running(pid))
-    assert replica._pending_on_disk(journal.path, store) == 0  # it delivered what there was
+    assert pending_on_disk(journal.path, store) == 0  # it delivered what there was
     assert set(runs(store, sent(journal, store))) == {"study", "0"}
 
 

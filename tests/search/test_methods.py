@@ -57,7 +57,7 @@ def make(method: str, spec: dict[str, Any], **settings: Any) -> Search:
 
 
 def play(search: Search) -> list[Config]:
-    """Run with three jobs out; of the trials one fails and one is not finite. Return the configs."""
+    """Run with three jobs out; one trial fails, one is not finite. Return all configs."""
     configs: list[Config] = []
     while not search.done:
         out = [job for job in (search.ask() for _ in range(3)) if job is not None]
@@ -113,7 +113,7 @@ def test_tpe_finds_better_configs_than_chance() -> None:
     spec = {"x": X, "y": tune.loguniform(1e-4, 1)}
 
     def best(method: str, seed: int) -> float:
-        losses = []
+        losses: list[float] = []
         search = make(method, spec, seed=seed, n_trials=30, max_epochs=1)
         while (job := search.ask()) is not None:
             x, y = job.config["x"], math.log10(job.config["y"])

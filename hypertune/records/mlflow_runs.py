@@ -1,0 +1,228 @@
+"""What MLflow is to hold of a study, made from the journal alone.
+
+======================  ============================================================================
+in MLflow               from the journal
+======================  ============================================================================
+experiment              the space, by its name
+parent run              the study: settings as params, question and budget as description, and at
+                        the end ``n_trials_ended``, ``n_results``, ``best_<metric>``
+child run               a trial, once it has started: config as params (``log10_<name>`` too for
+                        parameters on a log scale), every finite metric at step = epoch; once it has
+                        ended, at step 0, ``best_<metric>``, ``best_epoch`` and, if it is complete
+                        or converged, ``final_<metric>``
+status of a child run   FINISHED (complete, converged), KILLED (stopped, interrupted) or FAILED
+                        (failed, lost); tags ``hypertune.state`` and ``hypertune.reason`` say which
+======================  ============================================================================
+
+"""
+
+import getpass
+import hashlib
+import math
+import os
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from hypertune.records.journal import Journal, ResultRow, TrialRow, flat_names
+
+STUDY = "study"  # the key of the parent run; those of the others are trial ids
+_KEY_CHARS, _PARAM_CHARS, _TAG_CHARS = 250, 6000, 8000  # MLflow's limits
+_BATCH_CHARS = 150_000  # at worst 6 bytes a character in JSON: under MLflow's 1 MB a request
+_STATUS = {
+    **dict.fromkeys(("complete", "converged"), "FINISHED"),
+    **dict.fromkeys(("stopped", "interrupted"), "KILLED"),
+    **dict.fromkeys(("failed", "lost"), "FAILED"),
+}
+
+
+class Item(NamedTuple):
+    """One thing of a run: a metric, a param or a tag."""
+
+    kind: str
+    key: str
+    value: Any
+    t_ms: int = 0
+    step: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """What MLflow is to hold of a study or a trial, but for the metrics of its epochs."""
+
+    key: str
+    name: str
+    tags: dict[str, str]
+    params: dict[str, str]
+    start_ms: int
+    status: str
+    end_ms: int | None
+    at_end: list[Item]
+
+
+def study_run(journal: Journal, study: Mapping[str, Any]) -> Run:
+    starts, ends = journal.events(kind="search_start"), journal.events(kind="search_end")
+    end = ends[-1] if ends and (not starts or ends[-1].id > starts[-1].id) else None
+    names = ("method", "seed", "n_trials", "max_epochs", "metric", "mode")
+    settings = {name: study[name] for name in names if name in study} | study.get("settings", {})
+    scalars = {k: v for k, v in settings.items() if isinstance(v, str | int | float | bool)}
+    return Run(
+        key=STUDY,
+        name=study["name"],
+        tags={
+            **_common_tags(study),
+            "hypertune.role": STUDY,
+            "hypertune.study": study["name"],
+            "mlflow.note.content": cut(_description(study), _TAG_CHARS),
+        },
+        params={_key(name): cut(value, _PARAM_CHARS) for name, value in scalars.items()},
+        start_ms=journal.events(limit=1)[0].t_ms,
+        status="RUNNING" if end is None else _ended_status(end.data),
+        end_ms=None if end is None else end.t_ms,
+        at_end=[] if end is None else _study_metrics(journal, study, end.t_ms),
+    )
+
+
+def _ended_status(data: Mapping[str, Any]) -> str:
+    return "KILLED" if data.get("interrupted") is True else "FINISHED"
+
+
+def _study_metrics(journal: Journal, study: Mapping[str, Any], t_ms: int) -> list[Item]:
+    trials, results = journal.trials(), journal.results()
+    searched = {trial.id for trial in trials if trial.role == "search"}
+    n_ended = sum(trial.state == "ended" for trial in trials)
+    values: dict[str, float] = {"n_trials_ended": n_ended, "n_results": len(results)}
+    if best := _best([row for row in results if row.trial in searched], study):
+        values[f"best_{study['metric']}"] = best[0]
+    return [Item("metric", _key(name), value, t_ms) for name, value in values.items()]
+
+
+def _description(study: Mapping[str, Any]) -> str:
+    lines = [
+        f"**{study.get('question', study['name'])}**\n",
+        f"- factors: {', '.join(study.get('factors', ())) or 'none'}",
+        f"- method: {study.get('method')}, seed {study.get('seed')}",
+        f"- budget: {study.get('n_trials')} trials of up to {study.get('max_epochs')} epochs",
+        f"- metric: {study.get('metric')} ({study.get('mode')})",
+    ]
+    lines += [
+        f"- {key}: {value}" for key, value in flat_names(study.get("environment", {})).items()
+    ]
+    return "\n".join(lines)
+
+
+def _common_tags(study: Mapping[str, Any]) -> dict[str, str]:
+    tags = {
+        "hypertune.study_id": study["study_id"],
+        "mlflow.user": _user(),
+        "mlflow.source.name": "hypertune",
+        "mlflow.source.type": "LOCAL",
+    }
+    if commit := study.get("git_commit"):
+        tags["mlflow.source.git.commit"] = str(commit)
+    return tags
+
+
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # a container may run under a number without a name
+        return str(os.getuid())
+
+
+def trial_run(journal: Journal, study: Mapping[str, Any], trial: TrialRow) -> Run:
+    tags = {
+        **_common_tags(study),
+        "hypertune.trial": str(trial.id),
+        "hypertune.role": trial.role,
+        "hypertune.repeat": str(trial.repeat),
+        "hypertune.state": trial.state,
+    }
+    ended = trial.state == "ended"
+    if ended and trial.reason:
+        tags["hypertune.reason"] = trial.reason
+    status = _STATUS.get(trial.reason or "", "FINISHED") if ended else "RUNNING"
+    if status == "FAILED" and trial.detail:
+        text = trial.detail.replace("```", "'''")
+        if len(text) > _TAG_CHARS - 50:  # the end of a traceback says most
+            text = "... (cut)\n" + text[50 - _TAG_CHARS :]
+        tags["mlflow.note.content"] = f"```text\n{text}\n```"
+    return Run(
+        key=str(trial.id),
+        name=trial.label or f"trial-{trial.id:03d}",
+        tags=tags,
+        params=_trial_params(study, trial),
+        start_ms=trial.started_ms or trial.created_ms,
+        status=status,
+        end_ms=trial.ended_ms if ended else None,
+        at_end=_trial_metrics(journal, study, trial) if ended else [],
+    )
+
+
+def _trial_params(study: Mapping[str, Any], trial: TrialRow) -> dict[str, str]:
+    values = {"seed": trial.seed, **flat_names(trial.config)}
+    for name in study.get("log_parameters", ()):
+        value = values.get(name)
+        if isinstance(value, int | float) and 0 < value < math.inf:
+            values[f"log10_{name}"] = round(math.log10(value), 6)
+    return {_key(name): cut(value, _PARAM_CHARS) for name, value in values.items()}
+
+
+def _trial_metrics(journal: Journal, study: Mapping[str, Any], trial: TrialRow) -> list[Item]:
+    results = journal.results(trial=trial.id)
+    if not (best := _best(results, study)):
+        return []
+    metric = study["metric"]
+    values = {f"best_{metric}": best[0], "best_epoch": float(best[1])}
+    final = max(results, key=lambda row: row.epoch).metrics.get(metric, math.nan)
+    if trial.reason in ("complete", "converged") and math.isfinite(final):
+        values[f"final_{metric}"] = final
+    t_ms = max(row.t_ms for row in results)
+    return [Item("metric", _key(name), value, t_ms) for name, value in values.items()]
+
+
+def _best(results: Sequence[ResultRow], study: Mapping[str, Any]) -> tuple[float, int] | None:
+    """Return the best finite value of the study's metric and its (earliest) epoch."""
+    sign = -1 if study.get("mode") == "max" else 1
+    values = [(row.metrics.get(study.get("metric", ""), math.nan), row.epoch) for row in results]
+    finite = [(value, epoch) for value, epoch in values if math.isfinite(value)]
+    return min(finite, key=lambda pair: (sign * pair[0], pair[1]), default=None)
+
+
+def epoch_metrics(rows: Sequence[ResultRow]) -> list[Item]:
+    """Return all finite metrics; MLflow cannot hold others."""
+    return [
+        Item("metric", _key(name), value, row.t_ms, row.epoch)
+        for row in rows
+        for name, value in row.metrics.items()
+        if math.isfinite(value)
+    ]
+
+
+def _key(name: str) -> str:
+    """Return a key that MLflow takes: other characters become ``_``; a long one ends in a hash."""
+    key = re.sub(r"[^/\w.\- :]", "_", name)
+    if len(key) <= _KEY_CHARS:
+        return key
+    return f"{key[: _KEY_CHARS - 14]}.cut-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
+
+
+def cut(value: Any, limit: int) -> str:
+    text = str(value)
+    return text if len(text) <= limit else text[: limit - 9] + "... (cut)"
+
+
+def batches(items: Sequence[Item], limit: int) -> Iterator[list[Item]]:
+    """Cut into batches of at most ``limit`` items that fit into a request each."""
+    batch: list[Item] = []
+    chars = 0
+    for item in items:
+        size = len(item.key) + len(str(item.value))
+        if batch and (len(batch) == limit or chars + size > _BATCH_CHARS):
+            yield batch
+            batch, chars = [], 0
+        batch.append(item)
+        chars += size
+    if batch:
+        yield batch
