@@ -14,7 +14,7 @@ import tempfile
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
@@ -36,7 +36,7 @@ from hypertune.search.searchers.random import Random
 from hypertune.settings import Settings
 from hypertune.space import Number
 from hypertune.study import Study
-from hypertune.trainable.worker import Worker, WorkerJob, evaluate, hang_file, newest_checkpoint
+from hypertune.trainable.worker import Worker, WorkerJob, hang_file, newest_checkpoint
 
 MAX_LOST = 2
 """A job whose worker died is tried again so many times."""
@@ -88,12 +88,17 @@ class Outcome:
 
 @dataclass(kw_only=True)
 class _Out:
-    """A job that is out. ``number`` is the trial's in the search, None for a baseline."""
+    """A job that is out.
+
+    ``number`` is the trial's in the search, None for a baseline; ``test`` is the label under which
+    the job looks at the test part, None for training.
+    """
 
     job: WorkerJob
     number: int | None
     from_epoch: int
     heard: float
+    test: str | None = None
 
 
 def _guarded(
@@ -126,6 +131,7 @@ class _Driver:
         search: Search,
         journal: Journal,
         folder: Path,
+        simple: Mapping[str, Mapping[str, float]],
         *,
         n_concurrent: int,
         progress: Progress,
@@ -141,6 +147,10 @@ class _Driver:
         self.n_lost: dict[int, int] = {}
         self.in_vain = 0  # jobs lost in a row, without a result in between
         self.default: int | None = None  # the baseline trial that trains the default in full
+        self.simple = simple
+        self.baselines: dict[str, int] = {}  # the simple models' trials, once they are journaled
+        self.to_test: list[tuple[str, int]] | None = None  # (label, trial); None: not opened
+        self.test_data: ray.ObjectRef | None = None
         self.values: dict[int, float] = {}  # trial id -> best value so far
         self.error: Exception | None = None
         self.interrupted = False
@@ -185,7 +195,7 @@ class _Driver:
             return None
         job = self.search.ask()
         if job is None:
-            return self._default_in_full(key)
+            return self._default_in_full(key) or self._next_test(key)
         if job.trial == len(self.ids):
             self.ids.append(self._add_trial(job.config, role="search"))
         return self._send(key, self.ids[job.trial], job.config, job.to_epoch, job.trial)
@@ -193,7 +203,7 @@ class _Driver:
     @property
     def finished(self) -> bool:
         """Nothing will come any more."""
-        return bool(self.stopping) or (not self.out and self.search.done)
+        return bool(self.stopping) or (not self.out and self.search.done and self.to_test == [])
 
     def _default_in_full(self, key: str) -> WorkerJob | None:
         """Return a job that trains the default to the end, where the search did not.
@@ -206,6 +216,54 @@ class _Driver:
         config = dict(self.study.default)
         self.default = self._add_trial(config, role="baseline", label="default")
         return self._send(key, self.default, config, self.search.max_epochs, None)
+
+    def _next_test(self, key: str) -> WorkerJob | None:
+        """Return a job that looks at the test part, when all training is over.
+
+        It is opened once: for the recommended trial, the default and the baselines.
+        """
+        if self.to_test is None:
+            if self.out or not self.search.done:
+                return None
+            self.progress.stage = "test"
+            self._open_test()
+        if not self.to_test:
+            return None
+        label, trial = self.to_test.pop(0)
+        row = self.journal.trial(trial)
+        searched = {name: row.config[name] for name in self.study.space}
+        job = self._send(key, trial, searched, 0, None, test=label)
+        return job
+
+    def _open_test(self) -> None:
+        study, best = self.study, incumbent(self.search.trials)
+        self.to_test = []
+        if best is None or not best.full or study.test_metric is None:
+            return
+        default = self.ids[0] if self.search.trials[0].full else self.default
+        self.to_test.append(("best", self.ids[best.number]))
+        if default is not None and newest_checkpoint(self.folder(default), 10**9):
+            self.to_test.append(("default", default))
+        data = study.trainable.load(test=True)
+        self.test_data = ray.put(data)
+        self._record_baselines()
+        for name, metrics in study.trainable.baselines(data, test=True).items():
+            self.journal.add_event(
+                "test", self.baselines[name], {"label": name, "metrics": metrics}
+            )
+
+    def _record_baselines(self) -> None:
+        """Journal the simple models and what they reach on the validation part, once."""
+        for name, metrics in self.simple.items():
+            if name in self.baselines:
+                continue
+            trial = self.baselines[name] = self.next_id
+            self.next_id += 1
+            self.journal.add_trial(
+                trial, {"model": name}, seed=self.settings.seed, role="baseline", label=name
+            )
+            self.journal.add_result(trial, 0, metrics)
+            self.journal.set_state(trial, "ended", reason="complete")
 
     def _add_trial(self, config: dict[str, Any], *, role: str, label: str = "") -> int:
         trial = self.next_id
@@ -222,11 +280,18 @@ class _Driver:
         return trial
 
     def _send(
-        self, key: str, trial: int, config: dict[str, Any], to_epoch: int, number: int | None
+        self,
+        key: str,
+        trial: int,
+        config: dict[str, Any],
+        to_epoch: int,
+        number: int | None,
+        *,
+        test: str | None = None,
     ) -> WorkerJob:
         folder = self.folder(trial)
-        reached = max(self.search.trials[number].losses, default=0) if number is not None else 0
-        checkpoint = newest_checkpoint(folder, reached)
+        reached = 0 if number is None else self.search.trials[number].epoch
+        checkpoint = newest_checkpoint(folder, self.search.max_epochs if test else reached)
         job = WorkerJob(
             trial=trial,
             config=self.study.config(config, seed=self.settings.seed),
@@ -237,9 +302,15 @@ class _Driver:
             mode=self.study.mode,
             timeout_s=self.settings.trial_timeout_s,
             n_threads=max(1, int(self.settings.cpus_per_trial)),
+            test_data=self.test_data if test else None,
         )
-        from_epoch = checkpoint[0] if checkpoint else 0
-        self.out[key] = _Out(job=job, number=number, from_epoch=from_epoch, heard=time.monotonic())
+        self.out[key] = _Out(
+            job=job,
+            number=number,
+            from_epoch=checkpoint[0] if checkpoint else 0,
+            heard=time.monotonic(),
+            test=test,
+        )
         return job
 
     def folder(self, trial: int) -> Path:
@@ -252,6 +323,8 @@ class _Driver:
     def started(self, key: str) -> None:
         out = self.out[key]
         out.heard = time.monotonic()
+        if out.test is not None:
+            return
         self.journal.set_state(out.job.trial, "running")
         self.journal.add_event(
             "job", out.job.trial, {"from_epoch": out.from_epoch, "to_epoch": out.job.to_epoch}
@@ -262,6 +335,11 @@ class _Driver:
     def result(self, key: str, result: dict[str, Any]) -> None:
         out = self.out[key]
         out.heard, self.in_vain = time.monotonic(), 0
+        if out.test is not None:
+            what = {k: result[k] for k in ("metrics", "failure", "traceback") if result.get(k)}
+            self.journal.add_event("test", out.job.trial, {"label": out.test, **what})
+            del self.out[key]
+            return
         if result["failure"] is not None:
             detail = "\n".join(part for part in (result["failure"], result["traceback"]) if part)
             self._ended(out, "failed", detail)
@@ -290,6 +368,9 @@ class _Driver:
         """Take note of a worker that died under a job."""
         out = self.out.pop(key, None)
         if out is None:
+            return
+        if out.test is not None:
+            self.journal.add_event("test", out.job.trial, {"label": out.test, "failure": text})
             return
         trial, hang = out.job.trial, hang_file(self.folder(out.job.trial), out.job.trial)
         if time.monotonic() - out.heard >= self.settings.trial_timeout_s:
@@ -352,7 +433,10 @@ class _Driver:
 
     def close(self) -> None:
         """End what is still open, in the search and in the journal."""
+        self._record_baselines()
         for out in self.out.values():
+            if out.test is not None:
+                continue
             if out.number is not None:
                 self.search.end(out.number, "interrupted")
             self.journal.set_state(
@@ -367,11 +451,6 @@ class _Driver:
                 detail=f"not promoted beyond epoch {trial.epoch}",
             )
         self.progress.n_ended["stopped"] = sum(t.reason == "stopped" for t in self.search.trials)
-
-    def best_trial(self) -> int | None:
-        """Return the id of the trial to recommend."""
-        best = incumbent(self.search.trials)
-        return None if best is None or not best.full else self.ids[best.number]
 
 
 # ---- the seams to Ray Tune ----
@@ -525,6 +604,7 @@ def run(study: Study, settings: Settings, observer: Observer | None = None) -> O
             search,
             journal,
             folder,
+            simple,
             n_concurrent=n_concurrent,
             progress=progress,
             observer=observer,
@@ -535,11 +615,6 @@ def run(study: Study, settings: Settings, observer: Observer | None = None) -> O
                 _search(driver, data)
             stopped_by = driver.stopping
             driver.close()
-            _record_baselines(driver, simple)
-            if stopped_by is None:
-                progress.stage = "test"
-                driver._show()
-                _open_test(driver, data)
             journal.add_event("search_end", None, {"interrupted": stopped_by == "signal"})
             journal.sync()
         except HypertuneError as problem:
@@ -628,51 +703,6 @@ def _search(driver: _Driver, data: Any) -> None:
                 checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
             ),
         ).fit()
-
-
-def _record_baselines(driver: _Driver, simple: Any) -> None:
-    for name, metrics in simple.items():
-        trial = driver.next_id
-        driver.next_id += 1
-        driver.journal.add_trial(
-            trial, {"model": name}, seed=driver.settings.seed, role="baseline", label=name
-        )
-        driver.journal.add_result(trial, 0, metrics)
-        driver.journal.set_state(trial, "ended", reason="complete")
-
-
-def _open_test(driver: _Driver, data: Any) -> None:
-    """Look at the test part, once: for the recommended trial, the default and the baselines."""
-    study, best = driver.study, driver.best_trial()
-    if best is None or study.test_metric is None:
-        return
-    first = driver.search.trials[0]
-    default = driver.ids[0] if first.full else driver.default
-    test_data = study.trainable.load(test=True)
-    for name, metrics in study.trainable.baselines(test_data, test=True).items():
-        baseline = next(t for t in driver.journal.trials() if t.label == name)
-        driver.journal.add_event("test", baseline.id, {"label": name, "metrics": metrics})
-    remote = ray.remote(evaluate).options(
-        num_cpus=driver.settings.cpus_per_trial, num_gpus=driver.settings.gpus_per_trial
-    )
-    data, test_data = ray.put(data), ray.put(test_data)
-    asked = {}
-    for label, trial in {"best": best, "default": default}.items():
-        checkpoint = trial is not None and newest_checkpoint(driver.folder(trial), 10**9)
-        if trial is None or not checkpoint:
-            continue
-        row = driver.journal.trial(trial)
-        config = {**row.config, "max_epochs": study.max_epochs, "seed": row.seed}
-        asked[label, trial] = remote.remote(
-            study.trainable, config, data, test_data, str(checkpoint[1]), study.metric, study.mode
-        )
-    for (label, trial), reference in asked.items():
-        try:
-            metrics = ray.get(reference, timeout=driver.settings.trial_timeout_s)
-        except Exception as error:
-            driver.journal.add_event("test", trial, {"label": label, "failure": str(error)})
-            continue
-        driver.journal.add_event("test", trial, {"label": label, "metrics": metrics})
 
 
 def _description(

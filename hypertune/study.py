@@ -112,6 +112,9 @@ class Study:
         problems = self._problems()
         if problems:
             raise StudyError(f"Study '{self.name}' is not valid", problems)
+        # Whole, in plain types: constants of the space may be left out of it.
+        default = self.search_space.nest(self.search_space.flatten(self.default))
+        object.__setattr__(self, "default", default)
 
     @cached_property
     def search_space(self) -> Space:

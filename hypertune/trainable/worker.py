@@ -5,7 +5,7 @@ import math
 import shutil
 import time
 import traceback
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -33,6 +33,8 @@ class WorkerJob:
         metric, mode: What the search goes by.
         timeout_s: Seconds that an epoch may take.
         n_threads: Threads to compute on.
+        test_data: Reference to the test part: do not train, but judge the checkpoint's best epoch
+            on it. None while the search is under way.
     """
 
     trial: int
@@ -44,10 +46,11 @@ class WorkerJob:
     mode: str
     timeout_s: float
     n_threads: int
+    test_data: ray.ObjectRef | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Return it as Ray Tune wants a trial's config."""
-        return {"job": asdict(self)}
+        return {"job": {f.name: getattr(self, f.name) for f in fields(self)}}
 
 
 class Worker(tune.Trainable):
@@ -97,6 +100,8 @@ class Worker(tune.Trainable):
             if job.checkpoint is not None:
                 self.loop.load(Path(job.checkpoint))
                 self.saved_epoch = self.loop.epoch
+        if job.test_data is not None:
+            return self._judge(self.loop, ray.get(job.test_data))
         metrics = {name: float(value) for name, value in self.loop.step().items()}
         if job.metric not in metrics:
             known = ", ".join(metrics) or "nothing"
@@ -118,6 +123,11 @@ class Worker(tune.Trainable):
             "failure": None,
             "done": done,
         }
+
+    def _judge(self, loop: Loop, test_data: Any) -> dict[str, Any]:
+        metrics = {name: float(value) for name, value in loop.test(test_data).items()}
+        self.loop = None
+        return {"metrics": metrics, "failure": None, "done": True}
 
     def _failure(self, text: str, lines: str = "") -> dict[str, Any]:
         self.loop = None
@@ -167,14 +177,3 @@ def newest_checkpoint(folder: Path, up_to: int) -> tuple[int, Path] | None:
         if path.name.removeprefix("epoch-").isdigit()
     }
     return max(((e, path) for e, path in found.items() if e <= up_to), default=None)
-
-
-def evaluate(
-    task: Task, config: Config, data: Any, test_data: Any, checkpoint: str, metric: str, mode: str
-) -> dict[str, float]:
-    """Return the test metrics of a trial's best epoch. Runs on a worker, when all is over."""
-    use_threads(1)
-    device = "cuda" if ray.get_gpu_ids() and torch.cuda.is_available() else "cpu"
-    loop = task.start({**config, "device": device}, data, metric=metric, mode=mode)
-    loop.load(Path(checkpoint))
-    return {name: float(value) for name, value in loop.test(test_data).items()}
