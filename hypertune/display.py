@@ -7,7 +7,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from rich.console import Console
+from rich.console import Console, Group
+from rich.live import Live
 from rich.progress import BarColumn, TextColumn, TimeElapsedColumn
 from rich.progress import Progress as Bar
 from rich.table import Table
@@ -34,32 +35,31 @@ def console() -> Console:
 
 
 class Display:
-    """Shows how a search is going: a live line in a terminal, a plain line now and then elsewhere.
+    """Shows how a search is going: live in a terminal, by a plain line now and then elsewhere.
 
     Call it with a `Progress`; use it as a context manager.
     """
 
     def __init__(self, out: Console) -> None:
         self._out = out
-        self._bar: Bar | None = None
+        self._live: Live | None = None
         self._stage, self._said = "", 0.0
         if out.is_terminal:
             self._bar = Bar(
                 TextColumn("{task.description}"),
-                BarColumn(bar_width=20),
-                TextColumn("{task.fields[text]}"),
+                BarColumn(bar_width=30),
                 TimeElapsedColumn(),
                 TextColumn("{task.fields[left]}"),
-                console=out,
-                transient=True,
             )
-            self._task = self._bar.add_task("starting Ray", total=None, text="", left="")
+            self._task = self._bar.add_task("starting Ray", total=None, left="")
+            self._text = Text()
+            self._live = Live(Group(self._bar, self._text), console=out, transient=True)
         else:
             out.print("Starting Ray ...")
 
     def __enter__(self) -> "Display":
-        if self._bar is not None:
-            self._bar.start()
+        if self._live is not None:
+            self._live.start()
         return self
 
     def __exit__(
@@ -68,22 +68,22 @@ class Display:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        if self._bar is not None:
-            self._bar.stop()
+        if self._live is not None:
+            self._live.stop()
 
     def __call__(self, progress: Progress) -> None:
         stage = _STAGES[progress.stage]
         left = seconds_left(progress)
         text = _progress_text(progress)
-        if self._bar is not None:
+        if self._live is not None:
             self._bar.update(
                 self._task,
                 description=stage,
                 completed=progress.n_epochs,
                 total=max(progress.planned_epochs, progress.n_epochs),
-                text=text,
                 left="" if left is None else f"about {duration(left)} left",
             )
+            self._text.plain = text
             return
         if stage == self._stage and time.monotonic() - self._said < _PLAIN_EVERY_S:
             return

@@ -1,6 +1,7 @@
 """The journal gives back what it was told, whatever becomes of the process."""
 
 import contextlib
+import itertools
 import math
 import os
 import signal
@@ -52,7 +53,11 @@ def test_what_was_written_is_read_back_by_another_connection_at_once(journal: Jo
         assert other.events(kind="test")[0].data == {"label": "best"}
 
 
-def test_state_keeps_the_first_start_and_the_end_of_a_trial(journal: Journal) -> None:
+def test_state_keeps_the_first_start_and_the_end_of_a_trial(
+    journal: Journal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = itertools.count(1)
+    monkeypatch.setattr("hypertune.records.journal.now_ms", lambda: next(clock))
     journal.add_trial(0, {}, seed=0)
     states = ["running", "waiting", "running", "ended"]
     rows = []

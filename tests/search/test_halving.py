@@ -115,6 +115,28 @@ def test_higher_rung_is_served_first() -> None:
     assert stretches([job]) == [(0, 3, 9)]
 
 
+def test_finalists_are_three_and_wait_for_those_who_may_be_promoted_yet() -> None:
+    s = search(5)
+    for _ in range(5):
+        s.ask()
+    for k in (4, 3, 2, 1):
+        s.tell(k, 1, float(k))
+    job = s.ask()
+    assert job is not None
+    assert stretches([job]) == [(1, 1, 3)]
+    assert s.ask() is None
+    s.tell(0, 1, 0.0)
+    job = s.ask()
+    assert job is not None
+    assert stretches([job]) == [(0, 1, 3)]
+    for trial, epoch in itertools.product((0, 1), (2, 3)):
+        assert s.ask() is None
+        s.tell(trial, epoch, float(trial))
+
+    finalists = [s.ask() for _ in range(4)]
+    assert stretches([job for job in finalists if job]) == [(0, 3, 27), (1, 3, 27), (2, 1, 27)]
+
+
 def test_trials_are_compared_at_the_same_epoch_by_the_best_value_up_to_it() -> None:
     s = search(9, max_epochs=9)
     curves = {0: [3, 0, 1], 1: [4], 2: [5], 3: [2, 9, 9], 4: [1, 1, 9]}

@@ -206,6 +206,9 @@ def test_training_goes_on_from_a_checkpoint_to_the_last_digit(
     assert begun + curve(second, 6 - n_before) == uninterrupted
     data = task.load(test=True)
     assert second.test(data) == whole.test(data)
+    third = started(task, **DROPOUT)
+    third.load(tmp_path)
+    assert third.test(data) == first.test(data)
     state = torch.load(tmp_path / "state.pt", weights_only=True)
     assert state["epoch"] == n_before
 
@@ -216,6 +219,8 @@ def test_seed_fixes_the_metrics(made: Made) -> None:
 
     assert first == again
     assert first != other
+    x = torch.ones(1, 6, 1)
+    assert not torch.equal(started(task, seed=1).predict(x), started(task, seed=2).predict(x))
 
 
 def test_cosine_schedule_ends_at_zero(made: Made) -> None:

@@ -11,7 +11,7 @@ import ray
 
 from hypertune.space import Config
 from hypertune.study import Loop
-from hypertune.trainable.worker import Worker, WorkerJob, evaluate, newest_checkpoint
+from hypertune.trainable.worker import Worker, WorkerJob, newest_checkpoint
 
 
 class FakeLoop:
@@ -237,16 +237,19 @@ def test_newest_checkpoint_is_whole_and_not_beyond_what_was_recorded(
     assert newest_checkpoint(tmp_path / "none", 9) is None
 
 
-def test_test_part_is_evaluated_from_the_checkpoint(
-    job: WorkerJob, make: Callable[[WorkerJob], LocalWorker]
+def test_test_part_is_judged_from_the_checkpoint_without_training(
+    job: WorkerJob, make: Callable[[WorkerJob], LocalWorker], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    parts = {"reference to the test part": 8.0}
+    monkeypatch.setattr(ray, "get", parts.__getitem__)
     worker = make(job)
     worker.train()
     worker.train()
-    task = FakeTask()
+    test: Any = "reference to the test part"
+    worker.reset(replace(job, checkpoint=f"{job.folder}/epoch-2", test_data=test).to_dict())
 
-    found = evaluate(
-        task, {"a": 1}, 4.0, task.load(test=True), f"{job.folder}/epoch-2", "loss", "min"
-    )
+    result = worker.train()
 
-    assert found == {"test_loss": 4.0}
+    assert (result["metrics"], result["failure"]) == ({"test_loss": 4.0}, None)
+    assert result["done"]
+    assert epochs(job.folder) == ["epoch-2"]
