@@ -134,7 +134,7 @@ def show_plan(out: Console, study: Study, settings: Settings, plan: Plan) -> Non
         ("method", settings.method),
         (
             "budget",
-            f"{plan.n_trials} trials of up to {plan.max_epochs} epochs; at most {plan.n_epochs} "
+            f"{plan.n_trials} trials of up to {plan.max_epochs} epochs; about {plan.n_epochs} "
             f"epochs in all, as much as {share:.3g} trials in full; and the default in full",
         ),
         ("at a time", f"{plan.n_concurrent} trials"),

@@ -74,6 +74,7 @@ def make_plan(study: Study, settings: Settings, *, probe: bool) -> Plan:
     n_epochs = planned_epochs(study, settings.method, int(n_trials))
     cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     n_concurrent = settings.n_concurrent or max(1, int(cpus / settings.cpus_per_trial))
+    n_concurrent = min(n_concurrent, int(n_trials))
     folder = usable_folder(study.name, settings)
     root = next(path for path in (folder.resolve(), *folder.resolve().parents) if path.exists())
     return Plan(
@@ -82,7 +83,7 @@ def make_plan(study: Study, settings: Settings, *, probe: bool) -> Plan:
         n_trials=int(n_trials),
         max_epochs=study.max_epochs,
         n_epochs=n_epochs,
-        n_concurrent=min(n_concurrent, int(n_trials)),
+        n_concurrent=n_concurrent,
         folder=folder,
         store=redact(settings.store),
         free_bytes=shutil.disk_usage(root).free,

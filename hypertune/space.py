@@ -12,6 +12,7 @@ flat config a branch goes by its label: the first of its constants that differs 
 the choice, else its index.
 """
 
+import itertools
 import json
 import math
 from abc import ABC, abstractmethod
@@ -59,6 +60,10 @@ class Parameter(ABC):
         """Number of distinct values; None if continuous."""
 
     @abstractmethod
+    def values(self) -> Iterator[Value]:
+        """Yield the distinct values in order; not for continuous parameters."""
+
+    @abstractmethod
     def from_unit(self, u: float) -> Value:
         """Return the value at ``u`` in [0, 1): equal shares of the interval are equally likely."""
 
@@ -96,9 +101,24 @@ class Number(Parameter):
     def n_values(self) -> int | None:
         return None if self.step is None else self._index(self.high) - self._index(self.low) + 1
 
+    def values(self) -> Iterator[Value]:
+        return (self._multiple(k) for k in range(self._index(self.low), self._index(self.high) + 1))
+
     def _index(self, value: float) -> int:
-        assert self.step is not None
-        return round(value / self.step)
+        """Return which multiple of the step is nearest; exactly, however long the range."""
+        return round(_exact(value) / _exact(self.step or 1))
+
+    def _multiple(self, k: int) -> float:
+        """Return ``k`` steps: 3 * 0.1 is 0.3."""
+        step = self.step or 1
+        return k * int(step) if self.integer else float(k * _exact(step))
+
+    def snap(self, value: float) -> float:
+        """Return the nearest value of the parameter."""
+        if self.step is None:
+            return float(min(max(value, self.low), self.high))
+        k = min(max(self._index(value), self._index(self.low)), self._index(self.high))
+        return self._multiple(k)
 
     def _ends(self) -> tuple[float, float]:
         """Return the ends on the scale of the search, half a step beyond where there are steps."""
@@ -111,15 +131,11 @@ class Number(Parameter):
         return low, high
 
     def from_unit(self, u: float) -> Value:
+        if self.n_values is not None and not self.log:
+            return self._multiple(self._index(self.low) + int(Decimal(u) * self.n_values))
         low, high = self._ends()
         value = low + u * (high - low)
-        value = math.exp(value) if self.log else value
-        if self.step is not None:
-            k = min(max(self._index(value), self._index(self.low)), self._index(self.high))
-            # Decimal: 3 * 0.1 is to be 0.3.
-            value = float(k * Decimal(str(self.step)))
-        value = min(max(value, self.low), self.high)
-        return round(value) if self.integer else float(value)
+        return self.snap(math.exp(value) if self.log else value)
 
     def to_unit(self, value: Value) -> float:
         low, high = self._ends()
@@ -139,7 +155,7 @@ class Number(Parameter):
         if not self.low <= value <= self.high:
             return False
         return self.step is None or math.isclose(
-            value, self._index(value) * self.step, rel_tol=1e-9, abs_tol=1e-12
+            value, self.snap(value), rel_tol=1e-9, abs_tol=1e-12
         )
 
 
@@ -152,6 +168,9 @@ class Categorical(Parameter):
     @property
     def n_values(self) -> int:
         return len(self.choices)
+
+    def values(self) -> Iterator[Value]:
+        return iter(self.choices)
 
     def index(self, value: Value) -> int:
         """Return the place of ``value``; 1, 1.0 and True are three values.
@@ -238,6 +257,16 @@ class Space:
         return tuple(dict.fromkeys(p.name for p in self.parameters))
 
     @property
+    def constants(self) -> dict[str, Value]:
+        """What the space holds besides parameters, at its top."""
+        assert isinstance(self._root, _Group)
+        return {k: m.value for k, m in self._root.members.items() if isinstance(m, _Constant)}
+
+    def configs(self) -> Iterator[Flat]:
+        """Yield all flat configs of a space without continuous parameters, in order."""
+        return _all(self._root)
+
+    @property
     def n_configs(self) -> int | None:
         """Number of distinct configs; None if there is a continuous parameter."""
         return _count(self._root)
@@ -279,6 +308,11 @@ def identity(config: Mapping[str, Value]) -> str:
     return _text(config)
 
 
+def _exact(value: float) -> Decimal:
+    """Return the number that a float is written as: 0.1, not the nearest fraction of two."""
+    return Decimal(str(value))
+
+
 def _text(value: Value) -> str:
     return json.dumps(value, sort_keys=True, default=repr)
 
@@ -306,6 +340,15 @@ def _plain(value: Any) -> Value:
     if isinstance(value, Mapping) and all(isinstance(key, str) for key in value):
         return {key: _plain(item) for key, item in value.items()}
     raise TypeError
+
+
+def is_plain(value: Any) -> bool:
+    """Say whether a config may hold this."""
+    try:
+        _plain(value)
+    except TypeError:
+        return False
+    return True
 
 
 def _holds_domain(value: Any) -> bool:
@@ -416,18 +459,17 @@ class _Reader:
                 f"{name}: low < high must hold, but got low={low}, high={high}{end}"
             )
         elif step is not None:
-            exact = Decimal(str(step))
-            first, last = math.ceil(round(low / step, 9)), math.floor(round(high / step, 9))
+            exact = _exact(step)
+            first, last = math.ceil(_exact(low) / exact), math.floor(_exact(high) / exact)
             if first > last:
                 self.problems.append(f"{name}: no multiple of {step} lies in [{low}, {high}]")
-            low, high = float(first * exact), float(last * exact)
+            low, high = first * exact, last * exact
             if log and low <= 0:
                 self.problems.append(f"{name}: low > 0 must hold on a log scale, but got low={low}")
         if len(self.problems) > n_before:
             return None
-        if integer:
-            low, high = round(low), round(high)
-        return {"low": low, "high": high, "step": step, "integer": integer}
+        cast = int if integer else float
+        return {"low": cast(low), "high": cast(high), "step": step, "integer": integer}
 
     def _choice(
         self, options: list[Any], *, key: str, name: str, condition: Condition | None
@@ -448,19 +490,21 @@ class _Reader:
         else:
             labels = _labels(options)
             nodes = []
-        if len({_text(label) for label in labels}) < len(labels):
+        if not _differ(labels):
             self.problems.append(f"{name}: choices must differ, but got {options!r}")
             return _Constant(None)
         parameter = Categorical(key=key, name=name, condition=condition, choices=tuple(labels))
         self.parameters.append(parameter)
         if nodes:
             return _Leaf(parameter)
+        # 1 and "1" read alike, but are two branches.
+        show = _show if len({_show(label) for label in labels}) == len(labels) else _text
         return _Branches(
             parameter,
             tuple(
                 self.read(
                     option,
-                    key=f"{key}[{_show(label)}]",
+                    key=f"{key}[{show(label)}]",
                     name=name,
                     condition=Condition(key=key, label=label),
                 )
@@ -472,24 +516,31 @@ class _Reader:
 def _labels(options: Sequence[Any]) -> list[Value]:
     """Return a label for each option, of which at least one is a branch."""
     branches = [option for option in options if isinstance(option, Mapping)]
+    constant = _telling_constant(branches)
+    plain = {_text(option) for option in options if not _holds_domain(option)}
+    labels = []
+    for index, option in enumerate(options):
+        if isinstance(option, Mapping) and constant is not None:
+            labels.append(option[constant])
+        elif not isinstance(option, Mapping) and not _holds_domain(option):
+            labels.append(_plain_or(option, index))
+        else:
+            labels.append(index if str(index) not in plain else f"#{index}")
+    return labels
+
+
+def _telling_constant(branches: Sequence[Mapping[str, Any]]) -> str | None:
+    """Return the first name whose constants differ in all branches."""
     scalar = (bool, int, float, str, type(None))
-    for key in branches[0] if branches else ():
-        values = [branch.get(key, ray_sample.Domain) for branch in branches]
-        if (
-            all(isinstance(value, scalar) for value in values)
-            and len({_text(value) for value in values}) == len(values)
-            and len(branches) > 1
-        ):
-            return [
-                option[key]
-                if isinstance(option, Mapping)
-                else (index if _holds_domain(option) else _plain_or(option, index))
-                for index, option in enumerate(options)
-            ]
-    return [
-        index if _holds_domain(option) or isinstance(option, Mapping) else _plain_or(option, index)
-        for index, option in enumerate(options)
-    ]
+    for name in branches[0] if len(branches) > 1 else ():
+        values = [branch.get(name, ray_sample.Domain) for branch in branches]
+        if all(isinstance(value, scalar) for value in values) and _differ(values):
+            return name
+    return None
+
+
+def _differ(values: Sequence[Value]) -> bool:
+    return len({_text(value) for value in values}) == len(values)
 
 
 def _plain_or(option: Any, index: int) -> Value:
@@ -511,6 +562,22 @@ def _count(node: _Node) -> int | None:
         case _Branches(_, options):
             counts = [_count(option) for option in options]
             return None if None in counts else sum(c for c in counts if c is not None)
+
+
+def _all(node: _Node) -> Iterator[Flat]:
+    match node:
+        case _Constant():
+            yield {}
+        case _Leaf(parameter):
+            for value in parameter.values():
+                yield {parameter.key: value}
+        case _Group(members):
+            for parts in itertools.product(*(list(_all(m)) for m in members.values())):
+                yield {key: value for part in parts for key, value in part.items()}
+        case _Branches(parameter, options):
+            for label, option in zip(parameter.choices, options, strict=True):
+                for rest in _all(option):
+                    yield {parameter.key: label, **rest}
 
 
 def _walk(node: _Node, flat: Flat, value_of: Callable[[Parameter], Value]) -> None:
@@ -548,8 +615,8 @@ def _flatten(node: _Node, value: Value, flat: Flat, name: str) -> list[str]:
         case _Leaf(parameter):
             if not parameter.contains(_lists(value)):
                 return [f"{name} must be {parameter.rule()}, but got {_show(value)}"]
-            number = isinstance(parameter, Number) and not parameter.integer
-            flat[parameter.key] = float(value) if number else _lists(value)
+            snap = parameter.snap if isinstance(parameter, Number) else _lists
+            flat[parameter.key] = snap(value)
             return []
         case _Group(members, is_list):
             return _flatten_group(members, is_list, value, flat, name)
@@ -581,17 +648,21 @@ def _flatten_group(
 def _flatten_branch(
     parameter: Categorical, options: Sequence[_Node], value: Value, flat: Flat, name: str
 ) -> list[str]:
+    groups = [isinstance(option, _Group) for option in options]
     fewest: list[str] | None = None
-    for label, option in zip(parameter.choices, options, strict=True):
+    for label, option, is_group in zip(parameter.choices, options, groups, strict=True):
         inner: Flat = {}
         problems = _flatten(option, value, inner, name)
         if not problems:
             flat[parameter.key] = label
             flat.update(inner)
             return []
-        if fewest is None or len(problems) < len(fewest):
+        if is_group and (fewest is None or len(problems) < len(fewest)):
             fewest = problems
-    return fewest or []
+    if isinstance(value, Mapping) and fewest is not None:
+        return fewest  # it was meant to be one of the branches, and is told what it lacks there
+    rules = [_show(o.value) for o in options if isinstance(o, _Constant)] + ["a dict"] * any(groups)
+    return [f"{name} must be {' or '.join(rules)}, but got {_show(value)}"]
 
 
 def _lists(value: Value) -> Value:

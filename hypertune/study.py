@@ -15,7 +15,7 @@ from typing import Any, Literal, Protocol, runtime_checkable
 from ray import cloudpickle
 
 from hypertune.errors import SettingError, StudyError, choices
-from hypertune.space import Config, Space
+from hypertune.space import Config, Space, is_plain
 
 RESERVED = ("max_epochs", "seed", "device")
 """Keys of a trial's config that the service sets itself."""
@@ -168,6 +168,12 @@ class Study:
             n for n in RESERVED if n in self.space or n in self.fixed
         ]
         problems += [f"'{n}' is in the space and must not be set besides" for n in taken]
+        problems += [
+            f"fixed value '{name}' must be plain (None, bool, finite number, str, lists or dicts "
+            f"of them), but got {value!r}"
+            for name, value in self.fixed.items()
+            if not is_plain(value)
+        ]
         problems += [
             f"factor '{name}' is not in the space.{choices(name, space.names)}"
             for name in self.factors

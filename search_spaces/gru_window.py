@@ -4,7 +4,7 @@
 
 Data: monthly mean sunspot numbers 1749-1983, split by time (70 % / 15 % / 15 %). All windows are
 trained and judged on the same targets; errors are relative to carrying the last value on.
-Budget: 24 trials of up to 27 epochs; halving spends at most 124 epochs on them instead of 648.
+Budget: 24 trials of up to 27 epochs; halving spends about 120 epochs on them instead of 648.
 """
 
 from ray import tune

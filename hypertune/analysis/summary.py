@@ -1,12 +1,15 @@
 """What a study found, in brief, from its journal alone."""
 
+import math
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
-from hypertune.records import Journal, ResultRow, TrialRow
+from hypertune.errors import JournalError
+from hypertune.records import EventRow, Journal, ResultRow, TrialRow
 
 FULL = ("complete", "converged")
 """How trials end whose value is the one in full."""
@@ -85,7 +88,7 @@ def summarize(folder: Path) -> Summary:
     """Return the summary of the study in a folder.
 
     Raises:
-        JournalError: There is no readable journal.
+        JournalError: There is no readable journal, or it holds no study.
     """
     journal = Journal(folder / "journal.db", read_only=True)
     try:
@@ -97,6 +100,8 @@ def summarize(folder: Path) -> Summary:
         starts, ends = journal.events(kind="search_start"), journal.events(kind="search_end")
     finally:
         journal.close()
+    if missing := {"metric", "mode", "test_metric"} - study.keys():
+        raise JournalError(f"'{journal.path}' lacks {', '.join(sorted(missing))}: no study began.")
     searched = [t for t in trials if t.role == "search"]
     best, full = _best(searched, results, study)
     n_looks = sum(event.data.get("label") == "best" for event in tests)
@@ -116,7 +121,7 @@ def summarize(folder: Path) -> Summary:
             if t.reason in ("failed", "lost")
         ),
         n_epochs=sum(row.epoch > 0 for rows in results.values() for row in rows),
-        seconds=sum(e.t_ms - s.t_ms for s, e in zip(starts, ends, strict=False)) / 1000,
+        seconds=_seconds(starts, ends),
         n_looks=n_looks,
         interrupted=bool(ends and ends[-1].data.get("interrupted")),
     )
@@ -146,6 +151,16 @@ def _best(
         default=None,
     )
     return best, bool(full)
+
+
+def _seconds(starts: list[EventRow], ends: list[EventRow]) -> float:
+    """Return the time of all sessions that ended; one that was killed has no end."""
+    pairs = zip_longest(starts, starts[1:])
+    total = 0
+    for start, following in pairs:
+        last = following.id if following else math.inf
+        total += sum(e.t_ms - start.t_ms for e in ends if start.id < e.id < last)
+    return total / 1000
 
 
 def _score(

@@ -96,7 +96,13 @@ class SeriesSplit:
         return origins
 
     def inputs(self, origins: NDArray[np.int64], window: int) -> Floats:
-        """Return the ``window`` values up to each origin, shape (n, window), oldest first."""
+        """Return the ``window`` values up to each origin, shape (n, window), oldest first.
+
+        Raises:
+            ValueError: The window reaches beyond the start of the series.
+        """
+        if not 1 <= window <= self.max_window:
+            raise ValueError(f"window must be from 1 to {self.max_window}, but got {window}.")
         inputs: Floats = self.values[origins[:, None] + np.arange(1 - window, 1)]
         return inputs
 

@@ -1,11 +1,12 @@
 """What is remembered: the journal (the truth) and its MLflow replica."""
 
 from hypertune.records.cursors import redact
-from hypertune.records.journal import Journal, ResultRow, TrialRow, flat_names
+from hypertune.records.journal import EventRow, Journal, ResultRow, TrialRow, flat_names
 from hypertune.records.uploader import Delivery, Uploader
 
 __all__ = [
     "Delivery",
+    "EventRow",
     "Journal",
     "ResultRow",
     "TrialRow",

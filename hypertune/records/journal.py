@@ -113,24 +113,24 @@ class Journal:
     def __init__(self, path: Path, *, read_only: bool = False) -> None:
         self.path = path
         self._dirty = False
+        if read_only and not path.is_file():
+            raise JournalError(f"There is no journal at '{path}'.")
         try:
+            # Not mode=ro for readers: those of a WAL file may have to make its shared-memory file.
+            self._db = sqlite3.connect(path, timeout=30, isolation_level=None)
+            (version,) = self._db.execute("PRAGMA user_version").fetchone()
+            if version != FORMAT and (read_only or version != 0):
+                raise JournalError(
+                    f"'{path}' has format {version}, but this version reads {FORMAT}."
+                )
             if read_only:
-                if not path.is_file():
-                    raise JournalError(f"There is no journal at '{path}'.")
-                # Not mode=ro: a reader of a WAL file has to be able to make the shared-memory file.
-                self._db = sqlite3.connect(path, timeout=30, isolation_level=None)
                 self._db.execute("PRAGMA query_only = ON")
             else:
-                self._db = sqlite3.connect(path, timeout=30, isolation_level=None)
                 self._db.execute("PRAGMA journal_mode = WAL")
                 self._db.execute("PRAGMA synchronous = NORMAL")
-                self._db.executescript(_SCHEMA)
-                self._db.execute(f"PRAGMA user_version = {FORMAT}")
-            (version,) = self._db.execute("PRAGMA user_version").fetchone()
+                self._db.executescript(f"BEGIN; {_SCHEMA} PRAGMA user_version = {FORMAT}; COMMIT;")
         except sqlite3.Error as error:
             raise JournalError(f"The journal '{path}' cannot be opened: {error}.") from error
-        if version != FORMAT:
-            raise JournalError(f"'{path}' has format {version}, but this version reads {FORMAT}.")
 
     def close(self) -> None:
         """Bring everything to the disk and close the file."""

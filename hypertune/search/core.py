@@ -11,7 +11,7 @@ Several jobs may be out at a time. All decisions follow from the history of the 
 `Search.restore` gives the history back, and the search goes on as if it had never been away.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,9 +19,11 @@ import numpy as np
 from hypertune.search.history import Mode, Reason, Trial
 from hypertune.search.schedulers.base import Scheduler
 from hypertune.search.searchers.base import Searcher
-from hypertune.space import Config, Space, identity
+from hypertune.space import Config, Flat, Space, identity
 
-_DISTINCT_TRIES = 100
+_SUGGESTIONS = 5  # a model that repeats itself would do so all day
+_DRAWS = 100
+_LISTED_CONFIGS = 10**5
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,6 +121,8 @@ class Search:
     def lost(self, trial: int, checkpoint_epoch: int = 0) -> None:
         """Report that a job was lost; another one of this trial goes on from its checkpoint."""
         record = self.trials[trial]
+        if not record.running and record.epoch >= record.to_epoch:
+            return  # its last epoch had been told
         record.running = False
         self._again.append((record, checkpoint_epoch))
 
@@ -169,27 +173,45 @@ class Search:
                 trial.reason = "complete"
         self._scheduler.observe(trial)
 
-    def _register(self, flat: Config, to_epoch: int) -> Trial:
+    def _register(self, flat: Flat, to_epoch: int) -> Trial:
+        # Two branches may hold one and the same config: it goes by one of them, in replay as well.
+        flat = self.space.flatten(self.space.nest(flat))
         trial = Trial(number=len(self.trials), flat=flat, to_epoch=to_epoch)
         self.trials.append(trial)
-        self._seen.add(identity(flat))
+        self._seen.add(self._identity(flat))
         return trial
 
     def _new_trial(self) -> Trial | None:
         k = len(self.trials)
-        to_epoch = self._scheduler.first_epoch
-        if k < len(self._start) and identity(self._start[k]) not in self._seen:
-            return self._register(self._start[k], to_epoch)
+        flat = self._start[k] if k < len(self._start) else None
+        if flat is None or self._identity(flat) in self._seen:
+            flat = self._distinct(k)
+        if flat is None:
+            self._exhausted = True
+            return None
+        return self._register(flat, self._scheduler.first_epoch)
 
-        def draw(rng: np.random.Generator) -> Config:
-            return self._searcher.suggest(self.trials, rng)
+    def _distinct(self, k: int) -> Flat | None:
+        """Return a config that was not tried yet; None if there is none."""
+        for attempt in range(_SUGGESTIONS):
+            flat = self._searcher.suggest(
+                self.trials, np.random.default_rng([self._seed, k, attempt])
+            )
+            if self._identity(flat) not in self._seen:
+                return flat
+        # A searcher that keeps proposing what was tried is helped out by chance, and where almost
+        # all was tried, by what is left.
+        rng = np.random.default_rng([self._seed, k, _SUGGESTIONS])
+        for _ in range(_DRAWS):
+            flat = self.space.sample(rng)
+            if self._identity(flat) not in self._seen:
+                return flat
+        n = self.space.n_configs
+        if n is None or n > _LISTED_CONFIGS:
+            return None
+        left = [c for c in self.space.configs() if self._identity(c) not in self._seen]
+        return left[rng.integers(len(left))] if left else None
 
-        # A searcher that keeps proposing what was tried is helped out by chance.
-        sources: list[Callable[[np.random.Generator], Config]] = [draw, self.space.sample]
-        for i, source in enumerate(sources):
-            for attempt in range(_DISTINCT_TRIES * (1 + 9 * i)):
-                flat = source(np.random.default_rng([self._seed, k, i, attempt]))
-                if identity(flat) not in self._seen:
-                    return self._register(flat, to_epoch)
-        self._exhausted = True
-        return None
+    def _identity(self, flat: Flat) -> str:
+        """Return a text that is equal for equal configs, whichever branches they come from."""
+        return identity(self.space.nest(flat))

@@ -44,7 +44,8 @@ class Forecasting:
     test_metrics: Mapping[str, str] = field(init=False)
 
     def __post_init__(self) -> None:
-        names = ["mae", "mae_ratio", "mae_ratio_h1", f"mae_ratio_h{self.horizon}"]
+        steps = dict.fromkeys((1, self.horizon))  # the first and the last
+        names = ["mae", "mae_ratio", *(f"mae_ratio_h{step}" for step in steps)]
         object.__setattr__(self, "metrics", ("train_loss", *(f"val_{n}" for n in names)))
         object.__setattr__(self, "test_metrics", {f"val_{n}": f"test_{n}" for n in names})
 

@@ -58,7 +58,7 @@ def loop_problems(space: Space, fixed: Mapping[str, Any]) -> list[str]:
 
 def possible_values(space: Space, fixed: Mapping[str, Any], name: str) -> list[Any]:
     """Return what a key of the config may be: its one value, its choices, or its two ends."""
-    values = [fixed[name]] if name in fixed else []
+    values = [known[name] for known in (fixed, space.constants) if name in known]
     for parameter in space.parameters:
         if parameter.name == name and isinstance(parameter, Number):
             values += [parameter.low, parameter.high]
@@ -221,7 +221,11 @@ def model_keys(model: type[nn.Module], given: tuple[str, ...]) -> tuple[set[str]
         model: Its ``__init__`` names them.
         given: Parameters that the task fills in itself.
     """
-    parameters = [p for name, p in inspect.signature(model).parameters.items() if name not in given]
+    parameters = [
+        p
+        for name, p in inspect.signature(model).parameters.items()
+        if name not in given and p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)
+    ]
     return (
         {p.name for p in parameters},
         {p.name for p in parameters if p.default is p.empty},

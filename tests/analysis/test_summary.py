@@ -171,7 +171,6 @@ def test_study_without_a_usable_trial_recommends_nothing(
     assert sum(summary.reasons.values()) == len(searched)
 
 
-@pytest.mark.xfail(strict=True, raises=KeyError, reason="asks for the mode of a study without keys")
 def test_journal_in_which_nothing_is_written_yet_is_told(tmp_path: Path) -> None:
     Journal(tmp_path / "journal.db").close()
 

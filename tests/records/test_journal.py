@@ -152,12 +152,7 @@ def test_reader_needs_a_journal(tmp_path: Path) -> None:
     "read_only",
     [
         True,
-        pytest.param(
-            False,
-            marks=pytest.mark.xfail(
-                strict=True, reason="a writer stamps its own format before it reads the file's"
-            ),
-        ),
+        pytest.param(False),
     ],
 )
 def test_journal_of_another_format_is_refused_and_left_as_it_is(

@@ -125,7 +125,6 @@ def test_no_config_runs_twice_and_a_small_space_is_exhausted(method: str) -> Non
     assert (s.more, s.done) == (False, True)
 
 
-@pytest.mark.xfail(strict=True, reason="chance finds the last few of many configs too rarely")
 def test_space_of_a_few_thousand_configs_is_exhausted() -> None:
     s = search(space=Space({"a": tune.randint(0, 2000)}), n_trials=2000, max_epochs=1)
     while (job := s.ask()) is not None:
@@ -134,7 +133,6 @@ def test_space_of_a_few_thousand_configs_is_exhausted() -> None:
     assert len(s.trials) == 2000
 
 
-@pytest.mark.xfail(strict=True, reason="distinct flat configs may be one and the same nested one")
 def test_config_that_two_branches_hold_runs_once() -> None:
     space = Space({"a": tune.choice([{"b": tune.randint(0, 3)}, {"b": tune.randint(2, 5)}])})
     s = search(space=space, n_trials=99, max_epochs=1)

@@ -11,7 +11,7 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from hypertune.search.history import Trial
 from hypertune.search.searchers.base import Searcher
-from hypertune.space import Categorical, Flat, Number, Parameter, Space, active
+from hypertune.space import Categorical, Flat, Number, Parameter, Space, Value, active
 
 
 class Tpe(Searcher):
@@ -52,27 +52,24 @@ class Tpe(Searcher):
                 proposal.suggest_categorical(parameter.key, range(len(parameter.choices)))
             ]
         assert isinstance(parameter, Number)
-        step = None if parameter.log else parameter.step
+        if _long(parameter):
+            return parameter.from_unit(proposal.suggest_float(parameter.key, 0.0, 1.0))
+        # Steps are ours: Optuna has none on a log scale, and stumbles over very small ones.
         if parameter.integer:
             value: float = proposal.suggest_int(
-                parameter.key,
-                int(parameter.low),
-                int(parameter.high),
-                log=parameter.log,
-                step=1 if step is None else int(step),
+                parameter.key, int(parameter.low), int(parameter.high), log=parameter.log
             )
         else:
             value = proposal.suggest_float(
-                parameter.key, parameter.low, parameter.high, log=parameter.log, step=step
+                parameter.key, parameter.low, parameter.high, log=parameter.log
             )
-        # Onto our own multiples, which Optuna does not have on a log scale.
-        return parameter.from_unit(parameter.to_unit(value))
+        return parameter.snap(value)
 
     def _history(self, trial: Trial) -> FrozenTrial:
         if trial.number in self._frozen:
             return self._frozen[trial.number]
         params = {
-            p.key: p.index(trial.flat[p.key]) if isinstance(p, Categorical) else trial.flat[p.key]
+            p.key: _internal(p, trial.flat[p.key])
             for p in active(self.space.parameters, trial.flat)
         }
         state, value = TrialState.RUNNING, None
@@ -95,18 +92,28 @@ class Tpe(Searcher):
         return frozen
 
 
+def _long(parameter: Number) -> bool:
+    """Say whether there are more values than Optuna's arithmetic tells apart."""
+    return parameter.n_values is not None and parameter.n_values > 10**6
+
+
+def _internal(parameter: Parameter, value: Value) -> float:
+    """Return a value as Optuna has it."""
+    if isinstance(parameter, Categorical):
+        return parameter.index(value)
+    if isinstance(parameter, Number) and _long(parameter):
+        return parameter.to_unit(value)
+    return float(value)
+
+
 def _distribution(parameter: Parameter) -> BaseDistribution:
     if isinstance(parameter, Categorical):
         return optuna.distributions.CategoricalDistribution(range(len(parameter.choices)))
     assert isinstance(parameter, Number)
-    step = None if parameter.log else parameter.step
+    if _long(parameter):
+        return optuna.distributions.FloatDistribution(0.0, 1.0)
     if parameter.integer:
         return optuna.distributions.IntDistribution(
-            int(parameter.low),
-            int(parameter.high),
-            log=parameter.log,
-            step=1 if step is None else int(step),
+            int(parameter.low), int(parameter.high), log=parameter.log
         )
-    return optuna.distributions.FloatDistribution(
-        parameter.low, parameter.high, log=parameter.log, step=step
-    )
+    return optuna.distributions.FloatDistribution(parameter.low, parameter.high, log=parameter.log)
