@@ -4,12 +4,17 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from hypertune.methods import ask_tell
     from hypertune.study import Study
     from hypertune.trainable.forecasting import forecasting
 
-__all__ = ["Study", "forecasting"]
+__all__ = ["Study", "ask_tell", "forecasting"]
 
-_HOMES = {"Study": "hypertune.study", "forecasting": "hypertune.trainable.forecasting"}
+_HOMES = {
+    "Study": "hypertune.study",
+    "ask_tell": "hypertune.methods",
+    "forecasting": "hypertune.trainable.forecasting",
+}
 
 
 def __getattr__(name: str) -> object:

@@ -1,7 +1,7 @@
 """The command line: flags -> calls -> printed result."""
 
+import ast
 import json
-import os
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -25,17 +25,28 @@ def _overrides(pairs: list[str]) -> dict[str, Any]:
         key, equals, text = pair.partition("=")
         if not (key and equals):
             raise SettingError(f"--set must be key=value, but got '{pair}'.")
-        try:
-            values[key] = json.loads(text)
-        except json.JSONDecodeError:
-            values[key] = text
+        values[key] = _value(text)
     return values
+
+
+def _value(text: str) -> Any:
+    """Return what a text says in JSON or in Python, else the text."""
+    for read in (json.loads, ast.literal_eval):
+        try:
+            return read(text)
+        except (ValueError, SyntaxError):
+            continue
+    return text
 
 
 @app.command()
 def run(
     space: Annotated[str, typer.Option(help="Study: a name from `list`, or a Python file.")],
     method: Annotated[str | None, typer.Option(help="How to search: see `list`.")] = None,
+    scheduler: Annotated[
+        str | None, typer.Option(help="none, asha, hyperband or median, with any method's configs.")
+    ] = None,
+    start: Annotated[Path | None, typer.Option(help="JSON file of configs to try first.")] = None,
     n_trials: Annotated[int | None, typer.Option(help="Configs to try.")] = None,
     max_epochs: Annotated[int | None, typer.Option(help="Epochs of a trial in full.")] = None,
     time_budget: Annotated[str | None, typer.Option(help="End after 90s, 10m, 1h30m, ...")] = None,
@@ -81,6 +92,8 @@ def run(
     with check:
         settings = Settings(
             method=method or DEFAULT_METHOD,
+            scheduler=scheduler,
+            start=start,
             n_trials=n_trials,
             max_epochs=max_epochs,
             n_concurrent=n_concurrent,
@@ -139,10 +152,6 @@ def main() -> None:
     except HypertuneError as error:
         print(f"Error: {error}", file=sys.stderr)
         sys.exit(2)
-    except KeyboardInterrupt:
-        print("Interrupted.", file=sys.stderr)
-        # Threads of libraries must not hold up a second Ctrl-C.
-        os._exit(130)
 
 
 if __name__ == "__main__":

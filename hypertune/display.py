@@ -43,7 +43,7 @@ class Display:
     def __init__(self, out: Console) -> None:
         self._out = out
         self._live: Live | None = None
-        self._stage, self._said = "", 0.0
+        self._stage, self._said, self._warned = "", 0.0, ""
         if out.is_terminal:
             self._bar = Bar(
                 TextColumn("{task.description}"),
@@ -83,8 +83,11 @@ class Display:
                 total=max(progress.planned_epochs, progress.n_epochs),
                 left="" if left is None else f"about {duration(left)} left",
             )
-            self._text.plain = text
+            self._text.plain = f"{text}\n{progress.warning}" if progress.warning else text
             return
+        if progress.warning and progress.warning != self._warned:
+            self._warned = progress.warning
+            self._out.print(f"Warning: {progress.warning}")
         if stage == self._stage and time.monotonic() - self._said < _PLAIN_EVERY_S:
             return
         self._stage, self._said = stage, time.monotonic()
@@ -183,6 +186,10 @@ def show_summary(out: Console, summary: Summary, outcome: Outcome, settings: Set
     ]
     if outcome.stopped_by is not None:
         rows.insert(0, ("ended early", f"by {outcome.stopped_by}; all that was measured is kept"))
+    if summary.n_looks:
+        rows.append(("test part", f"opened {summary.n_looks} time{'s'[: summary.n_looks > 1]}"))
+    if outcome.warning is not None:
+        rows.append(("warning", outcome.warning))
     rows += [("failed", f"trial {trial}: {text}") for trial, text in summary.failures[:5]]
     if len(summary.failures) > 5:
         rows.append(("", f"and {len(summary.failures) - 5} more"))

@@ -1,14 +1,23 @@
 """METHODS: every way to search, one row each. The command line, `list` and the tests read it."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
+from hypertune.errors import SettingError, choices
 from hypertune.search import Mode, Search
 from hypertune.search.schedulers.base import Scheduler
 from hypertune.search.schedulers.full import Full
 from hypertune.search.schedulers.halving import Halving
+from hypertune.search.schedulers.hyperband import Hyperband
+from hypertune.search.schedulers.median import Median
 from hypertune.search.searchers.base import Searcher
+from hypertune.search.searchers.bohb import Bohb
+from hypertune.search.searchers.grid import Grid
+from hypertune.search.searchers.hyperopt import Hyperopt
+from hypertune.search.searchers.optuna import Bayes, Tpe
 from hypertune.search.searchers.random import Random
-from hypertune.search.searchers.tpe import Tpe
+from hypertune.search.searchers.sobol import Sobol
 from hypertune.space import Config, Space
 
 
@@ -21,6 +30,12 @@ class Method:
     summary: str
 
 
+SCHEDULERS: dict[str, type[Scheduler]] = {
+    "none": Full,
+    "asha": Halving,
+    "hyperband": Hyperband,
+    "median": Median,
+}
 METHODS: dict[str, Method] = {
     "asha": Method(
         searcher=Random,
@@ -28,14 +43,37 @@ METHODS: dict[str, Method] = {
         summary="random configs, halved by promotion: the best third trains three times as long",
     ),
     "random": Method(
-        searcher=Random,
-        scheduler=Full,
-        summary="random configs, every trial in full",
+        searcher=Random, scheduler=Full, summary="random configs, every trial in full"
+    ),
+    "grid": Method(
+        searcher=Grid, scheduler=Full, summary="every config of a finite space, in full"
+    ),
+    "sobol": Method(
+        searcher=Sobol, scheduler=Full, summary="evenly spread quasi-random configs, in full"
     ),
     "tpe": Method(
         searcher=Tpe,
         scheduler=Full,
         summary="tree-structured Parzen estimator (Optuna), every trial in full",
+    ),
+    "hyperopt": Method(
+        searcher=Hyperopt,
+        scheduler=Full,
+        summary="tree-structured Parzen estimator (hyperopt), every trial in full",
+    ),
+    "bayes": Method(
+        searcher=Bayes,
+        scheduler=Full,
+        summary="Gaussian process, expected improvement (Optuna), every trial in full",
+    ),
+    "hyperband": Method(
+        searcher=Random, scheduler=Hyperband, summary="random configs in HyperBand's brackets"
+    ),
+    "bohb": Method(
+        searcher=Bohb, scheduler=Hyperband, summary="kernel densities in HyperBand's brackets"
+    ),
+    "median": Method(
+        searcher=Random, scheduler=Median, summary="random configs, stopped by the median rule"
     ),
 }
 DEFAULT_METHOD = "asha"
@@ -47,19 +85,77 @@ def make_search(
     *,
     mode: Mode,
     max_epochs: int,
-    n_trials: int,
+    n_trials: int | None,
     seed: int = 0,
-    start: tuple[Config, ...] = (),
+    start: Sequence[Config] = (),
+    scheduler: str | None = None,
 ) -> Search:
-    """Return the ask/tell object of a method."""
+    """Return the ask/tell object of a method.
+
+    Args:
+        method: A row of METHODS.
+        space: What to search.
+        mode: Whether values are to be minimised or maximised.
+        max_epochs: Epochs of a trial in full.
+        n_trials: Distinct configs to try; None for as many as are asked for.
+        seed: Of all chance.
+        start: Nested configs to try first.
+        scheduler: A row of SCHEDULERS in place of the method's own.
+
+    Raises:
+        SettingError: There is no such method, or it cannot honour the space.
+    """
+    if method not in METHODS:
+        raise SettingError(f"Unknown method '{method}'.{choices(method, list(METHODS))}")
+    if scheduler is not None and scheduler not in SCHEDULERS:
+        raise SettingError(
+            f"Unknown scheduler '{scheduler}'.{choices(scheduler, list(SCHEDULERS))}"
+        )
     row = METHODS[method]
+    if problems := row.searcher.problems(space):
+        raise SettingError("\n".join(problems))
+    chosen = row.scheduler if scheduler is None else SCHEDULERS[scheduler]
     return Search(
         space,
-        row.searcher(space, max_epochs),
-        row.scheduler(max_epochs),
+        row.searcher(space, max_epochs, seed),
+        chosen(max_epochs),
         mode=mode,
         max_epochs=max_epochs,
         n_trials=n_trials,
         seed=seed,
         start=start,
+    )
+
+
+def ask_tell(
+    method: str,
+    space: Mapping[str, Any],
+    *,
+    mode: Mode = "min",
+    max_epochs: int = 1,
+    seed: int = 0,
+    n_trials: int | None = None,
+) -> Search:
+    """Return a search to drive by hand, for loops and benchmarks of one's own.
+
+    Example:
+        search = ask_tell("asha", {"x": tune.uniform(0, 1)}, mode="min", max_epochs=27, n_trials=50)
+        while (job := search.ask()) is not None:  # several may be out at a time
+            for epoch in range(job.from_epoch + 1, job.to_epoch + 1):
+                search.tell(job.trial, epoch, train_one_epoch(job.config))
+
+    Args:
+        method: A row of METHODS.
+        space: Nested dict of Ray Tune domains.
+        mode: Whether values are to be minimised or maximised.
+        max_epochs: Epochs of a trial in full; 1 where there are no epochs.
+        seed: Of all chance.
+        n_trials: Distinct configs to try; None for as many as are asked for.
+
+    Raises:
+        StudyError: The space is not valid.
+        SettingError: There is no such method, or it cannot honour the space.
+    """
+    return make_search(
+        method, Space(space), mode=mode, max_epochs=max_epochs, n_trials=n_trials, seed=seed
     )

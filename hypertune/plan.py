@@ -1,7 +1,6 @@
 """What a run would do, without doing it."""
 
 import contextlib
-import math
 import os
 import shutil
 import tempfile
@@ -12,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from hypertune.engine import planned_epochs, usable_folder
+from hypertune.engine import planned_epochs, prepare, usable_folder
 from hypertune.records import redact
 from hypertune.settings import Settings
 from hypertune.study import Study
@@ -68,19 +67,18 @@ def make_plan(study: Study, settings: Settings, *, probe: bool) -> Plan:
     Raises:
         SettingError: `run` would not start.
     """
-    study = study.with_max_epochs(settings.max_epochs or study.max_epochs)
-    space = study.search_space
-    n_trials = min(settings.n_trials or study.n_trials, space.n_configs or math.inf)
-    n_epochs = planned_epochs(study, settings.method, int(n_trials))
+    study, search = prepare(study, settings)
+    space, n_trials = study.search_space, search.n_trials or 0
+    n_epochs = planned_epochs(search)
     cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     n_concurrent = settings.n_concurrent or max(1, int(cpus / settings.cpus_per_trial))
-    n_concurrent = min(n_concurrent, int(n_trials))
+    n_concurrent = min(n_concurrent, n_trials)
     folder = usable_folder(study.name, settings)
     root = next(path for path in (folder.resolve(), *folder.resolve().parents) if path.exists())
     return Plan(
         parameters=[(p.key, p.rule()) for p in space.parameters],
         n_configs=space.n_configs,
-        n_trials=int(n_trials),
+        n_trials=n_trials,
         max_epochs=study.max_epochs,
         n_epochs=n_epochs,
         n_concurrent=n_concurrent,

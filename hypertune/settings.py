@@ -6,9 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from hypertune.errors import SettingError, choices
-from hypertune.methods import DEFAULT_METHOD, METHODS
+from hypertune.methods import DEFAULT_METHOD, METHODS, SCHEDULERS
 
 _UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+_STORES = ("sqlite", "http", "https", "postgresql", "mysql", "mssql", "databricks")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
 
@@ -18,6 +19,8 @@ class Settings:
 
     Args:
         method: A row of METHODS.
+        scheduler: A row of SCHEDULERS in place of the method's own.
+        start: A file with configs to try first: a JSON list of them, or one alone.
         n_trials: Distinct configs to try; None for the study's own number.
         max_epochs: Epochs of a trial in full; None for the study's own number.
         time_budget_s: Seconds after which nothing new is started and what runs is ended.
@@ -37,6 +40,8 @@ class Settings:
     """
 
     method: str = DEFAULT_METHOD
+    scheduler: str | None = None
+    start: Path | None = None
     n_trials: int | None = None
     max_epochs: int | None = None
     time_budget_s: float | None = None
@@ -55,6 +60,9 @@ class Settings:
         problems = []
         if self.method not in METHODS:
             problems.append(f"Unknown method '{self.method}'.{choices(self.method, list(METHODS))}")
+        if self.scheduler is not None and self.scheduler not in SCHEDULERS:
+            known = choices(self.scheduler, list(SCHEDULERS))
+            problems.append(f"Unknown scheduler '{self.scheduler}'.{known}")
         rules: dict[str, tuple[Any, float, str]] = {
             "n_trials": (self.n_trials, 1, "at least 1"),
             "max_epochs": (self.max_epochs, 1, "at least 1"),
@@ -80,15 +88,24 @@ class Settings:
                 "--name must be at most 100 letters, digits, '.', '_' and '-', and begin with a "
                 f"letter or a digit, but got '{self.name}'."
             )
+        scheme = (self.tracking_uri or "sqlite:").split(":")[0].split("+")[0]
+        if scheme not in _STORES:
+            problems.append(
+                "--tracking-uri must begin with one of "
+                f"{', '.join(f'{known}:' for known in _STORES)} but got '{self.tracking_uri}'; "
+                "for a local store say sqlite:///mlflow.db."
+            )
         if problems:
             raise SettingError("\n".join(problems))
 
     @property
     def store(self) -> str:
         """The MLflow store's URI."""
-        if self.tracking_uri is not None:
-            return self.tracking_uri
-        return f"sqlite:///{self.studies_dir.resolve().parent / 'mlflow.db'}"
+        if self.tracking_uri is None:
+            return f"sqlite:///{self.studies_dir.resolve().parent / 'mlflow.db'}"
+        if self.tracking_uri.startswith("sqlite:///"):
+            return f"sqlite:///{Path(self.tracking_uri.removeprefix('sqlite:///')).resolve()}"
+        return self.tracking_uri
 
 
 def _flag(name: str) -> str:

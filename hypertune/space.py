@@ -12,7 +12,6 @@ flat config a branch goes by its label: the first of its constants that differs 
 the choice, else its index.
 """
 
-import itertools
 import json
 import math
 from abc import ABC, abstractmethod
@@ -572,12 +571,21 @@ def _all(node: _Node) -> Iterator[Flat]:
             for value in parameter.values():
                 yield {parameter.key: value}
         case _Group(members):
-            for parts in itertools.product(*(list(_all(m)) for m in members.values())):
-                yield {key: value for part in parts for key, value in part.items()}
+            yield from _product(list(members.values()))
         case _Branches(parameter, options):
             for label, option in zip(parameter.choices, options, strict=True):
                 for rest in _all(option):
                     yield {parameter.key: label, **rest}
+
+
+def _product(nodes: Sequence[_Node]) -> Iterator[Flat]:
+    """Yield all combinations; unlike itertools' product, without listing the factors first."""
+    if not nodes:
+        yield {}
+        return
+    for part in _all(nodes[0]):
+        for rest in _product(nodes[1:]):
+            yield {**part, **rest}
 
 
 def _walk(node: _Node, flat: Flat, value_of: Callable[[Parameter], Value]) -> None:

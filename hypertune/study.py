@@ -148,6 +148,13 @@ class Study:
                     for name in unknown
                 )
             )
+        odd = [
+            f"'{name}' must be of the kind of {self.fixed[name]!r}, but got {value!r}"
+            for name, value in values.items()
+            if _kind(value) != _kind(self.fixed[name]) and None not in (value, self.fixed[name])
+        ]
+        if odd:
+            raise SettingError("\n".join(odd))
         return replace(self, fixed={**self.fixed, **values})
 
     def _problems(self) -> list[str]:
@@ -195,6 +202,11 @@ class Study:
             known = choices(self.metric, self.trainable.metrics)
             problems.append(f"metric '{self.metric}' is not reported by the task.{known}")
         return problems + self.trainable.problems(space, self.fixed)
+
+
+def _kind(value: Any) -> type:
+    """Return a value's type; all numbers are of one kind."""
+    return float if isinstance(value, int) and not isinstance(value, bool) else type(value)
 
 
 def study_names() -> list[str]:

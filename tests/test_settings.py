@@ -40,7 +40,7 @@ def test_broken_rule_is_told_with_flag_and_value(changes: dict[str, Any], messag
 
 def test_all_broken_rules_are_told_at_once() -> None:
     with pytest.raises(SettingError) as caught:
-        Settings(method="grid", n_trials=0, cpus_per_trial=0, name="a b")
+        Settings(method="grit", n_trials=0, cpus_per_trial=0, name="a b")
 
     found = [line.split()[0] for line in str(caught.value).splitlines()]
     assert found == ["Unknown", "--n-trials", "--cpus-per-trial", "--name"]

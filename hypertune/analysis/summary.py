@@ -48,7 +48,6 @@ class Summary:
         n_epochs: Epochs trained in all.
         seconds: From the start of the search to its end, all sessions together.
         n_looks: How often the test part was opened.
-        interrupted: The search was cut short by a signal.
     """
 
     study: Mapping[str, Any]
@@ -60,7 +59,6 @@ class Summary:
     n_epochs: int
     seconds: float
     n_looks: int
-    interrupted: bool
 
     def better(self, a: float, b: float) -> bool:
         """Say whether ``a`` is better than ``b``."""
@@ -123,7 +121,6 @@ def summarize(folder: Path) -> Summary:
         n_epochs=sum(row.epoch > 0 for rows in results.values() for row in rows),
         seconds=_seconds(starts, ends),
         n_looks=n_looks,
-        interrupted=bool(ends and ends[-1].data.get("interrupted")),
     )
 
 

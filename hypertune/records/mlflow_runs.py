@@ -85,12 +85,13 @@ def study_run(journal: Journal, study: Mapping[str, Any]) -> Run:
 
 
 def _ended_status(data: Mapping[str, Any]) -> str:
-    return "KILLED" if data.get("interrupted") is True else "FINISHED"
+    return {"signal": "KILLED", "error": "FAILED"}.get(data.get("stopped_by") or "", "FINISHED")
 
 
 def _study_metrics(journal: Journal, study: Mapping[str, Any], t_ms: int) -> list[Item]:
     trials, results = journal.trials(), journal.results()
-    searched = {trial.id for trial in trials if trial.role == "search"}
+    full = ("complete", "converged")  # the value of any other is not comparable with theirs
+    searched = {trial.id for trial in trials if trial.role == "search" and trial.reason in full}
     n_ended = sum(trial.state == "ended" for trial in trials)
     values: dict[str, float] = {"n_trials_ended": n_ended, "n_results": len(results)}
     if best := _best([row for row in results if row.trial in searched], study):

@@ -44,7 +44,7 @@ if TYPE_CHECKING:  # mlflow takes a second and 160 MiB: only the uploader proces
     from mlflow import MlflowClient
 
 _ORPHAN_LIMIT_S = 60.0  # how long an uploader whose driver was killed goes on
-_POLL_S = 0.5
+_POLL_S = 2.0  # a request takes a tenth of a second of a core that could train
 _SLICE = 5000  # results read at once
 _REFUSALS = {"INVALID_PARAMETER_VALUE", "BAD_REQUEST", "MALFORMED_REQUEST", "INVALID_STATE"}
 _T = TypeVar("_T")

@@ -45,7 +45,7 @@ class Search:
         scheduler: Decides which trial goes on, and how far.
         mode: Whether values are to be minimised or maximised.
         max_epochs: Epochs of a trial in full.
-        n_trials: How many distinct configs to try.
+        n_trials: How many distinct configs to try; None for as many as are asked for.
         seed: Suggestion k draws from ``default_rng([seed, k, attempt])``, and from nothing else.
         start: Nested configs to try first.
     """
@@ -58,7 +58,7 @@ class Search:
         *,
         mode: Mode,
         max_epochs: int,
-        n_trials: int,
+        n_trials: int | None,
         seed: int = 0,
         start: Sequence[Config] = (),
     ) -> None:
@@ -75,10 +75,23 @@ class Search:
         self._again: list[tuple[Trial, int]] = []
         self._exhausted = False
 
+    def like(self, searcher: Searcher) -> "Search":
+        """Return a search of the same shape that has not begun, with another searcher."""
+        return Search(
+            self.space,
+            searcher,
+            type(self._scheduler)(self.max_epochs),
+            mode="min",
+            max_epochs=self.max_epochs,
+            n_trials=self.n_trials,
+            seed=self._seed,
+        )
+
     @property
     def more(self) -> bool:
         """New configs may still be proposed."""
-        return len(self.trials) < self.n_trials and not self._exhausted
+        enough = self.n_trials is not None and len(self.trials) >= self.n_trials
+        return not (enough or self._exhausted)
 
     @property
     def running(self) -> list[Trial]:
@@ -102,7 +115,8 @@ class Search:
         if not self.more:
             return None
         new = self._new_trial()
-        return None if new is None else self._job(new, 0, new.to_epoch)
+        # None: the space has nothing new any more, which may be the last chance of others.
+        return self.ask() if new is None else self._job(new, 0, new.to_epoch)
 
     def tell(self, trial: int, epoch: int, value: float) -> None:
         """Report the value after an epoch. The last epoch of a job ends it.
@@ -189,7 +203,7 @@ class Search:
         if flat is None:
             self._exhausted = True
             return None
-        return self._register(flat, self._scheduler.first_epoch)
+        return self._register(flat, self._scheduler.first_epoch(k))
 
     def _distinct(self, k: int) -> Flat | None:
         """Return a config that was not tried yet; None if there is none."""

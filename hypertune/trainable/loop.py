@@ -130,6 +130,7 @@ class TensorLoop:
         )
         self.metric, self.sign = metric, -1.0 if mode == "max" else 1.0
         self.epoch, self.best_epoch, self.best = 0, 0, math.inf
+        self.plateau_epoch, self.plateau = 0, math.inf  # the last improvement that counts
         self.best_weights: dict[str, torch.Tensor] = {}
 
     def step(self) -> Mapping[str, float]:
@@ -162,10 +163,12 @@ class TensorLoop:
     @property
     def converged(self) -> bool:
         """The plateau is reached."""
-        return self.patience is not None and self.epoch - self.best_epoch >= self.patience
+        return self.patience is not None and self.epoch - self.plateau_epoch >= self.patience
 
     def _keep_best(self, loss: float) -> None:
-        if not self.best_weights or loss < self.best - _MIN_IMPROVEMENT * abs(self.best):
+        if self.epoch == 1 or loss < self.plateau - _MIN_IMPROVEMENT * abs(self.plateau):
+            self.plateau, self.plateau_epoch = loss, self.epoch
+        if not self.best_weights or loss < self.best:
             self.best, self.best_epoch = loss, self.epoch
             self.best_weights = {k: v.detach().clone() for k, v in self.model.state_dict().items()}
 
@@ -178,6 +181,8 @@ class TensorLoop:
             "epoch": self.epoch,
             "best_epoch": self.best_epoch,
             "best": self.best,
+            "plateau_epoch": self.plateau_epoch,
+            "plateau": self.plateau,
             "best_weights": self.best_weights,
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
@@ -192,6 +197,7 @@ class TensorLoop:
     def load(self, folder: Path) -> None:
         state = torch.load(folder / "state.pt", map_location=self.device, weights_only=True)
         self.epoch, self.best_epoch, self.best = state["epoch"], state["best_epoch"], state["best"]
+        self.plateau_epoch, self.plateau = state["plateau_epoch"], state["plateau"]
         self.best_weights = state["best_weights"]
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])

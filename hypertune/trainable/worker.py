@@ -1,7 +1,9 @@
 """The worker's side: an actor that Ray Tune keeps warm and hands one job after another."""
 
+import contextlib
 import faulthandler
 import math
+import os
 import shutil
 import time
 import traceback
@@ -18,6 +20,7 @@ from hypertune.study import Loop, Task
 from hypertune.trainable.loop import use_threads
 
 _SAVE_EVERY_S = 30.0
+_REPORT_EVERY_S = 0.5
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,6 +28,7 @@ class WorkerJob:
     """What a worker is told: plain values only.
 
     Attributes:
+        key: Names this job alone.
         trial: The trial's id in the journal.
         config: Its whole config.
         to_epoch: The epoch that this job ends after.
@@ -37,6 +41,7 @@ class WorkerJob:
             on it. None while the search is under way.
     """
 
+    key: str
     trial: int
     config: Config
     to_epoch: int
@@ -54,9 +59,9 @@ class WorkerJob:
 
 
 class Worker(tune.Trainable):
-    """Runs jobs; `step` trains one epoch of the present one.
+    """Runs jobs; a step trains an epoch of the present one.
 
-    Nothing raises: an exception would cost Ray the actor. What goes wrong in a trial is reported as
+    No step raises: an exception would cost Ray the actor. What goes wrong in a trial is reported as
     ``failure``, and the next job begins with a new model.
     """
 
@@ -73,26 +78,39 @@ class Worker(tune.Trainable):
         return True
 
     def step(self) -> dict[str, Any]:
+        """Train an epoch; or several, where they are so short that reports would hold them up."""
+        begun, epochs = time.monotonic(), []
+        while True:
+            result = self._try()
+            if "epoch" in result:
+                epochs.append(result)
+            late = time.monotonic() - begun > _REPORT_EVERY_S
+            if result["done"] or late:
+                last = {"failure": None, "traceback": "", **result}
+                return {**last, "epochs": epochs, "device": self.device}
+
+    def _try(self) -> dict[str, Any]:
         try:
             self._watch()
             return self._epoch()
         except Exception as error:
-            lines = traceback.format_exc()
-            return self._failure(f"{type(error).__name__}: {error}", lines)
+            if "CUDA error" in str(error) and not isinstance(error, torch.OutOfMemoryError):
+                os._exit(1)  # this process can use its GPU no more: let another one take over
+            return self._failure(f"{type(error).__name__}: {error}", traceback.format_exc())
         finally:
             faulthandler.cancel_dump_traceback_later()
 
     def cleanup(self) -> None:
         """Keep what was trained when the job is cut short, and leave no file behind."""
         if self.loop is not None and self.loop.epoch > self.saved_epoch:
-            self._save()
-        if self._hang is not None:
-            path, file = self._hang
-            file.close()
-            path.unlink(missing_ok=True)
+            with contextlib.suppress(Exception):
+                self._save()
+        self._drop_hang_file()
 
     def _epoch(self) -> dict[str, Any]:
         job = self.job
+        if job.test_data is not None and job.checkpoint is None:
+            return self._failure("there is no checkpoint to judge")
         if self.loop is None:
             use_threads(job.n_threads)
             config = {**job.config, "device": self.device}
@@ -120,14 +138,13 @@ class Worker(tune.Trainable):
             "metrics": metrics,
             "t_ms": time.time_ns() // 1_000_000,
             "converged": converged,
-            "failure": None,
             "done": done,
         }
 
     def _judge(self, loop: Loop, test_data: Any) -> dict[str, Any]:
         metrics = {name: float(value) for name, value in loop.test(test_data).items()}
         self.loop = None
-        return {"metrics": metrics, "failure": None, "done": True}
+        return {"metrics": metrics, "done": True}
 
     def _failure(self, text: str, lines: str = "") -> dict[str, Any]:
         self.loop = None
@@ -142,29 +159,37 @@ class Worker(tune.Trainable):
         self.loop.save(part)
         shutil.rmtree(whole, ignore_errors=True)
         part.rename(whole)
+        # The one before stays: the driver may not have heard of this epoch yet, and then needs it.
+        before = newest_checkpoint(folder, epoch - 1)
         for other in folder.iterdir():
-            if other != whole:
+            if other != whole and (before is None or other != before[1]):
                 shutil.rmtree(other, ignore_errors=True)
         self.saved_epoch, self.saved_at = epoch, time.monotonic()
+
+    def _drop_hang_file(self) -> None:
+        if self._hang is not None:
+            path, file = self._hang
+            file.close()
+            path.unlink(missing_ok=True)
+            self._hang = None
 
     def _watch(self) -> None:
         """End this process, with a traceback in a file, if the step that follows hangs.
 
         A thread of C code watches, so that it works even where Python itself is stuck.
         """
-        if self._hang is None:
-            path = hang_file(Path(self.job.folder), self.job.trial)
+        if self.loop is None:
+            self._drop_hang_file()
+            path = hang_file(Path(self.job.folder).parent, self.job.key)
             path.parent.mkdir(parents=True, exist_ok=True)
             self._hang = path, path.open("w")
-        elif self.loop is None:
-            path = self._hang[0].rename(hang_file(Path(self.job.folder), self.job.trial))
-            self._hang = path, self._hang[1]
+        assert self._hang is not None
         faulthandler.dump_traceback_later(self.job.timeout_s, exit=True, file=self._hang[1])
 
 
-def hang_file(folder: Path, trial: int) -> Path:
-    """Return where the traceback of a trial that hangs is written."""
-    return folder.parent / f"hang-{trial}.txt"
+def hang_file(checkpoints: Path, key: str) -> Path:
+    """Return where the traceback of a job that hangs is written."""
+    return checkpoints / f"hang-{key}.txt"
 
 
 def newest_checkpoint(folder: Path, up_to: int) -> tuple[int, Path] | None:

@@ -67,7 +67,7 @@ def test_best_is_the_best_of_the_trials_in_full(tmp_path: Path) -> None:
             ([0.1], None, None),
         ],
         baselines={"naive": 1.9, "ridge": 1.4},
-        ended={"interrupted": True},
+        ended={"stopped_by": "signal"},
     )
 
     assert summary.best is not None
@@ -88,7 +88,7 @@ def test_best_is_the_best_of_the_trials_in_full(tmp_path: Path) -> None:
     }
     assert summary.failures == ((4, "RuntimeError: boom"), (5, "the worker died"), (6, ""))
     assert summary.n_epochs == 3 + 1 + 3 + 2 + 2 + 1
-    assert (summary.verdicts, summary.n_looks, summary.interrupted) == ([], 0, True)
+    assert (summary.verdicts, summary.n_looks) == ([], 0)
     assert summary.study["name"] == "s-1"
     assert 0 <= summary.seconds < 60
 
@@ -167,7 +167,7 @@ def test_study_without_a_usable_trial_recommends_nothing(
     summary = write(tmp_path, searched)
 
     assert (summary.best, summary.full, summary.scores) == (None, False, ())
-    assert (summary.verdicts, summary.n_looks, summary.interrupted) == ([], 0, False)
+    assert (summary.verdicts, summary.n_looks) == ([], 0)
     assert sum(summary.reasons.values()) == len(searched)
 
 

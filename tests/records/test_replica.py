@@ -176,7 +176,7 @@ def test_the_study_is_the_parent_run(journal: Journal, store: str) -> None:
     add_trial(journal, 0, reason="complete")
     parent = runs(store, sent(journal, store))["study"]
     assert parent.info.status == "RUNNING"
-    journal.add_event("search_end", data={"interrupted": True})
+    journal.add_event("search_end", data={"stopped_by": "signal"})
     parent = runs(store, sent(journal, store))["study"]
     assert (parent.info.run_name, parent.info.status) == ("gru-1", "KILLED")
     assert parent.data.metrics == {"n_trials_ended": 1, "n_results": 4, "best_loss": 0.5}

@@ -2,13 +2,18 @@
 
 import json
 import math
+import re
 import statistics
+from collections import Counter
 from typing import Any
 
+import numpy as np
 import pytest
 from ray import tune
+from ray.tune.search import sample
 
-from hypertune.methods import METHODS, make_search
+from hypertune.errors import SettingError
+from hypertune.methods import METHODS, ask_tell, make_search
 from hypertune.search import Search
 from hypertune.space import Config, Space, identity
 
@@ -51,9 +56,22 @@ SPACES: dict[str, dict[str, Any]] = {
 ROWS = pytest.mark.parametrize("method", METHODS)
 
 
-def make(method: str, spec: dict[str, Any], **settings: Any) -> Search:
+def make(method: str, spec: Any, **settings: Any) -> Search:
     settings = {"mode": "min", "max_epochs": 3, "n_trials": 14, **settings}
-    return make_search(method, Space(spec), **settings)
+    return make_search(method, Space(stepped(spec) if method == "grid" else spec), **settings)
+
+
+def stepped(spec: Any) -> Any:
+    """Return the space with values in place of continuous ranges, which a grid cannot have."""
+    if isinstance(spec, dict):
+        return {key: stepped(value) for key, value in spec.items()}
+    if isinstance(spec, list):
+        return [stepped(value) for value in spec]
+    if isinstance(spec, sample.Categorical):
+        return tune.choice(stepped(list(spec.categories)))
+    if isinstance(spec, sample.Float) and not isinstance(spec.sampler, sample.Quantized):
+        return tune.choice(np.linspace(spec.lower, spec.upper, 20).tolist())
+    return spec
 
 
 def play(search: Search) -> list[Config]:
@@ -99,6 +117,68 @@ def test_many_jobs_may_be_out_before_the_first_value(method: str) -> None:
     assert search.ask() is None
 
 
+def test_grid_names_continuous_parameters_and_goes_through_all_others_once() -> None:
+    with pytest.raises(SettingError, match=r"grid needs parameters .* but a is continuous"):
+        make_search("grid", Space(SPACES["mixed"]), mode="min", max_epochs=1, n_trials=9)
+    spec = {"a": tune.choice([{"x": tune.quniform(0, 1, 0.25)}, None]), "b": tune.randint(0, 3)}
+    search = make("grid", spec, n_trials=None, start=[{"a": None, "b": 1}])
+
+    configs = play(search)
+    assert len({identity(config) for config in configs}) == len(configs) == (5 + 1) * 3
+
+
+def test_sobol_spreads_points_more_evenly_than_chance() -> None:
+    def emptiest(method: str, seed: int) -> int:
+        search = make(method, {"x": X, "y": X}, n_trials=64, max_epochs=1, seed=seed)
+        cells = Counter((int(4 * c["x"] + 4) // 2, int(4 * c["y"] + 4) // 2) for c in play(search))
+        return min(cells[i, j] for i in range(4) for j in range(4))
+
+    assert all(emptiest("sobol", seed) >= 3 for seed in range(5))
+    assert any(emptiest("random", seed) < 3 for seed in range(5))
+
+
+def test_bohb_learns_from_the_largest_budget_with_enough_trials() -> None:
+    # At one epoch small x look good, in full large ones: the full budget must decide.
+    search = make("bohb", {"x": tune.uniform(0, 1)}, n_trials=60, max_epochs=9, seed=1)
+    while (job := search.ask()) is not None:
+        for epoch in range(job.from_epoch + 1, job.to_epoch + 1):
+            x = job.config["x"]
+            search.tell(job.trial, epoch, x if epoch < 9 else 1 - x)
+    early = [t.flat["x"] for t in search.trials[:20]]
+    late = [t.flat["x"] for t in search.trials[40:]]
+    assert statistics.mean(late) > statistics.mean(early)
+
+
+def test_scheduler_goes_with_any_searcher() -> None:
+    search = make("tpe", {"x": X}, n_trials=20, max_epochs=9, scheduler="asha")
+    play(search)
+    assert {t.epoch for t in search.trials if t.number not in (4, 5)} == {1, 3, 9}
+
+
+@pytest.mark.parametrize(
+    ("method", "scheduler", "message"),
+    [
+        ("tpee", None, "Unknown method 'tpee'. Did you mean 'tpe'?"),
+        ("tpe", "ahsa", "Unknown scheduler 'ahsa'. Did you mean 'asha'?"),
+    ],
+)
+def test_unknown_names_are_told(method: str, scheduler: str | None, message: str) -> None:
+    with pytest.raises(SettingError, match=re.escape(message)):
+        make_search(
+            method, Space({"x": X}), mode="min", max_epochs=1, n_trials=1, scheduler=scheduler
+        )
+
+
+def test_ask_tell_drives_a_search_without_an_end() -> None:
+    search = ask_tell("hyperband", {"x": X}, mode="max", max_epochs=9, seed=3)
+    for _ in range(50):
+        job = search.ask()
+        assert job is not None
+        for epoch in range(job.from_epoch + 1, job.to_epoch + 1):
+            search.tell(job.trial, epoch, job.config["x"])
+    assert not search.done
+
+
 def test_tpe_is_silent_on_a_range_of_64_bits() -> None:
     play(make("tpe", {"seed": tune.randint(0, 2**53), "x": X}, n_trials=40))
 
@@ -107,17 +187,20 @@ def test_tpe_searches_multiples_of_a_very_small_step() -> None:
     play(make("tpe", {"a": tune.quniform(0, 1, 1e-9)}))
 
 
-def test_tpe_finds_better_configs_than_chance() -> None:
+@pytest.mark.parametrize(
+    ("model", "n_trials", "n_seeds"), [("tpe", 30, 8), ("hyperopt", 60, 8), ("bayes", 20, 2)]
+)
+def test_models_find_better_configs_than_chance(model: str, n_trials: int, n_seeds: int) -> None:
     spec = {"x": X, "y": tune.loguniform(1e-4, 1)}
 
     def best(method: str, seed: int) -> float:
         losses: list[float] = []
-        search = make(method, spec, seed=seed, n_trials=30, max_epochs=1)
+        search = make(method, spec, seed=seed, n_trials=n_trials, max_epochs=1)
         while (job := search.ask()) is not None:
             x, y = job.config["x"], math.log10(job.config["y"])
             losses.append((x - 0.3) ** 2 + (y + 2.5) ** 2 / 4)
             search.tell(job.trial, 1, losses[-1])
         return min(losses)
 
-    mean = {m: statistics.mean(best(m, seed) for seed in range(8)) for m in ("random", "tpe")}
-    assert mean["tpe"] < 0.5 * mean["random"]
+    mean = {m: statistics.mean(best(m, seed) for seed in range(n_seeds)) for m in ("random", model)}
+    assert mean[model] < 0.5 * mean["random"]

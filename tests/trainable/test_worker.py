@@ -79,6 +79,7 @@ def boom(*args: object) -> Any:
 @pytest.fixture
 def job(tmp_path: Path) -> WorkerJob:
     return WorkerJob(
+        key="a1",
         trial=3,
         config={"a": 1},
         to_epoch=2,
@@ -95,6 +96,8 @@ def job(tmp_path: Path) -> WorkerJob:
 def make(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> Iterator[Callable[[WorkerJob], LocalWorker]]:
+    # Every epoch is reported at once; otherwise short ones are reported together.
+    monkeypatch.setattr("hypertune.trainable.worker._REPORT_EVERY_S", 0.0)
     # Outside of a cluster the question would start one.
     monkeypatch.setattr(ray, "get_gpu_ids", list)
     monkeypatch.setattr("ray.tune.trainable.trainable.DEFAULT_STORAGE_PATH", str(tmp_path / "ray"))
@@ -138,7 +141,7 @@ def test_job_ends_at_its_epoch_with_a_checkpoint_and_the_next_goes_on_from_it(
 
     assert [r["metrics"] for r in results] == [{"loss": 1 / 3}, {"loss": 1 / 4}]
     assert [r["done"] for r in results] == [False, True]
-    assert epochs(job.folder) == ["epoch-4"]  # only the newest one is kept
+    assert epochs(job.folder) == ["epoch-2", "epoch-4"]  # the newest, and the one before
 
 
 @pytest.mark.parametrize(

@@ -16,9 +16,8 @@ class Scheduler(ABC):
     def __init__(self, max_epochs: int) -> None:
         self.max_epochs = max_epochs
 
-    @property
-    def first_epoch(self) -> int:
-        """The epoch that a new trial goes to before it waits."""
+    def first_epoch(self, number: int) -> int:
+        """Return the epoch that the trial of this number goes to before it waits."""
         return self.max_epochs
 
     def observe(self, trial: Trial) -> None:

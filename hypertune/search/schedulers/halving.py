@@ -14,6 +14,14 @@ from hypertune.search.schedulers.base import Scheduler
 _FINALISTS = 3
 
 
+def rung_epochs(max_epochs: int, min_epochs: int = 1, eta: int = 3) -> list[int]:
+    """Return the epochs of the rungs: ``eta`` times as far each, the last one in full."""
+    rungs = [min_epochs]
+    while rungs[-1] * eta < max_epochs:
+        rungs.append(rungs[-1] * eta)
+    return [rung for rung in rungs if rung < max_epochs] + [max_epochs]
+
+
 class Halving(Scheduler):
     """Promotes the best 1/eta of each rung; nobody is stopped for good before the search ends.
 
@@ -29,21 +37,19 @@ class Halving(Scheduler):
     def __init__(self, max_epochs: int, min_epochs: int = 1, eta: int = 3) -> None:
         super().__init__(max_epochs)
         self.eta = eta
-        self.rungs: list[int] = [
-            min_epochs * eta**i
-            for i in range(max_epochs.bit_length())
-            if min_epochs * eta**i < max_epochs
-        ] + [max_epochs]
+        self.rungs = rung_epochs(max_epochs, min_epochs, eta)
         # Per rung: (loss there, trial number), best first. A trial enters each rung once.
         self._ranking: dict[int, list[tuple[float, int]]] = {rung: [] for rung in self.rungs}
         self._entered: dict[int, set[int]] = {rung: set() for rung in self.rungs}
 
-    @property
-    def first_epoch(self) -> int:
+    def first_epoch(self, number: int) -> int:
         return self.rungs[0]
 
     def observe(self, trial: Trial) -> None:
+        failed = trial.reason in ("failed", "lost")
         for rung in self.rungs:
+            if failed and rung > trial.to_epoch:
+                break  # it ranks last at the rung that it was on its way to, and no further
             loss = trial.loss_at(rung)
             if loss is not None and trial.number not in self._entered[rung]:
                 self._entered[rung].add(trial.number)

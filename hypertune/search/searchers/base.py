@@ -15,11 +15,23 @@ class Searcher(ABC):
     Args:
         space: The space to propose from.
         max_epochs: The epoch at which trials are to be good.
+        seed: For what is fixed once for a search; each suggestion gets a source of its own.
     """
 
-    def __init__(self, space: Space, max_epochs: int) -> None:
+    def __init__(self, space: Space, max_epochs: int, seed: int = 0) -> None:
         self.space = space
         self.max_epochs = max_epochs
+        self.seed = seed
+
+    @classmethod
+    def problems(cls, space: Space) -> list[str]:
+        """Return what in a space this searcher cannot honour; empty if it honours all of it."""
+        return []
+
+    @classmethod
+    def n_trials(cls, space: Space) -> int | None:
+        """Return how many trials the searcher is about; None if any number will do."""
+        return None
 
     @abstractmethod
     def suggest(self, trials: Sequence[Trial], rng: np.random.Generator) -> Flat:

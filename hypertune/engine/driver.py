@@ -1,0 +1,489 @@
+"""Between the search, the journal and Ray: which job goes out next, and what came back of it."""
+
+import contextlib
+import functools
+import shutil
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Concatenate, ParamSpec, TypeVar
+
+import ray
+
+from hypertune.errors import HypertuneError
+from hypertune.records import Journal
+from hypertune.search import Reason, Search, incumbent
+from hypertune.settings import Settings
+from hypertune.study import Study
+from hypertune.trainable.worker import WorkerJob, hang_file, newest_checkpoint
+
+MAX_LOST = 2
+"""A job whose worker died is tried again so many times."""
+_DRAIN_S = 10.0
+_SYNC_EVERY_S = 0.5
+_HOPELESS = (
+    3  # so many trials that all lost their workers, and no result ever: it is not the trials
+)
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+@dataclass(kw_only=True)
+class Progress:
+    """How a search is going, for whoever shows it. Values are those of the study's metric."""
+
+    metric: str
+    n_trials: int
+    planned_epochs: int
+    started: float
+    deadline: float | None = None
+    n_started: int = 0
+    n_running: int = 0
+    n_waiting: int = 0
+    n_ended: dict[str, int] = field(default_factory=dict)
+    n_epochs: int = 0
+    best: float | None = None
+    best_trial: int | None = None
+    stage: str = "search"
+    warning: str | None = None
+
+
+Observer = Callable[[Progress], None]
+
+
+@dataclass(kw_only=True)
+class Out:
+    """A job that is out.
+
+    ``number`` is the trial's in the search, None for a baseline; ``test`` is the label under which
+    the job looks at the test part, None for training.
+    """
+
+    job: WorkerJob
+    number: int | None
+    from_epoch: int
+    heard: float
+    test: str | None = None
+    cut: bool = False
+
+
+def _guarded(
+    method: Callable[Concatenate["Driver", P], T],
+) -> Callable[Concatenate["Driver", P], T | None]:
+    """Keep an error out of Ray, where it would end the run without its records being closed.
+
+    After the first one nothing more is taken in: a later epoch must not follow on a missing one.
+    """
+
+    @functools.wraps(method)
+    def call(self: "Driver", /, *args: P.args, **kwargs: P.kwargs) -> T | None:
+        if self.error is None:
+            try:
+                return method(self, *args, **kwargs)
+            except Exception as error:
+                self.error = error
+        return None
+
+    return call
+
+
+class Driver:
+    """Stands between the search, the journal and Ray. All its methods run in one thread.
+
+    Args:
+        study, settings, search, journal: What is run, how, and where it is written.
+        folder: The study's folder.
+        simple: Metrics of the simple models on the validation part.
+        n_concurrent: Jobs that may be out.
+        progress: Kept up to date, for the observer.
+        observer: Called when something has changed.
+        warning: Asked now and then for what is wrong with the records' replica.
+    """
+
+    def __init__(
+        self,
+        study: Study,
+        settings: Settings,
+        search: Search,
+        journal: Journal,
+        folder: Path,
+        simple: Mapping[str, Mapping[str, float]],
+        *,
+        n_concurrent: int,
+        progress: Progress,
+        observer: Observer | None,
+        warning: Callable[[], str | None] = lambda: None,
+    ) -> None:
+        self.study, self.settings, self.search, self.journal = study, settings, search, journal
+        self.checkpoints = folder.resolve() / "checkpoints"
+        self.n_concurrent = n_concurrent
+        self.progress, self.observer, self.warning = progress, observer, warning
+        self.out: dict[str, Out] = {}
+        self.ids: list[int] = []  # search number -> trial id in the journal
+        self.next_id = 0
+        self.n_lost: dict[int, int] = {}
+        self.default: int | None = None  # the baseline trial that trains the default in full
+        self.default_due = True
+        self.simple = simple
+        self.baselines: dict[str, int] = {}  # the simple models' trials, once they are journaled
+        self.to_test: list[tuple[str, int]] | None = None  # (label, trial); None: not opened
+        self.test_data: ray.ObjectRef | None = None
+        self.best_kept: int | None = None  # the full trial whose checkpoint is kept
+        self.error: Exception | None = None
+        self.interrupted = False
+        self.cut_short = False  # the time budget has refused or ended a job
+        self.halted_at: float | None = None
+        self.synced = time.monotonic()
+
+    # ---- what ends a search ----
+
+    @property
+    def halted(self) -> bool:
+        """Nothing more is to be started, and what runs is to end."""
+        return self.interrupted or self.error is not None
+
+    @property
+    def overdue(self) -> bool:
+        """The time budget is spent: no more training, but the test part is still opened."""
+        deadline = self.progress.deadline
+        return deadline is not None and time.time() > deadline
+
+    @property
+    def stopped_by(self) -> str | None:
+        """What ended the search early; None if nothing did."""
+        if self.error is not None:
+            return "error"
+        if self.interrupted:
+            return "signal"
+        return "time budget" if self.cut_short else None
+
+    def tick(self) -> bool:
+        """Do what is due now and then; return True to end the run at once."""
+        if time.monotonic() - self.synced > _SYNC_EVERY_S:
+            self._sync()
+            self._show()
+        waits = self.halted or (self.overdue and any(o.test is None for o in self.out.values()))
+        if not waits:
+            self.halted_at = None
+            return False
+        self.halted_at = self.halted_at or time.monotonic()
+        # Jobs end after their present epoch, so that nothing trained is lost; but not for ever.
+        return time.monotonic() - self.halted_at > _DRAIN_S
+
+    @_guarded
+    def _sync(self) -> None:
+        self.synced = time.monotonic()
+        self.journal.sync()
+
+    def cut(self, key: str) -> bool:
+        """Say whether a job is to end after the epoch that has just been reported."""
+        out = self.out.get(key)
+        if out is not None and (self.halted or self.overdue):
+            out.cut = True
+        return out is not None and out.cut
+
+    # ---- jobs out ----
+
+    @_guarded
+    def next_job(self, key: str) -> WorkerJob | None:
+        """Return a job for the Ray trial ``key``; None if none is due."""
+        if len(self.out) >= self.n_concurrent or self.halted:
+            return None
+        if self.overdue and not self.search.done:
+            self.cut_short = True
+        if self.cut_short:
+            return self._next_test(key)
+        job = self.search.ask()
+        if job is None:
+            return self._default_in_full(key) or self._next_test(key)
+        if job.trial == len(self.ids):
+            self.ids.append(self._add_trial(job.config, role="search"))
+            self.progress.n_started += 1
+        return self._send(key, self.ids[job.trial], job.config, job.to_epoch, job.trial)
+
+    @property
+    def finished(self) -> bool:
+        """Nothing will come any more."""
+        over = self.cut_short or self.search.done
+        return self.halted or (over and not self.out and self.to_test == [])
+
+    def _default_in_full(self, key: str) -> WorkerJob | None:
+        """Return a job that trains the default to the end, where the search did not.
+
+        The default is what the answer is compared with. It goes where a worker would be idle, once
+        the search cannot get to it any more.
+        """
+        full, trials = self.search.max_epochs, self.search.trials
+        undecided = self.search.more or any(t.to_epoch < full for t in self.search.running)
+        if not self.default_due or undecided or not trials or not trials[0].waiting:
+            return None
+        self.default_due = False
+        config = dict(self.study.default)
+        if self.default is None:
+            self.default = self._add_trial(config, role="baseline", label="default")
+        return self._send(key, self.default, config, full, None)
+
+    def _next_test(self, key: str) -> WorkerJob | None:
+        """Return a job that looks at the test part, when all training is over.
+
+        It is opened once: for the recommended trial, the default and the baselines.
+        """
+        if self.to_test is None:
+            if self.out:
+                return None
+            self.progress.stage = "test"
+            self._open_test()
+        if not self.to_test:
+            return None
+        label, trial = self.to_test.pop(0)
+        config = self.journal.trial(trial).config
+        searched = {name: config[name] for name in self.study.space}
+        return self._send(key, trial, searched, 0, None, test=label)
+
+    def _open_test(self) -> None:
+        study, best = self.study, incumbent(self.search.trials)
+        self.to_test = []
+        if best is None or not best.full or study.test_metric is None:
+            return
+        first = self.search.trials[0]
+        default = self.ids[0] if first.full else self.default
+        for label, trial in {"best": self.ids[best.number], "default": default}.items():
+            known = trial in [t for _, t in self.to_test]
+            if trial is not None and not known and self._checkpoint(trial):
+                self.to_test.append((label, trial))
+        data = study.trainable.load(test=True)
+        self.test_data = ray.put(data)
+        self._record_baselines()
+        for name, metrics in study.trainable.baselines(data, test=True).items():
+            self.journal.add_event(
+                "test", self.baselines[name], {"label": name, "metrics": metrics}
+            )
+
+    def _record_baselines(self) -> None:
+        """Journal the simple models and what they reach on the validation part, once."""
+        for name, metrics in self.simple.items():
+            if name in self.baselines:
+                continue
+            trial = self.baselines[name] = self.next_id
+            self.next_id += 1
+            self.journal.add_trial(
+                trial, {"model": name}, seed=self.settings.seed, role="baseline", label=name
+            )
+            self.journal.add_result(trial, 0, metrics)
+            self.journal.set_state(trial, "ended", reason="complete")
+
+    def _add_trial(self, config: dict[str, Any], *, role: str, label: str = "") -> int:
+        trial = self.next_id
+        self.next_id += 1
+        config = {**self.study.fixed, **config}
+        self.journal.add_trial(trial, config, seed=self.settings.seed, role=role, label=label)
+        return trial
+
+    def _send(
+        self,
+        key: str,
+        trial: int,
+        config: dict[str, Any],
+        to_epoch: int,
+        number: int | None,
+        *,
+        test: str | None = None,
+    ) -> WorkerJob:
+        reached = 0 if number is None else self.search.trials[number].epoch
+        checkpoint = self._checkpoint(trial, None if test else reached)
+        job = WorkerJob(
+            key=key,
+            trial=trial,
+            config=self.study.config(config, seed=self.settings.seed),
+            to_epoch=to_epoch,
+            checkpoint=str(checkpoint[1]) if checkpoint else None,
+            folder=str(self.folder(trial)),
+            metric=self.study.metric,
+            mode=self.study.mode,
+            timeout_s=self.settings.trial_timeout_s,
+            n_threads=max(1, int(self.settings.cpus_per_trial)),
+            test_data=self.test_data if test else None,
+        )
+        self.out[key] = Out(
+            job=job,
+            number=number,
+            from_epoch=checkpoint[0] if checkpoint else 0,
+            heard=time.monotonic(),
+            test=test,
+        )
+        return job
+
+    def folder(self, trial: int) -> Path:
+        """Return the folder of a trial's checkpoints."""
+        return self.checkpoints / f"trial-{trial:03d}"
+
+    def _checkpoint(self, trial: int, up_to: int | None = None) -> tuple[int, Path] | None:
+        most = self.search.max_epochs if up_to is None else up_to
+        return newest_checkpoint(self.folder(trial), most)
+
+    # ---- epochs back ----
+
+    @_guarded
+    def started(self, key: str) -> None:
+        """Take note that a worker has begun a job."""
+        out = self.out[key]
+        out.heard = time.monotonic()
+        if out.test is not None:
+            return
+        self.journal.set_state(out.job.trial, "running")
+        span = {"from_epoch": out.from_epoch, "to_epoch": out.job.to_epoch}
+        self.journal.add_event("job", out.job.trial, span)
+        self._show()
+
+    @_guarded
+    def result(self, key: str, result: Mapping[str, Any]) -> None:
+        """Take in what a worker reported: epochs, a look at the test part, or a failure."""
+        out = self.out[key]
+        out.heard = time.monotonic()
+        if result["device"] == "cpu" and self.settings.gpus_per_trial > 0:
+            self.progress.warning = "Trials were given a GPU, but torch sees none: it uses the CPU."
+        if out.test is not None:
+            what = {k: result[k] for k in ("metrics", "failure", "traceback") if result.get(k)}
+            self.journal.add_event("test", out.job.trial, {"label": out.test, **what})
+            del self.out[key]
+        else:
+            for row in result["epochs"]:
+                self._take(out, row["epoch"], row["metrics"], row["t_ms"])
+            if result["failure"] is not None:
+                texts = (result["failure"], result["traceback"])
+                self._end(key, "failed", "\n".join(text for text in texts if text))
+            else:
+                self._after(key, out, result)
+        self._show()
+
+    def _take(self, out: Out, epoch: int, metrics: Mapping[str, float], t_ms: int) -> None:
+        trial, value = out.job.trial, metrics[self.study.metric]
+        if self.journal.add_result(trial, epoch, metrics, t_ms=t_ms):
+            self.progress.n_epochs += 1
+        self._note_best(trial, value)
+        if out.number is not None:
+            self.search.tell(out.number, epoch, value)
+
+    def _after(self, key: str, out: Out, last: Mapping[str, Any]) -> None:
+        """Decide what the last epoch that was reported means for its job."""
+        trial, epoch = out.job.trial, last["epoch"]
+        if epoch >= self.search.max_epochs:
+            self._end(key, "complete", None)
+        elif last["converged"]:
+            self._end(key, "converged", f"no improvement any more after epoch {epoch}")
+        elif epoch >= out.job.to_epoch:
+            self.journal.set_state(trial, "waiting")
+            del self.out[key]
+        elif out.cut:
+            self.cut_short = self.cut_short or not self.halted
+            self._end(key, "interrupted", f"by {self.stopped_by}")
+
+    @_guarded
+    def died(self, key: str, error_file: str | None) -> None:
+        """Take note of a worker that died under a job; another one goes on from its checkpoint."""
+        if (out := self.out.get(key)) is None:
+            return
+        hang = hang_file(self.checkpoints, key)
+        traceback = hang.read_text(errors="replace") if hang.is_file() else ""
+        hang.unlink(missing_ok=True)
+        trial, text = out.job.trial, _last_line(error_file)
+        if time.monotonic() - out.heard >= self.settings.trial_timeout_s and out.test is None:
+            limit = f"an epoch took longer than --trial-timeout ({out.job.timeout_s:g} s)"
+            self._end(key, "failed", f"{limit}\n{traceback}".strip())
+            return
+        self.journal.add_event("lost", trial, {"text": text})
+        self.n_lost[trial] = self.n_lost.get(trial, 0) + 1
+        again = self.n_lost[trial] <= MAX_LOST
+        if out.test is not None:
+            del self.out[key]
+            if again and self.to_test is not None:
+                self.to_test.append((out.test, trial))
+            else:
+                self.journal.add_event("test", trial, {"label": out.test, "failure": text})
+        elif not again:
+            self._end(key, "lost", f"the worker died {self.n_lost[trial]} times; {text}")
+            if self.progress.best is None and len(self.n_lost) >= _HOPELESS:
+                raise HypertuneError(f"No worker lived to give a result. The last one: {text}")
+        else:
+            del self.out[key]
+            self.journal.set_state(trial, "waiting")
+            if out.number is None:
+                self.default_due = True
+            else:
+                saved = self._checkpoint(trial, self.search.trials[out.number].epoch)
+                self.search.lost(out.number, saved[0] if saved else 0)
+
+    def all_died(self, text: str) -> None:
+        """Take note that Ray's loop broke down under all jobs."""
+        for key in list(self.out):
+            self.out[key].heard = time.monotonic()
+            self.journal.add_event("lost", self.out[key].job.trial, {"text": text})
+            self.died(key, None)
+
+    def _end(self, key: str, reason: Reason, detail: str | None) -> None:
+        """End a trial, and what it no longer needs."""
+        out = self.out.pop(key)
+        trial, number = out.job.trial, out.number
+        if number is not None and self.search.trials[number].reason is None:
+            self.search.end(number, reason)
+        self.journal.set_state(trial, "ended", reason=reason, detail=detail)
+        if reason in ("failed", "lost"):
+            shutil.rmtree(self.folder(trial), ignore_errors=True)
+        elif number is not None and reason in ("complete", "converged"):
+            self._keep_best(number)
+        if number is not None:
+            self.progress.n_ended[reason] = self.progress.n_ended.get(reason, 0) + 1
+
+    def _keep_best(self, number: int) -> None:
+        """Keep one checkpoint of the full trials: the best one's (and the default's)."""
+        best = incumbent(self.search.trials)
+        dropped = number
+        if best is not None and best.number == number:
+            dropped, self.best_kept = self.best_kept or 0, number
+        if dropped > 0:
+            shutil.rmtree(self.folder(self.ids[dropped]), ignore_errors=True)
+
+    def _note_best(self, trial: int, value: float) -> None:
+        best, better = self.progress.best, min if self.study.mode == "min" else max
+        if best is None or better(value, best) != best:
+            self.progress.best, self.progress.best_trial = value, trial
+
+    def _show(self) -> None:
+        self.progress.n_running = len(self.out)
+        self.progress.n_waiting = sum(t.waiting for t in self.search.trials)
+        with contextlib.suppress(Exception):  # a display must not cost a result
+            self.progress.warning = self.warning() or self.progress.warning
+            if self.observer is not None:
+                self.observer(self.progress)
+
+    # ---- the end ----
+
+    def close(self) -> None:
+        """End what is still open, in the search and in the journal."""
+        stopped_by = self.stopped_by or "the end of the search"
+        if any(out.test is None for out in self.out.values()) and not self.halted:
+            self.cut_short, stopped_by = True, "time budget"
+        self._record_baselines()
+        for key, out in list(self.out.items()):
+            if out.test is None:
+                self._end(key, "interrupted", f"by {stopped_by}")
+        self.out.clear()
+        for trial in self.search.close():
+            detail = f"not promoted beyond epoch {trial.epoch}"
+            self.journal.set_state(self.ids[trial.number], "ended", reason="stopped", detail=detail)
+        self.progress.n_ended["stopped"] = sum(t.reason == "stopped" for t in self.search.trials)
+        self.journal.add_event("search_end", None, {"stopped_by": self.stopped_by})
+        self.journal.sync()
+
+
+def _last_line(error_file: str | None) -> str:
+    """Return the last line of what Ray wrote about a failure."""
+    with contextlib.suppress(OSError, TypeError):
+        lines = Path(error_file or "").read_text(errors="replace").split("\n")
+        said = [line.strip() for line in lines if line.strip()]
+        # Below the class of the error Ray lists actor id, pid and address; the first line tells.
+        start = next((i for i, line in enumerate(said) if "Error" in line), len(said) - 1)
+        return " ".join(said[start:])[:500]
+    return "no more is known"

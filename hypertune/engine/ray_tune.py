@@ -1,0 +1,243 @@
+"""The seams to Ray Tune, and to Ray."""
+
+import contextlib
+import logging
+import os
+import tempfile
+from collections.abc import Iterator
+from typing import Any
+
+import ray
+from ray import tune
+from ray.tune.experiment import Trial as RayTrial
+from ray.tune.schedulers import FIFOScheduler, TrialScheduler
+from ray.tune.search import Searcher as RaySearcher
+from ray.tune.stopper import Stopper
+
+from hypertune.engine.driver import Driver
+from hypertune.errors import SettingError
+from hypertune.settings import Settings
+from hypertune.trainable.worker import Worker
+
+_MAX_RESTARTS = 10
+
+
+class _Unpicklable:
+    """Ray pickles what it is given into the folder of a run, for a restore that is not used."""
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {}
+
+
+class _Source(_Unpicklable, RaySearcher):
+    """Gives Ray one job after another, only when a worker is free for it."""
+
+    def __init__(self, driver: Driver) -> None:
+        super().__init__()
+        self.driver = driver
+
+    def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
+        job = self.driver.next_job(trial_id)
+        if job is not None:
+            return job.to_dict()
+        return RaySearcher.FINISHED if self.driver.finished else None
+
+    def on_trial_complete(
+        self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
+    ) -> None:
+        return
+
+    def save(self, checkpoint_path: str) -> None:
+        return
+
+    def restore(self, checkpoint_path: str) -> None:
+        return
+
+    def save_to_dir(self, checkpoint_dir: str, session_str: str = "default") -> None:
+        return
+
+
+class _Listener(_Unpicklable, tune.Callback):
+    """Hands on what happens to jobs."""
+
+    def __init__(self, driver: Driver) -> None:
+        self.driver = driver
+
+    def on_trial_start(
+        self, iteration: int, trials: list[RayTrial], trial: RayTrial, **info: Any
+    ) -> None:
+        self.driver.started(trial.trial_id)
+
+    def on_trial_result(
+        self,
+        iteration: int,
+        trials: list[RayTrial],
+        trial: RayTrial,
+        result: dict[str, Any],
+        **info: Any,
+    ) -> None:
+        if trial.trial_id in self.driver.out:
+            self.driver.result(trial.trial_id, result)
+
+    def on_trial_error(
+        self, iteration: int, trials: list[RayTrial], trial: RayTrial, **info: Any
+    ) -> None:
+        self.driver.died(trial.trial_id, trial.error_file)
+
+
+class _Scheduler(_Unpicklable, FIFOScheduler):
+    """Lets every job run to its end, or to the end of its epoch when the search is to end."""
+
+    def __init__(self, driver: Driver) -> None:
+        super().__init__()
+        self.driver = driver
+
+    def choose_trial_to_run(self, tune_controller: Any) -> RayTrial | None:
+        # Ray then serves its queue in order. Asked here, it would give a worker that has become
+        # free to a job whose own worker is still starting, and drop the latter: one would remain.
+        return None
+
+    def on_trial_result(self, tune_controller: Any, trial: RayTrial, result: dict[str, Any]) -> str:
+        cut = self.driver.cut(trial.trial_id)
+        return str(TrialScheduler.STOP if cut else TrialScheduler.CONTINUE)
+
+
+class _Clock(_Unpicklable, Stopper):
+    """Ray asks it in every turn of its loop, a tenth of a second at most apart."""
+
+    def __init__(self, driver: Driver) -> None:
+        self.driver = driver
+
+    def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
+        return False
+
+    def stop_all(self) -> bool:
+        return self.driver.tick()
+
+
+def search_on_ray(driver: Driver, data: Any) -> None:
+    """Run a search's jobs until it is finished.
+
+    Where Ray's loop breaks down (it does when its memory monitor kills a worker), the jobs that
+    were out are lost like those of a dead worker, and a new loop goes on.
+    """
+    for _ in range(_MAX_RESTARTS):
+        try:
+            _loop(driver, data)
+        except Exception as error:
+            if driver.halted or not driver.out:
+                driver.error = driver.error or error
+                return
+            driver.all_died(f"{type(error).__name__}: {error}")
+        else:
+            return
+    driver.error = driver.error or RuntimeError(f"Ray's loop broke down {_MAX_RESTARTS} times")
+
+
+def _loop(driver: Driver, data: Any) -> None:
+    settings = driver.settings
+    resources = {"cpu": settings.cpus_per_trial, "gpu": settings.gpus_per_trial}
+    worker = tune.with_parameters(Worker, task=driver.study.trainable, data=data)
+    # Ray keeps a few files a run for a restore that is not used here.
+    with tempfile.TemporaryDirectory(prefix="hypertune-ray-") as scratch:
+        tune.Tuner(
+            tune.with_resources(worker, resources),
+            tune_config=tune.TuneConfig(
+                search_alg=_Source(driver),
+                scheduler=_Scheduler(driver),
+                num_samples=-1,
+                reuse_actors=True,
+            ),
+            run_config=tune.RunConfig(
+                storage_path=scratch,
+                name="ray",
+                verbose=0,
+                stop=_Clock(driver),
+                callbacks=[_Listener(driver)],
+                failure_config=tune.FailureConfig(max_failures=0),
+                checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
+            ),
+        ).fit()
+
+
+def capacity(settings: Settings, wanted: int | None) -> int:
+    """Return how many trials can run at a time.
+
+    Args:
+        settings: What a trial occupies.
+        wanted: How many are asked for; None for as many as there can be.
+
+    Raises:
+        SettingError: Ray has not the resources for it.
+    """
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    carries = sum(
+        min(
+            _fits(node.get("CPU", 0.0), settings.cpus_per_trial),
+            _fits(node.get("GPU", 0.0), settings.gpus_per_trial),
+        )
+        for node in nodes
+    )
+    if carries >= (wanted or 1):
+        return int(wanted or carries)
+    needs = [f"{settings.cpus_per_trial:g} CPUs"]
+    if settings.gpus_per_trial:
+        needs.append(f"{settings.gpus_per_trial:g} GPUs")
+    has = [f"{sum(node.get(kind, 0.0) for node in nodes):g} {kind}s" for kind in ("CPU", "GPU")]
+    raise SettingError(
+        f"{wanted or 1} trials must run at a time, but Ray can run {carries:g} of "
+        f"{' and '.join(needs)}: it has {' and '.join(has)}. "
+        "See --cpus-per-trial, --gpus-per-trial, --n-concurrent."
+    )
+
+
+def _fits(has: float, need: float) -> float:
+    """Return how often a need fits into a node. A fraction of a GPU is one of a single GPU."""
+    if need <= 0:
+        return float("inf")
+    return int(has) * int(1 / need + 1e-9) if need < 1 else int(has / need + 1e-9)
+
+
+@contextlib.contextmanager
+def ray_session(settings: Settings) -> Iterator[None]:
+    """Have Ray at hand: the one that is connected already, or one of our own that ends with us.
+
+    Raises:
+        SettingError: Ray cannot be started.
+    """
+    if not settings.verbose:
+        logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
+    os.environ |= {
+        "RAY_AIR_NEW_OUTPUT": "0",  # with verbose=0 it still prints a table
+        "RAY_CHDIR_TO_TRIAL_DIR": "0",
+        "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+        "TUNE_DISABLE_SIGINT_HANDLER": "1",
+        "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",
+        "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
+        # Else Ray starts one actor at a time.
+        "TUNE_MAX_PENDING_TRIALS_PG": "1000",
+    }
+    if ray.is_initialized():
+        yield
+        return
+    os.environ |= {
+        "RAY_USAGE_STATS_ENABLED": "0",
+        "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+        "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1"),
+    }
+    try:
+        # "local": without an address it would join whatever Ray somebody has left running here.
+        # It listens on all interfaces, whatever one asks for, but from 2.60 on a Ray that is
+        # started here asks for a token (~/.ray/auth_token), unless RAY_AUTH_MODE says otherwise.
+        ray.init(
+            address=os.environ.get("RAY_ADDRESS") or "local",
+            include_dashboard=False,
+            log_to_driver=settings.verbose,
+            logging_level="INFO" if settings.verbose else "ERROR",
+        )
+    except (ConnectionError, OSError, RuntimeError, ValueError) as error:
+        raise SettingError(f"Ray cannot be started: {error}") from error
+    try:
+        yield
+    finally:
+        ray.shutdown()

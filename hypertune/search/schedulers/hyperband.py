@@ -1,0 +1,77 @@
+"""HyperBand (Li et al. 2018, algorithm 1), with brackets that fill one after another."""
+
+import math
+from collections.abc import Sequence
+
+from hypertune.search.history import Trial
+from hypertune.search.schedulers.base import Scheduler
+
+
+class Hyperband(Scheduler):
+    """Successive halving in brackets that differ in how early they begin to stop trials.
+
+    Trial k belongs to a fixed place of a fixed bracket. A bracket is halved when all of its trials
+    have got to its rung; while it waits for them, the next bracket is filled. One that the search
+    does not fill is halved by the trials that it has.
+
+    Args:
+        max_epochs: Epochs of a trial in full (R of the paper).
+        eta: One in ``eta`` goes on to ``eta`` times as many epochs.
+    """
+
+    def __init__(self, max_epochs: int, eta: int = 3) -> None:
+        super().__init__(max_epochs)
+        self.eta = eta
+        s_max = int(math.log(max_epochs, eta) + 1e-9)
+        self._shapes = [
+            (
+                math.ceil((s_max + 1) / (s + 1) * eta**s),  # n of the paper's line 2
+                [max(1, round(max_epochs * float(eta) ** (i - s))) for i in range(s + 1)],
+            )
+            for s in range(s_max, -1, -1)
+        ]
+        self._cycle = sum(size for size, _ in self._shapes)
+        self._first_open = 0  # brackets before it have nothing left to promote
+
+    def first_epoch(self, number: int) -> int:
+        return self._bracket_of(number)[2][0]
+
+    def _bracket_of(self, number: int) -> tuple[int, int, list[int]]:
+        """Return the first number, the size and the rungs of the bracket that a trial is in."""
+        first, place = number - number % self._cycle, number % self._cycle
+        for size, rungs in self._shapes:
+            if place < size:
+                return first, size, rungs
+            first, place = first + size, place - size
+        raise AssertionError
+
+    def promote(self, trials: Sequence[Trial], *, more: bool) -> tuple[Trial, int] | None:
+        number = self._first_open
+        while number < len(trials):
+            first, size, rungs = self._bracket_of(number)
+            members = trials[first : first + size]
+            if len(members) == size or not more:
+                found, over = self._promote_in(members, rungs)
+                if found is not None:
+                    return found
+                if over and first == self._first_open and len(members) == size:
+                    self._first_open = first + size
+            number = first + size
+        return None
+
+    def _promote_in(
+        self, members: Sequence[Trial], rungs: Sequence[int]
+    ) -> tuple[tuple[Trial, int] | None, bool]:
+        """Return a trial of a bracket that is to go on, and whether the bracket is over."""
+        left = list(members)
+        for rung in rungs:
+            losses = {trial.number: trial.loss_at(rung) for trial in left}
+            for trial in left:
+                if losses[trial.number] is None and trial.waiting:
+                    return (trial, rung), False
+            if None in losses.values():
+                return None, False  # some are on their way
+            ranked = sorted(left, key=lambda trial: (losses[trial.number] or 0.0, trial.number))
+            fit = [t for t in ranked if (losses[t.number] or 0.0) < math.inf]
+            left = fit[: max(1, len(left) // self.eta)]
+        return None, True

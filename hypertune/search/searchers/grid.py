@@ -1,0 +1,40 @@
+"""Grid search: every config of a space once, in order."""
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+
+from hypertune.search.history import Trial
+from hypertune.search.searchers.base import Searcher
+from hypertune.space import Flat, Space, identity
+
+
+class Grid(Searcher):
+    """Goes through all configs of a space whose parameters have a number of values each."""
+
+    def __init__(self, space: Space, max_epochs: int, seed: int = 0) -> None:
+        super().__init__(space, max_epochs, seed)
+        self._rest: Iterator[Flat] = iter(())
+
+    @classmethod
+    def problems(cls, space: Space) -> list[str]:
+        return [
+            f"grid needs parameters with a number of values, but {parameter.name} is continuous; "
+            "give it a step (tune.quniform) or values (tune.choice)"
+            for parameter in space.parameters
+            if parameter.n_values is None
+        ]
+
+    @classmethod
+    def n_trials(cls, space: Space) -> int | None:
+        return space.n_configs
+
+    def suggest(self, trials: Sequence[Trial], rng: np.random.Generator) -> Flat:
+        tried = {identity(trial.flat) for trial in trials}
+        for flat in self._rest:
+            if identity(flat) not in tried:
+                return flat
+        # The first suggestion of a search, or of one that goes on: from the beginning.
+        self._rest = self.space.configs()
+        left = next((flat for flat in self._rest if identity(flat) not in tried), None)
+        return trials[0].flat if left is None else left  # nothing is left: a repetition says so

@@ -1,0 +1,165 @@
+"""Searchers by Optuna: the tree-structured Parzen estimator and the Gaussian process."""
+
+import math
+import warnings
+from abc import abstractmethod
+from collections.abc import Sequence
+
+import numpy as np
+import optuna
+from optuna.distributions import (
+    BaseDistribution,
+    CategoricalDistribution,
+    FloatDistribution,
+    IntDistribution,
+)
+from optuna.samplers import BaseSampler, GPSampler, TPESampler
+from optuna.trial import FrozenTrial, TrialState, create_trial
+
+from hypertune.search.history import Trial
+from hypertune.search.searchers.base import Searcher
+from hypertune.space import Categorical, Flat, Number, Parameter, Space, Value
+
+_LONG = 10**6  # more values than this are searched as a continuum: Optuna counts them in floats
+
+
+class OptunaSearcher(Searcher):
+    """Asks an Optuna sampler, with the history as its study.
+
+    Complete and converged trials count with their value, trials that were cut short as pruned at
+    their epoch, running and waiting ones as running; failed and lost ones are left out.
+    """
+
+    joint = False
+    """Whether inactive parameters take part too, so that all trials have the same ones."""
+
+    def __init__(self, space: Space, max_epochs: int, seed: int = 0) -> None:
+        super().__init__(space, max_epochs, seed)
+        optuna.logging.set_verbosity(optuna.logging.ERROR)
+        self._distributions = {p.key: _distribution(p) for p in space.parameters}
+        # Ended trials do not change: what Optuna made of them is kept.
+        self._frozen: dict[int, FrozenTrial] = {}
+
+    @abstractmethod
+    def sampler(self, seed: int) -> BaseSampler:
+        """Return Optuna's sampler."""
+
+    def telling(self, trials: Sequence[Trial]) -> Sequence[Trial]:
+        """Return the trials that the sampler is told."""
+        return trials
+
+    def suggest(self, trials: Sequence[Trial], rng: np.random.Generator) -> Flat:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+            study = optuna.create_study(sampler=self.sampler(int(rng.integers(2**31))))
+            study.add_trials([self._history(trial) for trial in self.telling(trials)])
+            if not self.joint:
+                proposal = study.ask()
+                return self.space.build(lambda p: _ask(proposal, p))
+            params = study.ask(self._distributions).params
+            return self.space.build(lambda p: _external(p, params[p.key]))
+
+    def _history(self, trial: Trial) -> FrozenTrial:
+        if trial.number in self._frozen:
+            return self._frozen[trial.number]
+        keys = self._distributions if self.joint else trial.flat
+        params = {
+            key: _internal(p, trial.flat[key] if key in trial.flat else p.from_unit(0.5))
+            for key, p in ((key, self.space[key]) for key in keys)
+        }
+        state, value = TrialState.RUNNING, None
+        loss = trial.best.get(trial.epoch, math.inf)
+        if trial.full and math.isfinite(loss):
+            state, value = TrialState.COMPLETE, loss
+        elif trial.reason in ("stopped", "interrupted") and math.isfinite(loss):
+            state = TrialState.PRUNED
+        elif trial.reason is not None:
+            state = TrialState.FAIL
+        frozen = create_trial(
+            state=state,
+            value=value,
+            params=params,
+            distributions={key: self._distributions[key] for key in params},
+            intermediate_values={trial.epoch: loss} if state is TrialState.PRUNED else None,
+        )
+        if trial.reason is not None:
+            self._frozen[trial.number] = frozen
+        return frozen
+
+
+class Tpe(OptunaSearcher):
+    """Multivariate TPE (Watanabe 2023), grouped where the space has branches."""
+
+    def sampler(self, seed: int) -> BaseSampler:
+        return TPESampler(
+            seed=seed,
+            multivariate=True,
+            group=any(p.condition for p in self.space.parameters),
+            constant_liar=True,
+            n_startup_trials=10,
+        )
+
+
+class Bayes(OptunaSearcher):
+    """Gaussian process with expected improvement, on all parameters of a space together."""
+
+    joint = True
+    n_told = 200
+    """A process on more trials than these would take seconds: the best and some others are told."""
+
+    def sampler(self, seed: int) -> BaseSampler:
+        return GPSampler(seed=seed, n_startup_trials=10, deterministic_objective=False)
+
+    def telling(self, trials: Sequence[Trial]) -> Sequence[Trial]:
+        full = [trial for trial in trials if trial.full]
+        if len(full) <= self.n_told:
+            return trials
+        ranked = sorted(full, key=lambda trial: (trial.best[trial.epoch], trial.number))
+        best, rest = ranked[: self.n_told // 2], ranked[self.n_told // 2 :]
+        told = {trial.number for trial in best + rest[:: -(-2 * len(rest) // self.n_told)]}
+        return [trial for trial in trials if trial.number in told or trial.reason is None]
+
+
+def _long(parameter: Number) -> bool:
+    return parameter.n_values is not None and parameter.n_values > _LONG
+
+
+def _distribution(parameter: Parameter) -> BaseDistribution:
+    """Return Optuna's range. Steps are ours: it has none on a log scale, and stumbles elsewhere."""
+    if isinstance(parameter, Categorical):
+        return CategoricalDistribution(range(len(parameter.choices)))
+    assert isinstance(parameter, Number)
+    if _long(parameter):
+        return FloatDistribution(0.0, 1.0)
+    if parameter.integer:
+        return IntDistribution(int(parameter.low), int(parameter.high), log=parameter.log)
+    return FloatDistribution(parameter.low, parameter.high, log=parameter.log)
+
+
+def _internal(parameter: Parameter, value: Value) -> float:
+    """Return a value as Optuna has it."""
+    if isinstance(parameter, Categorical):
+        return parameter.index(value)
+    assert isinstance(parameter, Number)
+    return parameter.to_unit(value) if _long(parameter) else value
+
+
+def _external(parameter: Parameter, value: float) -> Value:
+    """Return a value of Optuna's as ours."""
+    if isinstance(parameter, Categorical):
+        return parameter.choices[int(value)]
+    assert isinstance(parameter, Number)
+    return parameter.from_unit(value) if _long(parameter) else parameter.snap(value)
+
+
+def _ask(proposal: optuna.Trial, parameter: Parameter) -> Value:
+    key, range_ = parameter.key, _distribution(parameter)
+    value: float
+    if isinstance(range_, IntDistribution):
+        value = proposal.suggest_int(key, range_.low, range_.high, log=range_.log)
+    elif isinstance(range_, FloatDistribution):
+        value = proposal.suggest_float(key, range_.low, range_.high, log=range_.log)
+    else:
+        assert isinstance(parameter, Categorical)
+        value = proposal.suggest_categorical(key, range(len(parameter.choices)))
+    return _external(parameter, value)
