@@ -123,6 +123,28 @@ def run(
         raise typer.Exit(130)
 
 
+@app.command()
+def sync(
+    study: Annotated[str, typer.Argument(help="Name of the study's folder.")],
+    studies_dir: Annotated[Path, typer.Option(help="Folder of the studies.")] = Path("studies"),
+    tracking_uri: Annotated[
+        str | None, typer.Option(help="MLflow store [default: mlflow.db beside the studies].")
+    ] = None,
+    sync_timeout: Annotated[str, typer.Option(help="Give up after this time.")] = "10m",
+) -> None:
+    """Deliver to MLflow what it does not have yet of a study."""
+    from hypertune.records.replica import deliver
+    from hypertune.settings import Settings, parse_duration
+
+    settings = Settings(name=study, studies_dir=studies_dir, tracking_uri=tracking_uri)
+    limit = parse_duration(sync_timeout, "sync_timeout")
+    delivery = deliver(studies_dir / study / "journal.db", settings.store, timeout_s=limit)
+    print(delivery.warning or "MLflow is up to date.")
+    if delivery.pending:
+        print(f"{delivery.pending} records are not delivered.", file=sys.stderr)
+        raise typer.Exit(1)
+
+
 @app.command("list")
 def list_() -> None:
     """Show the studies, the methods and the data sets."""

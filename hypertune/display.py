@@ -14,7 +14,7 @@ from rich.progress import Progress as Bar
 from rich.table import Table
 from rich.text import Text
 
-from hypertune.analysis import Summary
+from hypertune.analysis import Score, Summary
 from hypertune.engine import Outcome, Progress
 from hypertune.plan import Plan
 from hypertune.records import flat_names, redact
@@ -226,9 +226,15 @@ def _show_scores(out: Console, summary: Summary) -> None:
             str(score.trial),
             str(score.epoch) if score.epoch else "",
             f"{score.validation:.4f}",
-            "not opened" if score.test is None else f"{score.test:.4f}",
+            _test_text(score),
         )
     out.print(table)
+
+
+def _test_text(score: Score) -> str:
+    if score.test is not None:
+        return f"{score.test:.4f}"
+    return "not opened" if score.failure is None else f"failed: {score.failure}"
 
 
 def _mlflow_text(outcome: Outcome, settings: Settings) -> str:
@@ -242,6 +248,10 @@ def _mlflow_text(outcome: Outcome, settings: Settings) -> str:
 
 def _show_next(out: Console, outcome: Outcome, settings: Settings) -> None:
     delivery = outcome.delivery
+    if delivery.pending != 0:
+        out.print()
+        out.print("Deliver the rest to MLflow:", style="bold")
+        out.print(f"  hypertune sync {outcome.folder.name}{_sync_flags(settings)}")
     if delivery.experiment_id is None:
         return
     page = f"/#/experiments/{delivery.experiment_id}/runs/{delivery.run_id}"
@@ -256,6 +266,15 @@ def _show_next(out: Console, outcome: Outcome, settings: Settings) -> None:
     elif settings.store.startswith("http"):
         out.print("See all trials in MLflow:", style="bold")
         out.print(f"  {redact(settings.store).rstrip('/')}{page}")
+
+
+def _sync_flags(settings: Settings) -> str:
+    flags = ""
+    if settings.studies_dir != Path("studies"):
+        flags += f" --studies-dir {settings.studies_dir}"
+    if settings.tracking_uri is not None:
+        flags += f" --tracking-uri {redact(settings.tracking_uri)}"
+    return flags
 
 
 def show_list(

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from importlib import import_module
 from typing import Any
 
 from hypertune.errors import SettingError, choices
@@ -12,22 +13,30 @@ from hypertune.search.schedulers.halving import Halving
 from hypertune.search.schedulers.hyperband import Hyperband
 from hypertune.search.schedulers.median import Median
 from hypertune.search.searchers.base import Searcher
-from hypertune.search.searchers.bohb import Bohb
-from hypertune.search.searchers.grid import Grid
-from hypertune.search.searchers.hyperopt import Hyperopt
-from hypertune.search.searchers.optuna import Bayes, Tpe
-from hypertune.search.searchers.random import Random
-from hypertune.search.searchers.sobol import Sobol
 from hypertune.space import Config, Space
 
 
 @dataclass(frozen=True, kw_only=True)
 class Method:
-    """A pair of a searcher and a scheduler."""
+    """A pair of a searcher and a scheduler.
 
-    searcher: type[Searcher]
+    Attributes:
+        home: Module and class of the searcher. The libraries behind them take seconds to import:
+            only the one that is used is.
+        scheduler: The scheduler.
+        summary: What it does, for `list`.
+    """
+
+    home: str
     scheduler: type[Scheduler]
     summary: str
+
+    @property
+    def searcher(self) -> type[Searcher]:
+        """The searcher's class."""
+        module, name = self.home.split(":")
+        found: type[Searcher] = getattr(import_module(f"hypertune.search.searchers.{module}"), name)
+        return found
 
 
 SCHEDULERS: dict[str, type[Scheduler]] = {
@@ -38,42 +47,42 @@ SCHEDULERS: dict[str, type[Scheduler]] = {
 }
 METHODS: dict[str, Method] = {
     "asha": Method(
-        searcher=Random,
+        home="random:Random",
         scheduler=Halving,
         summary="random configs, halved by promotion: the best third trains three times as long",
     ),
     "random": Method(
-        searcher=Random, scheduler=Full, summary="random configs, every trial in full"
+        home="random:Random", scheduler=Full, summary="random configs, every trial in full"
     ),
     "grid": Method(
-        searcher=Grid, scheduler=Full, summary="every config of a finite space, in full"
+        home="grid:Grid", scheduler=Full, summary="every config of a finite space, in full"
     ),
     "sobol": Method(
-        searcher=Sobol, scheduler=Full, summary="evenly spread quasi-random configs, in full"
+        home="sobol:Sobol", scheduler=Full, summary="evenly spread quasi-random configs, in full"
     ),
     "tpe": Method(
-        searcher=Tpe,
+        home="optuna:Tpe",
         scheduler=Full,
         summary="tree-structured Parzen estimator (Optuna), every trial in full",
     ),
     "hyperopt": Method(
-        searcher=Hyperopt,
+        home="hyperopt:Hyperopt",
         scheduler=Full,
         summary="tree-structured Parzen estimator (hyperopt), every trial in full",
     ),
     "bayes": Method(
-        searcher=Bayes,
+        home="optuna:Bayes",
         scheduler=Full,
         summary="Gaussian process, expected improvement (Optuna), every trial in full",
     ),
     "hyperband": Method(
-        searcher=Random, scheduler=Hyperband, summary="random configs in HyperBand's brackets"
+        home="random:Random", scheduler=Hyperband, summary="random configs in HyperBand's brackets"
     ),
     "bohb": Method(
-        searcher=Bohb, scheduler=Hyperband, summary="kernel densities in HyperBand's brackets"
+        home="bohb:Bohb", scheduler=Hyperband, summary="kernel densities in HyperBand's brackets"
     ),
     "median": Method(
-        searcher=Random, scheduler=Median, summary="random configs, stopped by the median rule"
+        home="random:Random", scheduler=Median, summary="random configs, stopped by the median rule"
     ),
 }
 DEFAULT_METHOD = "asha"

@@ -1,9 +1,11 @@
 """The command line: errors before anything starts, the whole way once, and clean ends."""
 
+import contextlib
 import json
 import os
 import re
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
@@ -47,6 +49,12 @@ def call(monkeypatch: pytest.MonkeyPatch, folder: Path, *args: str) -> int:
         ([*GOOD, "--name", "../x"], "--name must be at most 100 letters"),
         ([*GOOD, "--set", "layers=2"], "'layers' is not a fixed value of this study"),
         ([*GOOD, "--set", "n_layers"], "--set must be key=value"),
+        ([*GOOD, "--set", "n_layers=two"], "'n_layers' must be of the kind of 1, but got 'two'"),
+        ([*GOOD, "--tracking-uri", "file:/tmp/x"], "--tracking-uri must begin with one of"),
+        ([*GOOD, "--method", "grid"], "grid needs parameters with a number of values, but"),
+        ([*GOOD, "--start", "empty.py"], "--start 'empty.py' cannot be read"),
+        ([*GOOD, "--start", "start.json"], "config 0: hidden_size must be an integer in [8, 128]"),
+        ([*GOOD, "--scheduler", "ahsa"], "Unknown scheduler 'ahsa'. Did you mean 'asha'?"),
         ([*GOOD, "--set", "batch_size=0"], "batch_size must be an integer of at least 1"),
         ([*GOOD, "--probe"], "--probe goes with --dry-run"),
         ([*GOOD, "--studies-dir", "empty.py"], "--studies-dir must be a folder to write in"),
@@ -67,6 +75,8 @@ def test_bad_input_is_told_with_rule_and_value_before_anything_starts(
     (tmp_path / "reversed.py").write_text(toy.replace("uniform(0, 1)", "uniform(5, 1)"))
     (tmp_path / "outside.py").write_text(toy.replace('"x": 0.5', '"x": 3'))
     (tmp_path / "metric.py").write_text(toy.replace('metric="loss"', 'metric="los"'))
+    best = {"cell": "gru", "window": 6, "hidden_size": 4, "learning_rate": 0.01}
+    (tmp_path / "start.json").write_text(json.dumps(best))
     before = sorted(tmp_path.rglob("*"))
 
     assert call(monkeypatch, tmp_path, *args) == 2
@@ -150,14 +160,28 @@ def test_a_study_runs_from_any_folder_to_a_summary(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+def test_what_mlflow_did_not_get_is_said_and_delivered_later(tmp_path: Path) -> None:
+    args = ["--space", str(TOY), "--method", "random", "--n-trials", "2", "--sync-timeout", "0s"]
+    out, err = start(tmp_path, *args).communicate(timeout=60)
+    assert "hypertune sync toy-1" in out, err
+
+    out, err = start(tmp_path, "sync", "toy-1").communicate(timeout=60)
+    assert out == "MLflow is up to date.\n", err
+    with contextlib.closing(sqlite3.connect(tmp_path / "mlflow.db")) as db:
+        (n,) = db.execute("SELECT count(*) FROM metrics WHERE key = 'loss'").fetchone()
+    assert n == 2 * 9 + 1  # and the baseline's
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupt_keeps_what_was_measured_and_prints_the_summary(
     number: signal.Signals, tmp_path: Path
 ) -> None:
     study = tmp_path / "sleepy.py"
     study.write_text(TOY.read_text().replace('"sleep_s": 0.0', '"sleep_s": 0.1'))
-    process = start(tmp_path, "--space", str(study), "--method", "random", "--n-trials", "1000")
-    wait_for_results(tmp_path, 20).close()
+    process = start(tmp_path, "--space", str(study), "--method", "random", "--max-epochs", "30")
+    # Each of two workers is a third into its second trial.
+    wait_for_results(tmp_path, 80).close()
     family = psutil.Process(process.pid).children(recursive=True)
     process.send_signal(number)
     out, err = process.communicate(timeout=60)
@@ -168,7 +192,7 @@ def test_an_interrupt_keeps_what_was_measured_and_prints_the_summary(
     assert "Best configuration (trial " in out
     journal = Journal(tmp_path / "studies" / "sleepy-1" / "journal.db", read_only=True)
     trials = journal.trials()
-    assert len(journal.results()) >= 20
+    assert len(journal.results()) >= 80
     assert {t.reason for t in trials if t.role == "search"} == {"complete", "interrupted"}
     assert all(t.state == "ended" for t in trials)
     # An interrupted trial can go on: its newest checkpoint is that of its last result.

@@ -163,7 +163,7 @@ def test_the_time_budget_ends_the_search_and_keeps_what_was_measured(
     assert outcome.stopped_by == "time budget"
     assert {t.reason for t in searched(journal)} <= {"complete", "interrupted"}
     assert all(t.state == "ended" for t in journal.trials())
-    assert {e.data["label"] for e in journal.events(kind="test")} == {"best", "one"}
+    assert {"best", "one"} <= {e.data["label"] for e in journal.events(kind="test")}
 
 
 def test_one_seed_gives_one_result_to_the_last_digit(tmp_path: Path) -> None:

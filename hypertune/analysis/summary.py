@@ -24,7 +24,8 @@ class Score:
         trial: Its id.
         epoch: Its best epoch; 0 for models without epochs.
         validation: The study's metric at that epoch, on the validation part.
-        test: The same on the test part; None where that was not opened.
+        test: The same on the test part; None where that was not opened, or the look failed.
+        failure: Why a look at the test part failed; None if it did not.
     """
 
     label: str
@@ -32,6 +33,7 @@ class Score:
     epoch: int
     validation: float
     test: float | None
+    failure: str | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,7 +74,9 @@ class Summary:
             return []
         sentences = []
         for other in self.scores:
-            if other is best or other.test is None:
+            if other.trial == best.trial and other is not best:
+                sentences.append("The default configuration is the best one that was found.")
+            if other.trial == best.trial or other.test is None:
                 continue
             verb = "beats" if self.better(best.test, other.test) else "does not beat"
             sentences.append(
@@ -103,15 +107,19 @@ def summarize(folder: Path) -> Summary:
     searched = [t for t in trials if t.role == "search"]
     best, full = _best(searched, results, study)
     n_looks = sum(event.data.get("label") == "best" for event in tests)
-    tested = {e.trial: e.data["metrics"] for e in tests if "metrics" in e.data}
     shown = [("best", best)] if best else []
-    shown += [("default", t) for t in searched[:1] if t.reason in FULL]
-    shown += [(t.label, t) for t in trials if t.role == "baseline" and t.reason in FULL]
+    default = [t for t in searched[:1] if t.reason in FULL]
+    shown += [("default", t) for t in default]
+    shown += [
+        (t.label, t)
+        for t in trials
+        if t.role == "baseline" and t.reason in FULL and not (default and t.label == "default")
+    ]
     return Summary(
         study=study,
         best=best,
         full=full,
-        scores=tuple(_score(label, trial, results, tested, study) for label, trial in shown),
+        scores=tuple(_score(label, trial, results, tests, study) for label, trial in shown),
         reasons=Counter(t.reason or t.state for t in searched),
         failures=tuple(
             (t.id, (t.detail or "").splitlines()[0] if t.detail else "")
@@ -164,16 +172,18 @@ def _score(
     label: str,
     trial: TrialRow,
     results: Mapping[int, list[ResultRow]],
-    tested: Mapping[int | None, Mapping[str, float]],
+    tests: Iterable[EventRow],
     study: Mapping[str, Any],
 ) -> Score:
     row = best_row(results[trial.id], study)
+    look = next((e.data for e in tests if e.trial == trial.id), {})
     return Score(
         label=label,
         trial=trial.id,
         epoch=row.epoch,
         validation=row.metrics[study["metric"]],
-        test=tested.get(trial.id, {}).get(study["test_metric"] or ""),
+        test=look.get("metrics", {}).get(study["test_metric"] or ""),
+        failure=look.get("failure"),
     )
 
 

@@ -160,6 +160,8 @@ def prepare(study: Study, settings: Settings) -> tuple[Study, Search]:
     study = study.with_max_epochs(settings.max_epochs or study.max_epochs)
     space, searcher = study.search_space, METHODS[settings.method].searcher
     check = Checks()
+    start: tuple[dict[str, Any], ...] = ()
+    n_trials = study.n_trials
     with check:
         start = (dict(study.default), *_start_configs(study, settings.start))
     with check:
@@ -171,7 +173,7 @@ def prepare(study: Study, settings: Settings) -> tuple[Study, Search]:
                 f"--n-trials is {n_trials}."
             )
     with check:
-        search = make_search(
+        made = make_search(
             settings.method,
             space,
             mode=study.mode,
@@ -182,7 +184,7 @@ def prepare(study: Study, settings: Settings) -> tuple[Study, Search]:
             scheduler=settings.scheduler,
         )
     check.done()
-    return study, search
+    return study, made
 
 
 def _start_configs(study: Study, path: Path | None) -> list[dict[str, Any]]:
