@@ -8,7 +8,8 @@ import pytest
 from conftest import doing
 from mlflow import MlflowClient
 
-from hypertune.engine import Outcome, run
+from hypertune.engine import Outcome, ray_tune, run
+from hypertune.engine.driver import Driver
 from hypertune.errors import JournalError, SettingError
 from hypertune.records import Journal, TrialRow
 from hypertune.settings import Settings
@@ -152,6 +153,38 @@ def test_a_trial_that_always_kills_its_worker_is_lost_and_the_others_are_not(
     lost = next(t for t in searched(journal) if t.reason == "lost")
     assert "the worker died 3 times; " in (lost.detail or "")
     assert "its worker process has died" in (lost.detail or "")
+
+
+def test_a_breakdown_of_rays_loop_loses_the_jobs_that_were_out_and_nothing_else(
+    toy: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, broken = ray_tune._loop, list[object]()
+
+    def loop(driver: Driver, data: Any) -> None:
+        if broken:
+            return real(driver, data)
+        broken.append(driver.next_job("key"))
+        driver.started("key")
+        raise RuntimeError("Caught unexpected exception: out of memory")
+
+    monkeypatch.setattr(ray_tune, "_loop", loop)
+    outcome, journal = go(toy, tmp_path, n_trials=3)
+
+    assert outcome.error is None
+    assert [t.reason for t in searched(journal)] == ["complete"] * 3
+    assert "out of memory" in journal.events(kind="lost")[0].data["text"]
+
+
+def test_a_store_password_stays_out_of_the_records(
+    toy: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    uri = "http://me:secret@127.0.0.1:9"
+    monkeypatch.setattr("sys.argv", ["hypertune", "--tracking-uri", uri])
+    outcome, journal = go(toy, tmp_path, n_trials=1, tracking_uri=uri)
+
+    assert journal.study()["environment"]["command"].endswith("http://***@127.0.0.1:9")
+    for path in outcome.folder.rglob("*"):
+        assert path.is_dir() or b"secret" not in path.read_bytes()
 
 
 def test_the_time_budget_ends_the_search_and_keeps_what_was_measured(

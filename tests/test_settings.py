@@ -67,6 +67,9 @@ def test_store_lies_beside_the_folder_of_studies_unless_it_is_given(tmp_path: Pa
 
     assert Settings(studies_dir=tmp_path / "studies").store == beside
     assert Settings(tracking_uri="http://127.0.0.1:5000").store == "http://127.0.0.1:5000"
+    absolute = f"sqlite:///{Path.cwd() / 'mine.db'}"
+    assert Settings(tracking_uri="sqlite:///mine.db").store == absolute
+    assert Settings(tracking_uri=absolute).store == absolute
 
 
 @pytest.mark.parametrize(

@@ -223,3 +223,23 @@ def test_every_search_ends_with_its_trials_run_and_three_in_full(n_workers: int)
         n_able = sum(t.reason != "failed" for t in s.trials)
         assert sum(t.full for t in s.trials) >= min(3, n_able)
         assert all(t.reason in (None, "complete", "converged", "failed") for t in s.trials)
+
+
+def test_failed_trials_make_no_room_on_rungs_that_they_never_reached() -> None:
+    # Nine of twelve fail in their first epoch: the rung at 3 holds the trials that got there.
+    s = search(n_trials=100)
+    for _ in range(12):
+        assert s.ask() is not None
+    for number in range(12):
+        if number < 9:
+            s.end(number, "failed")
+        else:
+            s.tell(number, 1, float(number))
+    promoted = s.ask()
+    assert promoted is not None
+    assert (promoted.trial, promoted.to_epoch) == (9, 3)
+    for epoch in (2, 3):
+        s.tell(9, epoch, 9.0)
+    following = s.ask()
+    assert following is not None
+    assert following.to_epoch <= 3

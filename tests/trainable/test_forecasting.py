@@ -247,6 +247,17 @@ def test_trial_converges_after_so_many_epochs_without_an_improvement(made: Made)
     assert not endless.converged
 
 
+def test_best_epoch_counts_every_gain_and_patience_only_those_that_matter(made: Made) -> None:
+    loop = started(made(noise()), patience=2)
+    converged = []
+    for loop.epoch, loss in enumerate([0.8, 0.7999, 0.7998], start=1):  # gains below 1 in 1,000
+        loop._keep_best(loss)
+        converged.append(loop.converged)
+
+    assert (loop.best_epoch, loop.best) == (3, 0.7998)
+    assert converged == [False, False, True]
+
+
 def test_loss_that_is_not_finite_raises(made: Made) -> None:
     values = noise()
     values[40] = np.inf

@@ -256,3 +256,23 @@ def test_test_part_is_judged_from_the_checkpoint_without_training(
     assert (result["metrics"], result["failure"]) == ({"test_loss": 4.0}, None)
     assert result["done"]
     assert epochs(job.folder) == ["epoch-2"]
+
+
+def test_workers_that_swap_trials_keep_their_hang_files_apart(
+    job: WorkerJob, make: Callable[[WorkerJob], LocalWorker]
+) -> None:
+    def give(worker: LocalWorker, trial: int, key: str) -> None:
+        folder = str(Path(job.folder).with_name(str(trial)))
+        task = replace(job, trial=trial, key=key, to_epoch=1, folder=folder)
+        worker.reset_config(task.to_dict())
+
+    first, second = make(replace(job, to_epoch=1)), make(replace(job, key="b1", to_epoch=1))
+    results = [first.train(), second.train()]
+    give(second, 5, "b2")
+    results.append(second.train())
+    give(first, 9, "a2")
+    results.append(first.train())
+    give(second, 11, "b3")
+    results.append(second.train())
+
+    assert [result["failure"] for result in results] == [None] * 5
