@@ -511,7 +511,7 @@ def main() -> None:
     uri = os.environ.pop(URI_VARIABLE, None)
     if uri is None:
         parser.error(f"{URI_VARIABLE} must hold the tracking URI.")
-    os.nice(10)
+    os.nice(19)
     sys.stdout = sys.stderr = Redacted(sys.stderr)  # stdout is for status lines alone
     stop = _Stop()
     if args.follow:
