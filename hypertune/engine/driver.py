@@ -163,7 +163,7 @@ class Driver:
         """Do what is due now and then; return True to end the run at once."""
         if time.monotonic() - self.synced > _SYNC_EVERY_S:
             self._sync()
-            self._show()
+            self.show()
         waits = self.halted or (self.overdue and any(o.test is None for o in self.out.values()))
         if not waits:
             self.halted_at = None
@@ -335,7 +335,7 @@ class Driver:
         self.journal.set_state(out.job.trial, "running")
         span = {"from_epoch": out.from_epoch, "to_epoch": out.job.to_epoch}
         self.journal.add_event("job", out.job.trial, span)
-        self._show()
+        self.show()
 
     @_guarded
     def result(self, key: str, result: Mapping[str, Any]) -> None:
@@ -356,7 +356,7 @@ class Driver:
                 self._end(key, "failed", "\n".join(text for text in texts if text))
             else:
                 self._after(key, out, result)
-        self._show()
+        self.show()
 
     def _take(self, out: Out, epoch: int, metrics: Mapping[str, float], t_ms: int) -> None:
         trial, value = out.job.trial, metrics[self.study.metric]
@@ -388,11 +388,20 @@ class Driver:
         hang = hang_file(self.checkpoints, key)
         traceback = hang.read_text(errors="replace") if hang.is_file() else ""
         hang.unlink(missing_ok=True)
-        trial, text = out.job.trial, _last_line(error_file)
         if time.monotonic() - out.heard >= self.settings.trial_timeout_s and out.test is None:
             limit = f"an epoch took longer than --trial-timeout ({out.job.timeout_s:g} s)"
             self._end(key, "failed", f"{limit}\n{traceback}".strip())
-            return
+        else:
+            self._lost(key, out, _last_line(error_file))
+
+    @_guarded
+    def all_died(self, text: str) -> None:
+        """Take note that Ray's loop broke down under all jobs."""
+        for key, out in list(self.out.items()):
+            self._lost(key, out, text)
+
+    def _lost(self, key: str, out: Out, text: str) -> None:
+        trial = out.job.trial
         self.journal.add_event("lost", trial, {"text": text})
         self.n_lost[trial] = self.n_lost.get(trial, 0) + 1
         again = self.n_lost[trial] <= MAX_LOST
@@ -414,13 +423,6 @@ class Driver:
             else:
                 saved = self._checkpoint(trial, self.search.trials[out.number].epoch)
                 self.search.lost(out.number, saved[0] if saved else 0)
-
-    def all_died(self, text: str) -> None:
-        """Take note that Ray's loop broke down under all jobs."""
-        for key in list(self.out):
-            self.out[key].heard = time.monotonic()
-            self.journal.add_event("lost", self.out[key].job.trial, {"text": text})
-            self.died(key, None)
 
     def _end(self, key: str, reason: Reason, detail: str | None) -> None:
         """End a trial, and what it no longer needs."""
@@ -450,7 +452,8 @@ class Driver:
         if best is None or better(value, best) != best:
             self.progress.best, self.progress.best_trial = value, trial
 
-    def _show(self) -> None:
+    def show(self) -> None:
+        """Tell the observer how things are."""
         self.progress.n_running = len(self.out)
         self.progress.n_waiting = sum(t.waiting for t in self.search.trials)
         with contextlib.suppress(Exception):  # a display must not cost a result

@@ -142,9 +142,7 @@ def _search_and_close(driver: Driver, data: Any) -> None:
 
 def _deliver(driver: Driver, uploader: Uploader) -> Delivery:
     driver.progress.stage = "mlflow"
-    if driver.observer is not None:
-        with contextlib.suppress(Exception):
-            driver.observer(driver.progress)
+    driver.show()
     try:
         return uploader.finish(driver.settings.sync_timeout_s)
     except KeyboardInterrupt:  # the journal has everything; only the replica lags behind
@@ -283,18 +281,12 @@ def _description(
         "method": settings.method,
         "seed": settings.seed,
         "settings": {
-            "method": settings.method,
             "scheduler": settings.scheduler,
-            "n_trials": search.n_trials,
-            "max_epochs": study.max_epochs,
             "n_concurrent": n_concurrent,
             "cpus_per_trial": settings.cpus_per_trial,
             "gpus_per_trial": settings.gpus_per_trial,
             "time_budget_s": settings.time_budget_s,
             "trial_timeout_s": settings.trial_timeout_s,
-            "seed": settings.seed,
-            "metric": study.metric,
-            "mode": study.mode,
             "data": study.trainable.data,
         },
         "environment": about,
