@@ -9,7 +9,7 @@ from hypertune.errors import SettingError, choices
 from hypertune.search import Mode, Search
 from hypertune.search.schedulers.base import Scheduler
 from hypertune.search.schedulers.full import Full
-from hypertune.search.schedulers.halving import Halving
+from hypertune.search.schedulers.halving import Halving, Quartering
 from hypertune.search.schedulers.hyperband import Hyperband
 from hypertune.search.schedulers.median import Median
 from hypertune.search.searchers.base import Searcher
@@ -46,6 +46,11 @@ SCHEDULERS: dict[str, type[Scheduler]] = {
     "median": Median,
 }
 METHODS: dict[str, Method] = {
+    "auto": Method(
+        home="auto:Auto",
+        scheduler=Quartering,
+        summary="Gaussian process over configs and epochs; the best quarter trains on",
+    ),
     "asha": Method(
         home="random:Random",
         scheduler=Halving,
@@ -85,7 +90,7 @@ METHODS: dict[str, Method] = {
         home="random:Random", scheduler=Median, summary="random configs, stopped by the median rule"
     ),
 }
-DEFAULT_METHOD = "asha"
+DEFAULT_METHOD = "auto"
 
 
 def make_search(

@@ -15,6 +15,7 @@ the choice, else its index.
 import json
 import math
 from abc import ABC, abstractmethod
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
@@ -238,6 +239,12 @@ class Space:
     def __post_init__(self) -> None:
         reader = _Reader()
         root = reader.read(dict(self.spec), key="", name="", condition=None)
+        keys = Counter(parameter.key for parameter in reader.parameters)
+        reader.problems += [
+            f"parameters must differ in their dotted names, but {n} are called '{key}'"
+            for key, n in keys.items()
+            if n > 1
+        ]
         if not reader.parameters and not reader.problems:
             reader.problems.append(
                 "the space must hold at least one parameter, such as tune.choice"
@@ -388,11 +395,9 @@ class _Reader:
 
     def _check_keys(self, spec: Mapping[Any, Any], name: str) -> None:
         for k in spec:
-            if not isinstance(k, str) or not k or any(c in k for c in ".[]"):
+            if not isinstance(k, str) or not k:
                 where = f" in {name}" if name else ""
-                self.problems.append(
-                    f"names must be non-empty strings without any of '.[]', but got {k!r}{where}"
-                )
+                self.problems.append(f"names must be non-empty strings, but got {k!r}{where}")
 
     def _group(
         self,

@@ -101,7 +101,7 @@ def test_list_shows_studies_methods_and_data_sets(
 ) -> None:
     assert call(monkeypatch, tmp_path, "list") == 0
     shown = capsys.readouterr().out
-    for text in ("gru_window", "Does a longer window pay", "asha (default)", "tpe", "sunspots"):
+    for text in ("gru_window", "Does a longer window pay", "auto (default)", "tpe", "sunspots"):
         assert text in shown
 
 

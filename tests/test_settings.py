@@ -13,7 +13,7 @@ from hypertune.settings import Settings, parse_duration
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"method": "ashaa"}, "Unknown method 'ashaa'. Did you mean 'asha'? Choose one of: asha, "),
+        ({"method": "ashaa"}, "Unknown method 'ashaa'. Did you mean 'asha'? Choose one of: auto, "),
         ({"n_trials": 0}, "--n-trials must be at least 1, but got 0."),
         ({"max_epochs": 0}, "--max-epochs must be at least 1, but got 0."),
         ({"n_concurrent": 0}, "--n-concurrent must be at least 1, but got 0."),

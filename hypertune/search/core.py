@@ -11,15 +11,16 @@ Several jobs may be out at a time. All decisions follow from the history of the 
 `Search.restore` gives the history back, and the search goes on as if it had never been away.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
+from hypertune.errors import SettingError, choices
 from hypertune.search.history import Mode, Reason, Trial
 from hypertune.search.schedulers.base import Scheduler
 from hypertune.search.searchers.base import Searcher
-from hypertune.space import Config, Flat, Space, identity
+from hypertune.space import Config, Flat, Space, Value, identity
 
 _SUGGESTIONS = 5  # a model that repeats itself would do so all day
 _DRAWS = 100
@@ -103,8 +104,17 @@ class Search:
         """Nothing is under way and nothing is left to do."""
         return not (self._again or self.more or self.running) and self._next() is None
 
-    def ask(self) -> Job | None:
-        """Return the next job; None if there is none until a running one reports."""
+    def ask(self, given: Mapping[str, Value] | None = None) -> Job | None:
+        """Return the next job; None if there is none until a running one reports.
+
+        Args:
+            given: Values, by name, that a new config must have, so that levels can be compared at
+                equal effort. Trials that go on come first as always.
+
+        Raises:
+            SettingError: A value is given that new configs cannot have.
+        """
+        levels = self._levels(given or {})
         if self._again:
             trial, from_epoch = self._again.pop(0)
             return self._job(trial, from_epoch, trial.to_epoch)
@@ -114,9 +124,11 @@ class Search:
             return self._job(trial, trial.epoch, to_epoch)
         if not self.more:
             return None
-        new = self._new_trial()
-        # None: the space has nothing new any more, which may be the last chance of others.
-        return self.ask() if new is None else self._job(new, 0, new.to_epoch)
+        new = self._new_trial(levels)
+        if new is not None:
+            return self._job(new, 0, new.to_epoch)
+        # The space has nothing new any more, which may be the last chance of others.
+        return None if levels else self.ask()
 
     def tell(self, trial: int, epoch: int, value: float) -> None:
         """Report the value after an epoch. The last epoch of a job ends it.
@@ -195,37 +207,64 @@ class Search:
         self._seen.add(self._identity(flat))
         return trial
 
-    def _new_trial(self) -> Trial | None:
+    def _levels(self, given: Mapping[str, Value]) -> Flat:
+        """Return given values by key."""
+        always = {p.name: p for p in self.space.parameters if p.condition is None}
+        for name, value in given.items():
+            if name not in always:
+                raise SettingError(
+                    f"given: '{name}' is no parameter that every config has."
+                    f"{choices(name, list(always))}"
+                )
+            if not always[name].contains(value):
+                raise SettingError(
+                    f"given: {name} must be {always[name].rule()}, but got {value!r}."
+                )
+        return {always[name].key: value for name, value in given.items()}
+
+    def _new_trial(self, given: Flat) -> Trial | None:
         k = len(self.trials)
         flat = self._start[k] if k < len(self._start) else None
-        if flat is None or self._identity(flat) in self._seen:
-            flat = self._distinct(k)
+        if flat is None or not _has(flat, given) or self._identity(flat) in self._seen:
+            flat = self._distinct(k, given)
         if flat is None:
-            self._exhausted = True
+            self._exhausted = self._exhausted or not given
             return None
         return self._register(flat, self._scheduler.first_epoch(k))
 
-    def _distinct(self, k: int) -> Flat | None:
+    def _distinct(self, k: int, given: Flat) -> Flat | None:
         """Return a config that was not tried yet; None if there is none."""
         for attempt in range(_SUGGESTIONS):
-            flat = self._searcher.suggest(
-                self.trials, np.random.default_rng([self._seed, k, attempt])
-            )
+            rng = np.random.default_rng([self._seed, k, attempt])
+            if given:
+                flat = self._searcher.suggest_given(self.trials, rng, given)
+            else:
+                flat = self._searcher.suggest(self.trials, rng)
             if self._identity(flat) not in self._seen:
                 return flat
         # A searcher that keeps proposing what was tried is helped out by chance, and where almost
         # all was tried, by what is left.
         rng = np.random.default_rng([self._seed, k, _SUGGESTIONS])
         for _ in range(_DRAWS):
-            flat = self.space.sample(rng)
+            flat = self.space.build(
+                lambda p: given[p.key] if p.key in given else p.from_unit(rng.random())
+            )
             if self._identity(flat) not in self._seen:
                 return flat
         n = self.space.n_configs
         if n is None or n > _LISTED_CONFIGS:
             return None
-        left = [c for c in self.space.configs() if self._identity(c) not in self._seen]
+        left = [
+            config
+            for config in self.space.configs()
+            if _has(config, given) and self._identity(config) not in self._seen
+        ]
         return left[rng.integers(len(left))] if left else None
 
     def _identity(self, flat: Flat) -> str:
         """Return a text that is equal for equal configs, whichever branches they come from."""
         return identity(self.space.nest(flat))
+
+
+def _has(flat: Flat, given: Flat) -> bool:
+    return identity({key: flat[key] for key in given}) == identity(given)

@@ -66,9 +66,14 @@ class Trial:
         if self.reason in ("failed", "lost"):
             return math.inf
         if epoch <= self.epoch:
-            reached = max((e for e in self.best if e <= epoch), default=0)
-            return self.best.get(reached)
+            return self.best_at(epoch)
         return self.best.get(self.epoch) if self.reason == "converged" else None
+
+    def best_at(self, epoch: int) -> float:
+        """Return the lowest loss up to an epoch that it reached, however it ended."""
+        if epoch in self.best:
+            return self.best[epoch]
+        return self.best.get(max((e for e in self.best if e <= epoch), default=0), math.inf)
 
 
 def incumbent(trials: Iterable[Trial]) -> Trial | None:

@@ -117,6 +117,36 @@ def test_many_jobs_may_be_out_before_the_first_value(method: str) -> None:
     assert search.ask() is None
 
 
+@ROWS
+def test_new_config_has_the_values_that_are_given(method: str) -> None:
+    spec = {**SPACES["lists and none"], "s": SPACES["branches"]["s"], "c": tune.choice(["u", "v"])}
+    search = make(method, spec, n_trials=30, max_epochs=1)
+    for k in range(20):
+        given = {"c": "uv"[k % 2], "a": [None, [1, [2]], True, 1][k % 4], "s": "ab"[k % 3 == 0]}
+        job = search.ask(given)
+        assert job is not None
+        assert {**job.config, "s": job.config["s"]["kind"]} == {**job.config, **given}
+        assert search.space.problems(job.config) == []
+        search.tell(job.trial, 1, math.sin(k))
+    assert len({identity(search.space.nest(t.flat)) for t in search.trials}) == 20
+
+
+def test_level_may_run_out_while_others_have_configs_left() -> None:
+    spec = {"c": tune.choice(["u", "v"]), "n": tune.choice([1, True])}
+    search = make("auto", spec, n_trials=4, max_epochs=1)
+    jobs = [search.ask({"c": "u"}) for _ in range(3)]
+
+    assert [job and job.config["c"] for job in jobs] == ["u", "u", None]
+    assert search.more
+    job = search.ask({"n": True})
+    assert job is not None
+    assert job.config == {"c": "v", "n": True}
+    with pytest.raises(SettingError, match=r"given: 'd' is no parameter .* Choose one of: c, n"):
+        search.ask({"d": 1})
+    with pytest.raises(SettingError, match=r"given: c must be one of u, v, but got 'w'"):
+        search.ask({"c": "w"})
+
+
 def test_grid_names_continuous_parameters_and_goes_through_all_others_once() -> None:
     with pytest.raises(SettingError, match=r"grid needs parameters .* but a is continuous"):
         make_search("grid", Space(SPACES["mixed"]), mode="min", max_epochs=1, n_trials=9)

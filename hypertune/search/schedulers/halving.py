@@ -31,13 +31,14 @@ class Halving(Scheduler):
     Args:
         max_epochs: Epochs of a trial in full; the last rung.
         min_epochs: The first rung.
-        eta: One in ``eta`` trials of a rung goes on to the next, which is ``eta`` times as far.
     """
 
-    def __init__(self, max_epochs: int, min_epochs: int = 1, eta: int = 3) -> None:
+    eta = 3
+    """One in ``eta`` trials of a rung goes on to the next, which is ``eta`` times as far."""
+
+    def __init__(self, max_epochs: int, min_epochs: int = 1) -> None:
         super().__init__(max_epochs)
-        self.eta = eta
-        self.rungs = rung_epochs(max_epochs, min_epochs, eta)
+        self.rungs = rung_epochs(max_epochs, min_epochs, self.eta)
         # Per rung: (loss there, trial number), best first. A trial enters each rung once.
         self._ranking: dict[int, list[tuple[float, int]]] = {rung: [] for rung in self.rungs}
         self._entered: dict[int, set[int]] = {rung: set() for rung in self.rungs}
@@ -87,3 +88,9 @@ class Halving(Scheduler):
     @staticmethod
     def _may_go_on(trial: Trial, rung: int, loss: float) -> bool:
         return trial.waiting and trial.to_epoch <= rung and math.isfinite(loss)
+
+
+class Quartering(Halving):
+    """Halving to the best quarter, which suits configs that are chosen with care."""
+
+    eta = 4

@@ -1,12 +1,12 @@
 """The contract of a searcher."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 from hypertune.search.history import Trial
-from hypertune.space import Flat, Space
+from hypertune.space import Flat, Parameter, Space, Value
 
 
 class Searcher(ABC):
@@ -44,3 +44,21 @@ class Searcher(ABC):
             trials: All trials so far by number: running, waiting and ended ones.
             rng: The only source of chance.
         """
+
+    def suggest_given(
+        self, trials: Sequence[Trial], rng: np.random.Generator, given: Mapping[str, Value]
+    ) -> Flat:
+        """Propose a flat config that has the values ``given``, by key.
+
+        Here: what `suggest` proposes, with these values put in. Where that takes another branch,
+        its parameters are drawn.
+        """
+        proposal = self.suggest(trials, rng)
+
+        def value(parameter: Parameter) -> Value:
+            known = {**proposal, **given}
+            if parameter.key in known:
+                return known[parameter.key]
+            return parameter.from_unit(rng.random())
+
+        return self.space.build(value)
