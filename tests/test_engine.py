@@ -1,16 +1,20 @@
 """The engine under a real Ray: nothing is lost, nothing waits, nothing disturbs the search."""
 
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from conftest import doing
 from mlflow import MlflowClient
+from ray import tune
 
 from hypertune.engine import Outcome, ray_tune, run
 from hypertune.engine.driver import Driver
+from hypertune.engine.run import prepare
 from hypertune.errors import JournalError, SettingError
+from hypertune.methods import METHODS
 from hypertune.records import Journal, TrialRow
 from hypertune.settings import Settings
 from hypertune.study import Study, load_study
@@ -208,6 +212,50 @@ def test_one_seed_gives_one_result_to_the_last_digit(tmp_path: Path) -> None:
             [(t.config, [r.metrics for r in journal.results(trial=t.id)]) for t in journal.trials()]
         )
     assert runs[0] == runs[1]
+
+
+@pytest.mark.parametrize("method", [name for name in METHODS if name != "grid"])
+def test_a_simulated_and_a_real_run_of_a_conditional_mixed_space_decide_alike(
+    method: str, toy: Study, tmp_path: Path
+) -> None:
+    rate = tune.loguniform(1e-4, 1)
+    study = replace(
+        toy,
+        space={
+            **toy.space,
+            "units": tune.lograndint(4, 65),
+            "opt": tune.choice(
+                [
+                    {"name": "sgd", "rate": rate, "momentum": tune.quniform(0, 0.9, 0.1)},
+                    {"name": "adam", "rate": rate},
+                ]
+            ),
+            "more": tune.choice([None, [1, 2], "a"]),
+        },
+        default={
+            **toy.default,
+            "units": 8,
+            "opt": {"name": "adam", "rate": 0.01},
+            "more": None,
+        },
+    )
+    settings: dict[str, Any] = {"method": method, "n_trials": 10, "seed": 1, "n_concurrent": 1}
+    _, journal = go(study, tmp_path, **settings)
+    real = [
+        (journal.trial(e.trial).config["x"], e.data["from_epoch"], e.data["to_epoch"])
+        for e in journal.events(kind="job")
+        if e.trial is not None and journal.trial(e.trial).role == "search"
+    ]
+
+    _, search = prepare(study, Settings(**settings))
+    simulated = []
+    while (job := search.ask()) is not None:
+        simulated.append((job.config["x"], job.from_epoch, job.to_epoch))
+        for epoch in range(job.from_epoch + 1, job.to_epoch + 1):
+            search.tell(job.trial, epoch, job.config["x"] + 1 / epoch)
+    assert simulated == real
+    shown = [{k: t.config[k] for k in study.space} for t in searched(journal)]
+    assert shown == [search.space.nest(t.flat) for t in search.trials]
 
 
 def test_a_fraction_of_a_gpu_packs_trials(toy: Study, tmp_path: Path) -> None:
