@@ -47,6 +47,9 @@ def run(
         str | None, typer.Option(help="none, asha, hyperband or median, with any method's configs.")
     ] = None,
     start: Annotated[Path | None, typer.Option(help="JSON file of configs to try first.")] = None,
+    from_: Annotated[
+        str | None, typer.Option("--from", help="Earlier study, whose best configs to try first.")
+    ] = None,
     n_trials: Annotated[int | None, typer.Option(help="Configs to try.")] = None,
     max_epochs: Annotated[int | None, typer.Option(help="Epochs of a trial in full.")] = None,
     time_budget: Annotated[str | None, typer.Option(help="End after 90s, 10m, 1h30m, ...")] = None,
@@ -94,6 +97,7 @@ def run(
             method=method or DEFAULT_METHOD,
             scheduler=scheduler,
             start=start,
+            from_study=from_,
             n_trials=n_trials,
             max_epochs=max_epochs,
             n_concurrent=n_concurrent,
@@ -111,6 +115,8 @@ def run(
             raise SettingError("--probe goes with --dry-run.")
     check.done()
     out = display.console()
+    if settings.earlier is not None:
+        out.print(engine.warm_start(study, settings.earlier).text, markup=False)
     if dry_run:
         display.show_plan(out, study, settings, plan.make_plan(study, settings, probe=probe))
         return

@@ -21,6 +21,8 @@ class Settings:
         method: A row of METHODS.
         scheduler: A row of SCHEDULERS in place of the method's own.
         start: A file with configs to try first: a JSON list of them, or one alone.
+        from_study: An earlier study, by its folder or the name of it: its best configs are tried
+            first.
         n_trials: Distinct configs to try; None for the study's own number.
         max_epochs: Epochs of a trial in full; None for the study's own number.
         time_budget_s: Seconds after which nothing new is started and what runs is ended.
@@ -42,6 +44,7 @@ class Settings:
     method: str = DEFAULT_METHOD
     scheduler: str | None = None
     start: Path | None = None
+    from_study: str | None = None
     n_trials: int | None = None
     max_epochs: int | None = None
     time_budget_s: float | None = None
@@ -97,6 +100,14 @@ class Settings:
             )
         if problems:
             raise SettingError("\n".join(problems))
+
+    @property
+    def earlier(self) -> Path | None:
+        """The folder of the study to start from."""
+        if self.from_study is None:
+            return None
+        path = Path(self.from_study)
+        return path if path.is_dir() else self.studies_dir / self.from_study
 
     @property
     def store(self) -> str:

@@ -54,6 +54,7 @@ def call(monkeypatch: pytest.MonkeyPatch, folder: Path, *args: str) -> int:
         ([*GOOD, "--method", "grid"], "grid needs parameters with a number of values, but"),
         ([*GOOD, "--start", "empty.py"], "--start 'empty.py' cannot be read"),
         ([*GOOD, "--start", "start.json"], "config 0: hidden_size must be an integer in [8, 128]"),
+        ([*GOOD, "--from", "nobody"], "There is no journal at 'studies/nobody/journal.db'"),
         ([*GOOD, "--scheduler", "ahsa"], "Unknown scheduler 'ahsa'. Did you mean 'asha'?"),
         ([*GOOD, "--set", "batch_size=0"], "batch_size must be an integer of at least 1"),
         ([*GOOD, "--probe"], "--probe goes with --dry-run"),

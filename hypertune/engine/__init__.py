@@ -7,6 +7,7 @@ a promotion, a resumed study and a lost worker are one and the same: another job
 
 from hypertune.engine.driver import Observer, Progress
 from hypertune.engine.run import Outcome, planned_epochs, prepare, run, usable_folder
+from hypertune.engine.warm_start import warm_start
 
 __all__ = [
     "Observer",
@@ -16,4 +17,5 @@ __all__ = [
     "prepare",
     "run",
     "usable_folder",
+    "warm_start",
 ]

@@ -19,6 +19,7 @@ import numpy as np
 
 from hypertune.engine.driver import Driver, Observer, Progress
 from hypertune.engine.ray_tune import capacity, ray_session, search_on_ray
+from hypertune.engine.warm_start import warm_start
 from hypertune.errors import Checks, SettingError
 from hypertune.methods import METHODS, make_search
 from hypertune.provenance import environment
@@ -153,7 +154,8 @@ def prepare(study: Study, settings: Settings) -> tuple[Study, Search]:
     """Return the study as it is to be run, and the search through it.
 
     Raises:
-        SettingError: The method cannot honour the space, or a start config is outside of it.
+        HypertuneError: The method cannot honour the space, a start config is outside of it, or
+            the study to start from cannot be used.
     """
     study = study.with_max_epochs(settings.max_epochs or study.max_epochs)
     space, searcher = study.search_space, METHODS[settings.method].searcher
@@ -162,6 +164,9 @@ def prepare(study: Study, settings: Settings) -> tuple[Study, Search]:
     n_trials = study.n_trials
     with check:
         start = (dict(study.default), *_start_configs(study, settings.start))
+    with check:
+        if settings.earlier is not None:
+            start = (*start, *warm_start(study, settings.earlier).configs)
     with check:
         needed = searcher.n_trials(space)
         n_trials = settings.n_trials or needed or study.n_trials
@@ -282,6 +287,7 @@ def _description(
         "seed": settings.seed,
         "settings": {
             "scheduler": settings.scheduler,
+            "from": None if settings.earlier is None else settings.earlier.name,
             "n_concurrent": n_concurrent,
             "cpus_per_trial": settings.cpus_per_trial,
             "gpus_per_trial": settings.gpus_per_trial,

@@ -1,0 +1,79 @@
+"""A search that begins with an earlier study's best configs."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ray import tune
+
+from hypertune.engine import prepare, warm_start
+from hypertune.errors import SettingError
+from hypertune.records import Journal
+from hypertune.settings import Settings
+from hypertune.study import Study
+
+
+def earlier(folder: Path, trials: list[tuple[dict[str, Any], dict[int, float], str]]) -> Path:
+    folder.mkdir(parents=True)
+    journal = Journal(folder / "journal.db")
+    journal.set_study(name=folder.name, metric="accuracy", mode="max")
+    for k, (config, values, reason) in enumerate(trials):
+        journal.add_trial(k, config, seed=0, role="baseline" if reason == "base" else "search")
+        for epoch, value in values.items():
+            journal.add_result(k, epoch, {"accuracy": value})
+        journal.set_state(k, "ended", reason=reason)
+    journal.close()
+    return folder
+
+
+@pytest.fixture
+def study(toy: Study) -> Study:
+    opt = tune.choice([{"name": "sgd", "rate": tune.loguniform(1e-3, 1)}, {"name": "adam"}])
+    return replace(
+        toy,
+        space={**toy.space, "opt": opt, "units": tune.randint(1, 9)},
+        default={**toy.default, "opt": {"name": "adam"}, "units": 2},
+    )
+
+
+def test_the_best_trials_in_full_come_first_as_far_as_the_space_has_them(
+    study: Study, tmp_path: Path
+) -> None:
+    sgd = {"name": "sgd", "rate": 0.1}
+    folder = earlier(
+        tmp_path / "studies" / "old-1",
+        [
+            ({"x": 0.1, "opt": sgd, "other": 1}, {1: 0.2, 9: 0.5}, "complete"),
+            ({"x": 0.2, "opt": sgd}, {1: 0.99}, "stopped"),
+            ({"x": 0.3, "opt": {"name": "sgd", "rate": 9.0}}, {1: 0.4, 9: 0.8}, "complete"),
+            ({"x": 0.4, "opt": sgd}, {1: float("nan")}, "failed"),
+            ({"x": 0.5, "opt": sgd}, {9: 0.9}, "base"),
+            ({"x": 0.6, "opt": {"name": "adam"}}, {1: 0.3, 3: 0.35}, "stopped"),
+            ({"x": 7.0, "opt": 3}, {1: 1.0, 3: 1.0}, "stopped"),
+        ],
+    )
+    found = warm_start(study, folder)
+
+    assert [(config["x"], config["opt"]) for config in found.configs] == [
+        (0.3, {"name": "adam"}),
+        (0.1, sgd),
+        (0.6, {"name": "adam"}),
+        (0.2, sgd),
+    ]
+    assert all(study.search_space.problems(config) == [] for config in found.configs)
+    assert found.text == (
+        "From old-1: its 4 best configs are tried first (taken: x, opt; opt out of range in 2 of 5 "
+        "trials; x out of range in 1 of 5 trials; not there, left at the default: do, units; its "
+        "metric is accuracy)."
+    )
+    settings = Settings(studies_dir=tmp_path / "studies", from_study="old-1", n_trials=9)
+    _, search = prepare(study, settings)
+    jobs = [search.ask() for _ in range(5)]
+    assert [job and job.config["x"] for job in jobs] == [0.5, 0.3, 0.1, 0.6, 0.2]
+
+
+def test_a_study_without_anything_in_common_is_refused(study: Study, tmp_path: Path) -> None:
+    folder = earlier(tmp_path / "old-2", [({"y": 1, "x": -4}, {1: 0.2}, "complete")])
+    with pytest.raises(SettingError, match="none of its 1 trials with results has a value for x"):
+        warm_start(study, folder)
