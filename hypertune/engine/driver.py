@@ -13,7 +13,7 @@ import ray
 
 from hypertune.errors import HypertuneError
 from hypertune.records import Journal
-from hypertune.search import Reason, Search, incumbent
+from hypertune.search import Job, Reason, Search, incumbent
 from hypertune.settings import Settings
 from hypertune.study import Study
 from hypertune.trainable.worker import WorkerJob, hang_file, newest_checkpoint
@@ -121,6 +121,7 @@ class Driver:
         self.n_concurrent = n_concurrent
         self.progress, self.observer, self.warning = progress, observer, warning
         self.out: dict[str, Out] = {}
+        self.ahead: Job | None = None  # the next job, where it was worked out before its time
         self.ids: list[int] = []  # search number -> trial id in the journal
         self.next_id = 0
         self.n_lost: dict[int, int] = {}
@@ -164,6 +165,7 @@ class Driver:
         if time.monotonic() - self.synced > _SYNC_EVERY_S:
             self._sync()
             self.show()
+        self._look_ahead()
         waits = self.halted or (self.overdue and any(o.test is None for o in self.out.values()))
         if not waits:
             self.halted_at = None
@@ -176,6 +178,16 @@ class Driver:
     def _sync(self) -> None:
         self.synced = time.monotonic()
         self.journal.sync()
+
+    @_guarded
+    def _look_ahead(self) -> None:
+        """Work the next job out while all workers are busy, if that takes time.
+
+        With one worker at a time jobs are asked for when they are due, so that runs are repeatable.
+        """
+        busy = len(self.out) == self.n_concurrent > 1
+        if busy and self.ahead is None and not (self.halted or self.overdue):
+            self.ahead = self.search.ask_ahead()
 
     def cut(self, key: str) -> bool:
         """Say whether a job is to end after the epoch that has just been reported."""
@@ -194,14 +206,20 @@ class Driver:
         if self.overdue and not self.search.done:
             self.cut_short = True
         if self.cut_short:
+            self._withdraw()
             return self._next_test(key)
-        job = self.search.ask()
+        job, self.ahead = self.ahead or self.search.ask(), None
         if job is None:
             return self._default_in_full(key) or self._next_test(key)
         if job.trial == len(self.ids):
             self.ids.append(self._add_trial(job.config, role="search"))
             self.progress.n_started += 1
         return self._send(key, self.ids[job.trial], job.config, job.to_epoch, job.trial)
+
+    def _withdraw(self) -> None:
+        if self.ahead is not None:
+            self.search.withdraw(self.ahead)
+            self.ahead = None
 
     @property
     def finished(self) -> bool:
@@ -473,6 +491,7 @@ class Driver:
             if out.test is None:
                 self._end(key, "interrupted", f"by {stopped_by}")
         self.out.clear()
+        self._withdraw()
         for trial in self.search.close():
             detail = f"not promoted beyond epoch {trial.epoch}"
             self.journal.set_state(self.ids[trial.number], "ended", reason="stopped", detail=detail)

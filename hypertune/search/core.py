@@ -130,6 +130,24 @@ class Search:
         # The space has nothing new any more, which may be the last chance of others.
         return None if levels else self.ask()
 
+    def ask_ahead(self) -> Job | None:
+        """Return a job while no worker is free yet, where working it out takes time; else None.
+
+        It knows a little less than one that is asked for when it is needed. A job that is not
+        started in the end must be given to `withdraw`.
+        """
+        return self.ask() if self._searcher.slow and self.more else None
+
+    def withdraw(self, job: Job) -> None:
+        """Take back the newest job, which was not started."""
+        trial = self.trials[job.trial]
+        trial.running = False
+        if trial.losses:
+            trial.to_epoch = trial.epoch
+        elif trial is self.trials[-1]:
+            self.trials.pop()
+            self._seen.remove(self._identity(trial.flat))
+
     def tell(self, trial: int, epoch: int, value: float) -> None:
         """Report the value after an epoch. The last epoch of a job ends it.
 

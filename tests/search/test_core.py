@@ -179,6 +179,23 @@ def test_seed_fixes_the_configs(method: str) -> None:
     assert not set(play(1)) & set(play(2))
 
 
+@pytest.mark.parametrize("method", ["auto", "bayes"])
+def test_job_that_was_asked_for_ahead_and_is_withdrawn_leaves_no_trace(method: str) -> None:
+    def played(ahead: bool) -> Search:
+        s = search(method, n_trials=14, max_epochs=4, seed=5)
+        while (job := s.ask()) is not None:
+            for epoch in range(job.from_epoch + 1, job.to_epoch + 1):
+                s.tell(job.trial, epoch, job.config["x"] / epoch)
+            if ahead and (taken := s.ask_ahead()) is not None:
+                s.withdraw(taken)
+        return s
+
+    plain, withdrawn = played(False), played(True)
+    assert configs(withdrawn) == configs(plain)
+    assert [t.epoch for t in withdrawn.trials] == [t.epoch for t in plain.trials]
+    assert search("random").ask_ahead() is None
+
+
 # ---- replay ----
 
 

@@ -45,6 +45,8 @@ _N_BASES = 8
 class Auto(Searcher):
     """Proposes the config of the largest expected improvement in full, off what was tried."""
 
+    slow = True
+
     def __init__(self, space: Space, max_epochs: int, seed: int = 0) -> None:
         super().__init__(space, max_epochs, seed)
         self._encoding = Encoding(space)

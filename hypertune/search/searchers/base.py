@@ -18,6 +18,9 @@ class Searcher(ABC):
         seed: For what is fixed once for a search; each suggestion gets a source of its own.
     """
 
+    slow = False
+    """A suggestion takes so long that workers would wait for it."""
+
     def __init__(self, space: Space, max_epochs: int, seed: int = 0) -> None:
         self.space = space
         self.max_epochs = max_epochs

@@ -104,6 +104,7 @@ class Bayes(OptunaSearcher):
     """Gaussian process with expected improvement, on all parameters of a space together."""
 
     joint = True
+    slow = True
     n_told = 200
     """A process on more trials than these would take seconds: the best and some others are told."""
 
