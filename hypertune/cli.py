@@ -64,7 +64,7 @@ def run(
     ] = None,
     studies_dir: Annotated[Path, typer.Option(help="Folder of the studies.")] = Path("studies"),
     tracking_uri: Annotated[
-        str | None, typer.Option(help="MLflow store [default: mlflow.db beside the studies].")
+        str | None, typer.Option(help="MLflow store (default: mlflow.db beside the studies).")
     ] = None,
     sync_timeout: Annotated[str, typer.Option(help="Wait so long for MLflow at the end.")] = "1m",
     dry_run: Annotated[
@@ -122,8 +122,10 @@ def run(
         return
     with display.Display(out) as show:
         outcome = engine.run(study, settings, show)
-    display.show_summary(out, summarize(outcome.folder), outcome, settings)
-    if outcome.error is not None:
+    summary = summarize(outcome.folder)
+    display.show_summary(out, summary, outcome, settings)
+    nothing = summary.best is None and outcome.stopped_by is None
+    if outcome.error is not None or nothing:
         raise typer.Exit(1)
     if outcome.stopped_by == "signal":
         raise typer.Exit(130)
@@ -134,7 +136,7 @@ def sync(
     study: Annotated[str, typer.Argument(help="Name of the study's folder.")],
     studies_dir: Annotated[Path, typer.Option(help="Folder of the studies.")] = Path("studies"),
     tracking_uri: Annotated[
-        str | None, typer.Option(help="MLflow store [default: mlflow.db beside the studies].")
+        str | None, typer.Option(help="MLflow store (default: mlflow.db beside the studies).")
     ] = None,
     sync_timeout: Annotated[str, typer.Option(help="Give up after this time.")] = "10m",
 ) -> None:

@@ -1,5 +1,6 @@
 """What the terminal shows: the plan, the search under way, and what it found."""
 
+import os
 import sys
 import time
 from collections.abc import Iterable, Sequence
@@ -29,9 +30,16 @@ _STAGES = {
 }
 
 
+class _Console(Console):
+    def on_broken_pipe(self) -> None:
+        """Fall silent when nobody listens any more (``| head``), where rich would exit."""
+        self.quiet = True
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
 def console() -> Console:
     """Return a console for standard output; outside a terminal, lines are not cut to 80 columns."""
-    return Console(highlight=False, width=None if sys.stdout.isatty() else 200, soft_wrap=True)
+    return _Console(highlight=False, width=None if sys.stdout.isatty() else 200, soft_wrap=True)
 
 
 class Display:
@@ -222,11 +230,11 @@ def _show_scores(out: Console, summary: Summary) -> None:
     table.add_column(study["test_metric"] or "test", justify="right")
     for score in summary.scores:
         table.add_row(
-            score.label,
+            Text(score.label),
             str(score.trial),
             str(score.epoch) if score.epoch else "",
             f"{score.validation:.4f}",
-            _test_text(score),
+            Text(_test_text(score)),
         )
     out.print(table)
 

@@ -6,12 +6,15 @@ import shutil
 import tempfile
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+import ray
+import torch
 
-from hypertune.engine import planned_epochs, prepare, usable_folder
+from hypertune.engine import capacity, load_data, planned_epochs, prepare, usable_folder
+from hypertune.errors import SettingError
 from hypertune.records import redact
 from hypertune.settings import Settings
 from hypertune.study import Study
@@ -71,8 +74,11 @@ def make_plan(study: Study, settings: Settings, *, probe: bool) -> Plan:
     space, n_trials = study.search_space, search.n_trials or 0
     n_epochs = planned_epochs(search)
     cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    n_concurrent = settings.n_concurrent or max(1, int(cpus / settings.cpus_per_trial))
-    n_concurrent = min(n_concurrent, n_trials)
+    here = {"CPU": float(cpus), "GPU": float(torch.cuda.device_count())}
+    if os.environ.get("RAY_ADDRESS") or ray.is_initialized():
+        here = {"CPU": 1e6, "GPU": 1e6}  # what that Ray has shows when it is joined
+        settings = replace(settings, n_concurrent=settings.n_concurrent or cpus)
+    n_concurrent = capacity(settings, [here], n_trials)
     folder = usable_folder(study.name, settings)
     root = next(path for path in (folder.resolve(), *folder.resolve().parents) if path.exists())
     return Plan(
@@ -92,23 +98,28 @@ def make_plan(study: Study, settings: Settings, *, probe: bool) -> Plan:
 def _probe(study: Study, settings: Settings, n_epochs: int, n_concurrent: int) -> Probe:
     """Train the default and two random configs for two epochs each; the second one is timed."""
     use_threads(max(1, int(settings.cpus_per_trial)))
-    data = study.trainable.load(test=False)
+    data = load_data(study)
     space, rng = study.search_space, np.random.default_rng(settings.seed)
     configs = [dict(study.default), *(space.nest(space.sample(rng)) for _ in range(2))]
     seconds, size = [], 0
     for searched in configs:
         config = {**study.config(searched, seed=settings.seed), "device": "cpu"}
-        loop = study.trainable.start(config, data, metric=study.metric, mode=study.mode)
-        # A config that fails is not the probe's business: the search will record it.
-        with contextlib.suppress(ArithmeticError):
-            loop.step()
-        start = time.perf_counter()
-        with contextlib.suppress(ArithmeticError):
-            loop.step()
-        seconds.append(time.perf_counter() - start)
-        with tempfile.TemporaryDirectory() as folder:
-            loop.save(Path(folder))
-            size = max(size, sum(f.stat().st_size for f in Path(folder).rglob("*")))
+        try:
+            loop = study.trainable.start(config, data, metric=study.metric, mode=study.mode)
+            # A config that diverges is not the probe's business: the search will record it.
+            with contextlib.suppress(ArithmeticError):
+                loop.step()
+            start = time.perf_counter()
+            with contextlib.suppress(ArithmeticError):
+                loop.step()
+            seconds.append(time.perf_counter() - start)
+            with tempfile.TemporaryDirectory() as folder:
+                loop.save(Path(folder))
+                size = max(size, sum(f.stat().st_size for f in Path(folder).rglob("*")))
+        except Exception as error:  # the user's code
+            raise SettingError(
+                f"The probe failed with {searched}: {type(error).__name__}: {error}"
+            ) from error
     mean = sum(seconds) / len(seconds)
     return Probe(
         epoch_s=seconds,

@@ -256,7 +256,7 @@ def _run_file(path: Path, name: str) -> ModuleType:
         spec.loader.exec_module(module)
     except StudyError as error:
         raise StudyError(f"'{path}' is not valid", error.problems) from error
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         frames = traceback.extract_tb(error.__traceback__)
         lines = [frame.lineno for frame in frames if frame.filename == str(path)]
         line = getattr(error, "lineno", None) if isinstance(error, SyntaxError) else None

@@ -89,6 +89,13 @@ def test_bad_input_is_told_with_rule_and_value_before_anything_starts(
     assert [p for p in sorted(tmp_path.rglob("*")) if "__pycache__" not in str(p)] == before
 
 
+def test_a_study_that_is_not_there_cannot_be_delivered(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert call(monkeypatch, tmp_path, "sync", "nobody") == 2
+    assert "There is no journal at 'studies/nobody/journal.db'" in capsys.readouterr().err
+
+
 def test_a_name_that_is_taken_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -7,6 +7,7 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -76,6 +77,34 @@ def test_planned_epochs_are_about_what_a_search_with_random_curves_spends(
     assert found.n_epochs == pytest.approx(statistics.mean(map(epochs, range(20))), rel=0.15)
 
 
+@pytest.mark.parametrize(
+    "settings", [{"cpus_per_trial": 10_000.0}, {"n_concurrent": 10_000, "n_trials": 10_000}]
+)
+def test_a_plan_is_refused_where_a_run_would_be(
+    settings: dict[str, Any], study: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setattr("ray.is_initialized", lambda: False)
+    with pytest.raises(SettingError, match=r"must run at a time, but Ray can run"):
+        plan(study, tmp_path, **settings)
+
+
+def test_a_large_search_is_planned_at_once(study: Study, tmp_path: Path) -> None:
+    found, small = (plan(study, tmp_path, method="asha", n_trials=n) for n in (10**7, 2000))
+    assert found.n_epochs == pytest.approx(5000 * small.n_epochs, rel=0.05)
+
+
+def test_a_probe_that_fails_says_so(
+    study: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def start(*args: object, **kwargs: object) -> None:
+        raise TypeError("no such layer")
+
+    monkeypatch.setattr(type(study.trainable), "start", start)
+    with pytest.raises(SettingError, match=r"The probe failed with .*: TypeError: no such layer"):
+        plan(study, tmp_path, probe=True)
+
+
 def test_number_of_trials_is_that_of_the_study_and_at_most_what_the_space_holds(
     study: Study, tmp_path: Path
 ) -> None:
@@ -85,7 +114,8 @@ def test_number_of_trials_is_that_of_the_study_and_at_most_what_the_space_holds(
         default={"cell": "gru", "window": 6},
     )
 
-    infinite, finite = plan(study, tmp_path), plan(small, tmp_path, n_concurrent=9)
+    infinite = plan(study, tmp_path)
+    finite = plan(small, tmp_path, n_concurrent=9, cpus_per_trial=0.01)
 
     assert (infinite.n_configs, infinite.n_trials) == (None, study.n_trials)
     assert (finite.n_configs, finite.n_trials, finite.n_concurrent) == (6, 6, 6)

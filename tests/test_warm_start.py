@@ -1,5 +1,7 @@
 """A search that begins with an earlier study's best configs."""
 
+import contextlib
+import sqlite3
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -8,7 +10,7 @@ import pytest
 from ray import tune
 
 from hypertune.engine import prepare, warm_start
-from hypertune.errors import SettingError
+from hypertune.errors import JournalError, SettingError
 from hypertune.records import Journal
 from hypertune.settings import Settings
 from hypertune.study import Study
@@ -77,3 +79,13 @@ def test_a_study_without_anything_in_common_is_refused(study: Study, tmp_path: P
     folder = earlier(tmp_path / "old-2", [({"y": 1, "x": -4}, {1: 0.2}, "complete")])
     with pytest.raises(SettingError, match="none of its 1 trials with results has a value for x"):
         warm_start(study, folder)
+
+
+def test_a_journal_without_a_study_or_its_tables_is_refused(study: Study, tmp_path: Path) -> None:
+    Journal(tmp_path / "journal.db").close()
+    with pytest.raises(SettingError, match="its journal holds no study"):
+        warm_start(study, tmp_path)
+    with contextlib.closing(sqlite3.connect(tmp_path / "journal.db")) as db:
+        db.execute("DROP TABLE results")
+    with pytest.raises(JournalError, match="cannot be opened: no such table"):
+        warm_start(study, tmp_path)

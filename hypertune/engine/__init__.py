@@ -6,13 +6,16 @@ a promotion, a resumed study and a lost worker are one and the same: another job
 """
 
 from hypertune.engine.driver import Observer, Progress
-from hypertune.engine.run import Outcome, planned_epochs, prepare, run, usable_folder
+from hypertune.engine.ray_tune import capacity
+from hypertune.engine.run import Outcome, load_data, planned_epochs, prepare, run, usable_folder
 from hypertune.engine.warm_start import warm_start
 
 __all__ = [
     "Observer",
     "Outcome",
     "Progress",
+    "capacity",
+    "load_data",
     "planned_epochs",
     "prepare",
     "run",

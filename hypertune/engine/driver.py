@@ -274,10 +274,16 @@ class Driver:
         data = study.trainable.load(test=True)
         self.test_data = ray.put(data)
         self._record_baselines()
-        for name, metrics in study.trainable.baselines(data, test=True).items():
-            self.journal.add_event(
-                "test", self.baselines[name], {"label": name, "metrics": metrics}
-            )
+        try:
+            reached = study.trainable.baselines(data, test=True)
+            looks: dict[str, dict[str, Any]] = {
+                name: {"metrics": reached[name]} for name in self.baselines
+            }
+        except Exception as error:  # theirs alone: what was searched is judged all the same
+            text = f"{type(error).__name__}: {error}"
+            looks = {name: {"failure": text} for name in self.baselines}
+        for name, look in looks.items():
+            self.journal.add_event("test", self.baselines[name], {"label": name, **look})
 
     def _record_baselines(self) -> None:
         """Journal the simple models and what they reach on the validation part, once."""

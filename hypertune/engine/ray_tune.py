@@ -4,7 +4,7 @@ import contextlib
 import logging
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import ray
@@ -160,17 +160,19 @@ def _loop(driver: Driver, data: Any) -> None:
         ).fit()
 
 
-def capacity(settings: Settings, wanted: int | None) -> int:
-    """Return how many trials can run at a time.
+def capacity(settings: Settings, nodes: Sequence[Mapping[str, float]], n_trials: int | None) -> int:
+    """Return how many trials are to run at a time.
 
     Args:
-        settings: What a trial occupies.
-        wanted: How many are asked for; None for as many as there can be.
+        settings: What a trial occupies, and how many are asked for.
+        nodes: What each of Ray's nodes has, by ``CPU`` and ``GPU``.
+        n_trials: How many there are; None for no end of them.
 
     Raises:
         SettingError: Ray has not the resources for it.
     """
-    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    most = float("inf") if n_trials is None else n_trials
+    wanted = None if settings.n_concurrent is None else int(min(settings.n_concurrent, most))
     carries = sum(
         min(
             _fits(node.get("CPU", 0.0), settings.cpus_per_trial),
@@ -179,7 +181,7 @@ def capacity(settings: Settings, wanted: int | None) -> int:
         for node in nodes
     )
     if carries >= (wanted or 1):
-        return int(wanted or carries)
+        return int(wanted or min(carries, most))
     needs = [f"{settings.cpus_per_trial:g} CPUs"]
     if settings.gpus_per_trial:
         needs.append(f"{settings.gpus_per_trial:g} GPUs")

@@ -16,6 +16,7 @@ from types import FrameType
 from typing import Any
 
 import numpy as np
+import ray
 
 from hypertune.engine.driver import Driver, Observer, Progress
 from hypertune.engine.ray_tune import capacity, ray_session, search_on_ray
@@ -29,6 +30,8 @@ from hypertune.search.searchers.random import Random
 from hypertune.settings import Settings
 from hypertune.space import Number
 from hypertune.study import Study
+
+_MAX_PLAYED = 2000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,15 +66,31 @@ def run(study: Study, settings: Settings, observer: Observer | None = None) -> O
     """
     study, search = prepare(study, settings)
     usable_folder(study.name, settings)
-    try:
-        data = study.trainable.load(test=False)
-    except (OSError, ValueError) as problem:
-        raise SettingError(f"The data cannot be used: {problem}") from problem
+    data = load_data(study)
     # Ray's start is mostly waiting: the simple models are fitted meanwhile.
     with ThreadPoolExecutor(1) as beside:
         fitted = beside.submit(study.trainable.baselines, data, test=False)
         with ray_session(settings):
-            return _run(study, settings, search, data, fitted.result(), observer)
+            try:
+                simple = fitted.result()
+            except Exception as problem:  # the user's code
+                raise SettingError(
+                    f"The baselines cannot be fitted: {type(problem).__name__}: {problem}"
+                ) from problem
+            return _run(study, settings, search, data, simple, observer)
+
+
+def load_data(study: Study) -> Any:
+    """Return the data that a study is searched on.
+
+    Raises:
+        SettingError: They cannot be loaded.
+    """
+    try:
+        return study.trainable.load(test=False)
+    except Exception as problem:  # the user's code
+        text = str(problem) if isinstance(problem, OSError | ValueError) else repr(problem)
+        raise SettingError(f"The data cannot be used: {text}") from problem
 
 
 def _run(
@@ -82,8 +101,8 @@ def _run(
     simple: Mapping[str, Mapping[str, float]],
     observer: Observer | None,
 ) -> Outcome:
-    n_concurrent = capacity(settings, settings.n_concurrent)
-    n_concurrent = min(n_concurrent, search.n_trials or n_concurrent)
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    n_concurrent = capacity(settings, nodes, search.n_trials)
     folder = _new_folder(study.name, settings)
     journal = Journal(folder / "journal.db")
     journal.set_study(name=folder.name, **_description(study, settings, search, n_concurrent))
@@ -214,13 +233,16 @@ def planned_epochs(search: Search) -> int:
 
     How many trials are promoted depends on the order in which good and bad ones come: a mean.
     """
-    plays = max(1, min(20, 2000 // max(1, search.n_trials or 1)))
-    return round(sum(_played(search, seed) for seed in range(plays)) / plays)
+    n_trials = search.n_trials or 1
+    n_played = min(n_trials, _MAX_PLAYED)  # of more, a part is played, and the rest is like it
+    plays = max(1, min(20, _MAX_PLAYED // n_played))
+    total = sum(_played(search, n_played, seed) for seed in range(plays))
+    return round(total / plays * (n_trials / n_played))
 
 
-def _played(search: Search, seed: int) -> int:
+def _played(search: Search, n_trials: int, seed: int) -> int:
     play, rng = (
-        search.like(Random(search.space, search.max_epochs, seed)),
+        search.like(Random(search.space, search.max_epochs, seed), n_trials),
         np.random.default_rng(seed),
     )
     losses: dict[int, float] = {}

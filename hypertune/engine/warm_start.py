@@ -45,8 +45,10 @@ def warm_start(study: Study, folder: Path) -> WarmStart:
     """
     journal = Journal(folder / "journal.db", read_only=True)
     try:
-        sign = -1.0 if journal.study()["mode"] == "max" else 1.0
-        metric = journal.study()["metric"]
+        about = journal.study()
+        if "metric" not in about:
+            raise SettingError(f"--from '{folder.name}': its journal holds no study.")
+        sign, metric = (-1.0 if about["mode"] == "max" else 1.0), about["metric"]
         ranked: list[tuple[bool, int, float, dict[str, Any]]] = []
         for trial in journal.trials():
             rows = journal.results(trial=trial.id)

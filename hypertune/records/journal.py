@@ -125,6 +125,7 @@ class Journal:
                 )
             if read_only:
                 self._db.execute("PRAGMA query_only = ON")
+                self._db.execute("SELECT 1 FROM study, trials, results, events LIMIT 0")
             else:
                 self._db.execute("PRAGMA journal_mode = WAL")
                 self._db.execute("PRAGMA synchronous = NORMAL")

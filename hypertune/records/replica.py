@@ -63,6 +63,7 @@ def deliver(journal: Path, tracking_uri: str, *, timeout_s: float | None) -> Del
     Raises:
         JournalError: The journal cannot be opened.
     """
+    Journal(journal, read_only=True).close()
     stop = _Stop()
     stop.close(math.inf if timeout_s is None else timeout_s)
     with open_log(journal) as log, contextlib.redirect_stderr(Redacted(log)):

@@ -138,7 +138,8 @@ class Uploader:
     def _hang_up(process: subprocess.Popen[str], timeout_s: float) -> None:
         """Close the process's stdin, on which it delivers the rest and exits."""
         assert process.stdin is not None
-        with contextlib.suppress(OSError):  # it is gone already
+        # It is gone already, or has been told before.
+        with contextlib.suppress(OSError, ValueError):
             process.stdin.write(f"{0.9 * timeout_s}\n")
         with contextlib.suppress(OSError):
             process.stdin.close()

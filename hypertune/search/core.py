@@ -76,15 +76,15 @@ class Search:
         self._again: list[tuple[Trial, int]] = []
         self._exhausted = False
 
-    def like(self, searcher: Searcher) -> "Search":
-        """Return a search of the same shape that has not begun, with another searcher."""
+    def like(self, searcher: Searcher, n_trials: int) -> "Search":
+        """Return a search of the same kind that has not begun, with another searcher."""
         return Search(
             self.space,
             searcher,
             type(self._scheduler)(self.max_epochs),
             mode="min",
             max_epochs=self.max_epochs,
-            n_trials=self.n_trials,
+            n_trials=n_trials,
             seed=self._seed,
         )
 

@@ -93,7 +93,7 @@ class Worker(tune.Trainable):
         try:
             self._watch()
             return self._epoch()
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             if "CUDA error" in str(error) and not isinstance(error, torch.OutOfMemoryError):
                 os._exit(1)  # this process can use its GPU no more: let another one take over
             return self._failure(f"{type(error).__name__}: {error}", traceback.format_exc())
