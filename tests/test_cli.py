@@ -170,10 +170,10 @@ def test_a_study_runs_from_any_folder_to_a_summary(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_what_mlflow_did_not_get_is_said_and_delivered_later(tmp_path: Path) -> None:
     args = ["--space", str(TOY), "--method", "random", "--n-trials", "2", "--sync-timeout", "0s"]
-    out, err = start(tmp_path, *args).communicate(timeout=60)
+    out, err = start(tmp_path, *args).communicate(timeout=180)
     assert "hypertune sync toy-1" in out, err
 
-    out, err = start(tmp_path, "sync", "toy-1").communicate(timeout=60)
+    out, err = start(tmp_path, "sync", "toy-1").communicate(timeout=180)
     assert out == "MLflow is up to date.\n", err
     with contextlib.closing(sqlite3.connect(tmp_path / "mlflow.db")) as db:
         (n,) = db.execute("SELECT count(*) FROM metrics WHERE key = 'loss'").fetchone()
@@ -210,3 +210,16 @@ def test_an_interrupt_keeps_what_was_measured_and_prints_the_summary(
             assert json.loads(state.read_text()) == rows[-1].epoch
     _gone, alive = psutil.wait_procs(family, timeout=20)
     assert not alive
+
+
+@pytest.mark.slow
+def test_a_reader_that_goes_away_does_not_end_the_search(tmp_path: Path) -> None:
+    args = ["--space", str(TOY), "--method", "random", "--set", "sleep_s=0.2"]
+    with start(tmp_path, *args) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        process.stdout.close()
+        assert process.wait(timeout=180) == 0
+    with contextlib.closing(sqlite3.connect(tmp_path / "studies/toy-1/journal.db")) as db:
+        (n,) = db.execute("SELECT count(*) FROM trials WHERE reason = 'complete'").fetchone()
+    assert n == 6 + 1  # and the baseline
