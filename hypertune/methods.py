@@ -93,6 +93,17 @@ METHODS: dict[str, Method] = {
 DEFAULT_METHOD = "auto"
 
 
+def unknown(method: str, scheduler: str | None) -> list[str]:
+    """Return what is wrong with the names of a method and of a scheduler; empty if nothing is."""
+    problems = []
+    if method not in METHODS:
+        problems.append(f"Unknown method '{method}'.{choices(method, list(METHODS))}")
+    if scheduler is not None and scheduler not in SCHEDULERS:
+        known = choices(scheduler, list(SCHEDULERS))
+        problems.append(f"Unknown scheduler '{scheduler}'.{known}")
+    return problems
+
+
 def make_search(
     method: str,
     space: Space,
@@ -119,12 +130,8 @@ def make_search(
     Raises:
         SettingError: There is no such method, or it cannot honour the space.
     """
-    if method not in METHODS:
-        raise SettingError(f"Unknown method '{method}'.{choices(method, list(METHODS))}")
-    if scheduler is not None and scheduler not in SCHEDULERS:
-        raise SettingError(
-            f"Unknown scheduler '{scheduler}'.{choices(scheduler, list(SCHEDULERS))}"
-        )
+    if problems := unknown(method, scheduler):
+        raise SettingError("\n".join(problems))
     row = METHODS[method]
     if problems := row.searcher.problems(space):
         raise SettingError("\n".join(problems))

@@ -5,8 +5,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from hypertune.errors import SettingError, choices
-from hypertune.methods import DEFAULT_METHOD, METHODS, SCHEDULERS
+from hypertune.errors import SettingError
+from hypertune.methods import DEFAULT_METHOD, unknown
 
 _UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _STORES = ("sqlite", "http", "https", "postgresql", "mysql", "mssql", "databricks")
@@ -60,12 +60,7 @@ class Settings:
     verbose: bool = False
 
     def __post_init__(self) -> None:
-        problems = []
-        if self.method not in METHODS:
-            problems.append(f"Unknown method '{self.method}'.{choices(self.method, list(METHODS))}")
-        if self.scheduler is not None and self.scheduler not in SCHEDULERS:
-            known = choices(self.scheduler, list(SCHEDULERS))
-            problems.append(f"Unknown scheduler '{self.scheduler}'.{known}")
+        problems = unknown(self.method, self.scheduler)
         rules: dict[str, tuple[Any, float, str]] = {
             "n_trials": (self.n_trials, 1, "at least 1"),
             "max_epochs": (self.max_epochs, 1, "at least 1"),

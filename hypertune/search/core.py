@@ -114,7 +114,7 @@ class Search:
         Raises:
             SettingError: A value is given that new configs cannot have.
         """
-        levels = self._levels(given or {})
+        levels = self._levels(given) if given else {}
         if self._again:
             trial, from_epoch = self._again.pop(0)
             return self._job(trial, from_epoch, trial.to_epoch)

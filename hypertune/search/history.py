@@ -69,11 +69,11 @@ class Trial:
             return self.best_at(epoch)
         return self.best.get(self.epoch) if self.reason == "converged" else None
 
-    def best_at(self, epoch: int) -> float:
-        """Return the lowest loss up to an epoch that it reached, however it ended."""
+    def best_at(self, epoch: int) -> float | None:
+        """Return the lowest loss up to an epoch, however it ended; None if none was reported."""
         if epoch in self.best:
             return self.best[epoch]
-        return self.best.get(max((e for e in self.best if e <= epoch), default=0), math.inf)
+        return self.best.get(max((e for e in self.best if e <= epoch), default=0))
 
 
 def incumbent(trials: Iterable[Trial]) -> Trial | None:

@@ -222,9 +222,7 @@ class GaussianProcess:
     def _kernel(self, a: Observations, b: Observations) -> Floats:
         scale = np.exp(-self._theta[: self._n])[self._groups]
         length, lasting, passing, own, _ = np.exp(self._theta[self._n :])
-        left, right = a.features * scale, b.features * scale
-        square = (left**2).sum(1)[:, None] + (right**2).sum(1)[None, :] - 2 * left @ right.T
-        configs = _matern(np.maximum(square, 0.0))[0]
+        configs = _matern(square_distances(a.features * scale, b.features * scale))[0]
         near = _matern(((a.at[:, None] - b.at[None, :]) / length) ** 2)[0]
         covariance: Floats = configs * (lasting + passing * near) + self._trend(a.at, b.at)
         if own:
@@ -235,6 +233,13 @@ class GaussianProcess:
         """Return the covariance of an unknown constant and of a slope over the log epochs."""
         trend: Floats = 1.0 + _TREND * np.outer(a - 1, b - 1)
         return trend
+
+
+def square_distances(a: Floats, b: Floats) -> Floats:
+    """Return the squared distances between the rows of two arrays, shape (row of a, row of b)."""
+    squares = (a**2).sum(1)[:, None] + (b**2).sum(1)[None, :] - 2 * a @ b.T
+    positive: Floats = np.maximum(squares, 0.0)  # rounding
+    return positive
 
 
 def _matern(square: Floats) -> tuple[Floats, Floats]:

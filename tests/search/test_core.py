@@ -12,6 +12,7 @@ from ray import tune
 
 from hypertune.methods import METHODS, make_search
 from hypertune.search import Job, Mode, Reason, Search, incumbent
+from hypertune.search.history import Trial
 from hypertune.space import Config, Space, identity
 
 SPACE = Space(
@@ -194,6 +195,14 @@ def test_job_that_was_asked_for_ahead_and_is_withdrawn_leaves_no_trace(method: s
     assert configs(withdrawn) == configs(plain)
     assert [t.epoch for t in withdrawn.trials] == [t.epoch for t in plain.trials]
     assert search("random").ask_ahead() is None
+
+
+def test_trial_compares_to_nothing_before_its_first_report() -> None:
+    trial = Trial(number=0, flat={}, to_epoch=9)
+    trial.add(3, 1.0)
+    trial.add(6, 0.5)
+
+    assert [trial.loss_at(epoch) for epoch in (2, 3, 5, 6, 7)] == [None, 1.0, 1.0, 0.5, None]
 
 
 # ---- replay ----

@@ -17,11 +17,11 @@ from scipy.special import log_ndtr, ndtr, ndtri
 
 from hypertune.search.encoding import Encoding
 from hypertune.search.history import Trial
-from hypertune.search.schedulers.halving import rung_epochs
+from hypertune.search.schedulers.halving import Quartering, rung_epochs
 from hypertune.search.searchers.base import Searcher
 from hypertune.search.searchers.random import Random
 from hypertune.search.searchers.sobol import Sobol
-from hypertune.search.surrogate import GaussianProcess, Observations
+from hypertune.search.surrogate import GaussianProcess, Observations, square_distances
 from hypertune.space import Flat, Space, Value
 
 Floats = NDArray[np.float64]
@@ -52,7 +52,7 @@ class Auto(Searcher):
         self._encoding = Encoding(space)
         self._start = Sobol(space, max_epochs, seed)
         self._random = Random(space, max_epochs, seed)
-        self._rungs = rung_epochs(max_epochs, eta=4)
+        self._rungs = rung_epochs(max_epochs, eta=Quartering.eta)
         # Where epochs are many a first one costs little, and the model has more to learn.
         self._n_start = 6 if max_epochs == 1 else max(6, len(space.parameters) + 2)
         # What follows from what does not change any more is kept: the points of configs, and what
@@ -113,10 +113,11 @@ class Auto(Searcher):
         """Return the best loss up to the rungs that a trial reached, and up to its end."""
         if trial.reason == "failed":
             return {trial.to_epoch: math.inf}
-        curve = {rung: trial.best_at(rung) for rung in self._rungs if rung <= trial.epoch}
+        rungs = [rung for rung in self._rungs if rung <= trial.epoch]
+        curve = {rung: best for rung in rungs if (best := trial.best_at(rung)) is not None}
         if trial.losses and not trial.running:
             last = self.max_epochs if trial.reason == "converged" else trial.epoch
-            curve[last] = trial.best_at(trial.epoch)
+            curve[last] = trial.best[trial.epoch]
         return curve
 
     def _place(self, epoch: int) -> float:
@@ -254,8 +255,7 @@ def _spread(told: Observations, n: int) -> NDArray[np.int64]:
 
 def _distance(features: Floats, others: Floats) -> Floats:
     """Return how far each row is from the nearest of others, shape (row,)."""
-    squares = (features**2).sum(1)[:, None] + (others**2).sum(1)[None, :] - 2 * features @ others.T
-    distance: Floats = np.sqrt(np.maximum(squares.min(1), 0.0))
+    distance: Floats = np.sqrt(square_distances(features, others).min(1))
     return distance
 
 

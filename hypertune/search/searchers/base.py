@@ -56,10 +56,9 @@ class Searcher(ABC):
         Here: what `suggest` proposes, with these values put in. Where that takes another branch,
         its parameters are drawn.
         """
-        proposal = self.suggest(trials, rng)
+        known = {**self.suggest(trials, rng), **given}
 
         def value(parameter: Parameter) -> Value:
-            known = {**proposal, **given}
             if parameter.key in known:
                 return known[parameter.key]
             return parameter.from_unit(rng.random())
