@@ -9,6 +9,7 @@ import sqlite3
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
@@ -124,15 +125,28 @@ def test_a_dry_run_shows_the_plan_and_starts_nothing(
     assert not list(tmp_path.iterdir())
 
 
-def start(folder: Path, *args: str) -> subprocess.Popen[str]:
-    return subprocess.Popen(
+@contextlib.contextmanager
+def started(folder: Path, *args: str) -> Iterator[subprocess.Popen[str]]:
+    """Run the command line in a process of its own, which does not outlive the test."""
+    with subprocess.Popen(
         [sys.executable, str(ROOT / "hypertune.py"), *args],
         cwd=folder,
         env={**os.environ, "PYTHONPATH": ""},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-    )
+    ) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+def finished(folder: Path, *args: str) -> tuple[int, str, str]:
+    """Run the command line to its end; return its exit status, stdout and stderr."""
+    with started(folder, *args) as process:
+        out, err = process.communicate(timeout=100)
+    return process.returncode, out, err
 
 
 def wait_for_results(folder: Path, n: int) -> Journal:
@@ -150,10 +164,10 @@ def wait_for_results(folder: Path, n: int) -> Journal:
 
 @pytest.mark.slow
 def test_a_study_runs_from_any_folder_to_a_summary(tmp_path: Path) -> None:
-    process = start(tmp_path, *GOOD, "--n-trials", "4", "--max-epochs", "3", "--method", "random")
-    out, err = process.communicate(timeout=110)
+    args = [*GOOD, "--n-trials", "4", "--max-epochs", "3", "--method", "random"]
+    status, out, err = finished(tmp_path, *args)
 
-    assert process.returncode == 0, err
+    assert status == 0, err
     assert err == ""
     for text in (
         "Best configuration (trial ",
@@ -170,10 +184,10 @@ def test_a_study_runs_from_any_folder_to_a_summary(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_what_mlflow_did_not_get_is_said_and_delivered_later(tmp_path: Path) -> None:
     args = ["--space", str(TOY), "--method", "random", "--n-trials", "2", "--sync-timeout", "0s"]
-    out, err = start(tmp_path, *args).communicate(timeout=180)
+    _status, out, err = finished(tmp_path, *args)
     assert "hypertune sync toy-1" in out, err
 
-    out, err = start(tmp_path, "sync", "toy-1").communicate(timeout=180)
+    _status, out, err = finished(tmp_path, "sync", "toy-1")
     assert out == "MLflow is up to date.\n", err
     with contextlib.closing(sqlite3.connect(tmp_path / "mlflow.db")) as db:
         (n,) = db.execute("SELECT count(*) FROM metrics WHERE key = 'loss'").fetchone()
@@ -187,12 +201,13 @@ def test_an_interrupt_keeps_what_was_measured_and_prints_the_summary(
 ) -> None:
     study = tmp_path / "sleepy.py"
     study.write_text(TOY.read_text().replace('"sleep_s": 0.0', '"sleep_s": 0.1'))
-    process = start(tmp_path, "--space", str(study), "--method", "random", "--max-epochs", "30")
-    # Each of two workers is a third into its second trial.
-    wait_for_results(tmp_path, 80).close()
-    family = psutil.Process(process.pid).children(recursive=True)
-    process.send_signal(number)
-    out, err = process.communicate(timeout=60)
+    args = ["--space", str(study), "--method", "random", "--max-epochs", "30"]
+    with started(tmp_path, *args) as process:
+        # Each of two workers is a third into its second trial.
+        wait_for_results(tmp_path, 80).close()
+        family = psutil.Process(process.pid).children(recursive=True)
+        process.send_signal(number)
+        out, err = process.communicate(timeout=60)
 
     assert process.returncode == 130, err
     assert err == ""
@@ -215,7 +230,7 @@ def test_an_interrupt_keeps_what_was_measured_and_prints_the_summary(
 @pytest.mark.slow
 def test_a_reader_that_goes_away_does_not_end_the_search(tmp_path: Path) -> None:
     args = ["--space", str(TOY), "--method", "random", "--set", "sleep_s=0.2"]
-    with start(tmp_path, *args) as process:
+    with started(tmp_path, *args) as process:
         assert process.stdout is not None
         process.stdout.readline()
         process.stdout.close()

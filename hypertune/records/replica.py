@@ -432,13 +432,23 @@ def _connected(uri: str) -> "MlflowClient":
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "15")
     from mlflow import MlflowClient
 
-    database = _sqlite_path(uri)
-    # Processes that open a new file at once crash in each other's schema migration.
-    guard = FileLock(f"{database}.lock", timeout=60) if database else contextlib.nullcontext()
-    with guard:
+    def opened(uri: str) -> MlflowClient:
         client = MlflowClient(tracking_uri=uri)
-        client.search_experiments(max_results=1)
-    return client
+        client.search_experiments(max_results=1)  # this makes the tables
+        return client
+
+    database = _sqlite_path(uri)
+    if database is None:
+        return opened(uri)
+    # Processes that open a new file at once crash in each other's schema migration, and a file
+    # whose migration was cut short by a kill can never be opened again: it is made aside.
+    with FileLock(f"{database}.lock", timeout=60):
+        if not database.exists() or not database.stat().st_size:
+            new = database.with_name(f"{database.name}.new")
+            new.unlink(missing_ok=True)
+            opened(f"sqlite:///{new}")
+            new.replace(database)
+        return opened(uri)
 
 
 def _sqlite_path(uri: str) -> Path | None:

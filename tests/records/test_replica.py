@@ -364,6 +364,21 @@ def test_a_lost_answer_makes_no_second_run(
     assert lost == ["gru-1", "trial-000"]
 
 
+def test_a_first_contact_cut_short_spoils_no_store(journal: Journal, tmp_path: Path) -> None:
+    database = tmp_path / "mlflow.db"
+    script = (
+        "import os, sys; from mlflow.store.db import utils; from hypertune.records import replica\n"
+        "utils._upgrade_db = lambda engine: os._exit(9)\n"  # the tables are half made by then
+        "replica._connected(sys.argv[1])"
+    )
+    cut = subprocess.run([sys.executable, "-c", script, f"sqlite:///{database}"], check=False)
+    assert cut.returncode == 9
+    assert not database.exists()
+
+    assert sent(journal, f"sqlite:///{database}").pending == 0
+    assert not database.with_name("mlflow.db.new").exists()
+
+
 def test_two_uploaders_exclude_each_other(journal: Journal, store: str) -> None:
     with FileLock(journal.path.with_name("replica.lock")):
         delivery = deliver(journal.path, store, timeout_s=0.2)
