@@ -4,11 +4,14 @@ import ast
 import json
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from hypertune.errors import Checks, HypertuneError, SettingError
+
+if TYPE_CHECKING:
+    from hypertune.engine import Outcome
 
 app = typer.Typer(
     add_completion=False,
@@ -17,6 +20,16 @@ app = typer.Typer(
     help="Hyperparameter studies on Ray Tune that end with an answer. "
     "`--space NAME` alone means `run --space NAME`.",
 )
+
+
+StudyName = Annotated[str, typer.Argument(metavar="STUDY", help="Name of the study's folder.")]
+SpaceMoved = Annotated[
+    str | None, typer.Option("--space", help="The study's name or file, where that has moved.")
+]
+StudiesDir = Annotated[Path, typer.Option(help="Folder of the studies.")]
+TrackingUri = Annotated[
+    str | None, typer.Option(help="MLflow store (default: mlflow.db beside the studies).")
+]
 
 
 def _overrides(pairs: list[str]) -> dict[str, Any]:
@@ -62,10 +75,8 @@ def run(
     set_: Annotated[
         list[str] | None, typer.Option("--set", help="key=value: change a fixed value.")
     ] = None,
-    studies_dir: Annotated[Path, typer.Option(help="Folder of the studies.")] = Path("studies"),
-    tracking_uri: Annotated[
-        str | None, typer.Option(help="MLflow store (default: mlflow.db beside the studies).")
-    ] = None,
+    studies_dir: StudiesDir = Path("studies"),
+    tracking_uri: TrackingUri = None,
     sync_timeout: Annotated[str, typer.Option(help="Wait so long for MLflow at the end.")] = "1m",
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Show the plan, start nothing.")
@@ -77,7 +88,6 @@ def run(
 ) -> None:
     """Search a study's space, keep every trial, and say what was found."""
     from hypertune import display, engine, plan
-    from hypertune.analysis import summarize
     from hypertune.methods import DEFAULT_METHOD
     from hypertune.settings import Settings, parse_duration
     from hypertune.study import load_study
@@ -122,8 +132,16 @@ def run(
         return
     with display.Display(out) as show:
         outcome = engine.run(study, settings, show)
+    _end(outcome)
+
+
+def _end(outcome: "Outcome") -> None:
+    """Print what was found, and exit by how the search ended."""
+    from hypertune import display
+    from hypertune.analysis import summarize
+
     summary = summarize(outcome.folder)
-    display.show_summary(out, summary, outcome, settings)
+    display.show_summary(display.console(), summary, outcome)
     nothing = summary.best is None and outcome.stopped_by is None
     if outcome.error is not None or nothing:
         raise typer.Exit(1)
@@ -132,22 +150,127 @@ def run(
 
 
 @app.command()
-def sync(
-    study: Annotated[str, typer.Argument(help="Name of the study's folder.")],
-    studies_dir: Annotated[Path, typer.Option(help="Folder of the studies.")] = Path("studies"),
-    tracking_uri: Annotated[
-        str | None, typer.Option(help="MLflow store (default: mlflow.db beside the studies).")
+def resume(
+    study: StudyName,
+    n_trials: Annotated[int | None, typer.Option(help="New total of configs to try.")] = None,
+    time_budget: Annotated[
+        str | None, typer.Option(help="So much more time; else what is left of the study's.")
     ] = None,
+    n_concurrent: Annotated[int | None, typer.Option(help="Trials at a time.")] = None,
+    space: SpaceMoved = None,
+    studies_dir: StudiesDir = Path("studies"),
+    tracking_uri: TrackingUri = None,
+    sync_timeout: Annotated[str, typer.Option(help="Wait so long for MLflow at the end.")] = "1m",
+    verbose: Annotated[bool, typer.Option("--verbose", help="Let Ray speak.")] = False,
+) -> None:
+    """Go on with a study that was cut short, or extend one that is finished."""
+    from hypertune import display, engine
+    from hypertune.settings import parse_duration
+
+    changes: dict[str, Any] = {
+        "n_trials": n_trials,
+        "n_concurrent": n_concurrent,
+        "tracking_uri": tracking_uri,
+        "time_budget_s": time_budget and parse_duration(time_budget, "time_budget"),
+    }
+    changes = {name: value for name, value in changes.items() if value is not None}
+    changes |= {"sync_timeout_s": parse_duration(sync_timeout, "sync_timeout"), "verbose": verbose}
+    folder = engine.study_folder(studies_dir, study)
+    with display.Display(display.console()) as show:
+        outcome = engine.resume(folder, changes=changes, space=space, observer=show)
+    _end(outcome)
+
+
+@app.command()
+def studies(studies_dir: StudiesDir = Path("studies")) -> None:
+    """Show the studies that were begun, and how far they are."""
+    from hypertune import display, engine
+    from hypertune.analysis import summarize
+
+    folders = sorted(path.parent for path in studies_dir.glob("*/journal.db"))
+    display.show_studies(
+        display.console(),
+        [(summarize(folder), engine.read_outcome(folder)) for folder in folders],
+    )
+
+
+@app.command()
+def show(study: StudyName, studies_dir: StudiesDir = Path("studies")) -> None:
+    """Print what a study found so far."""
+    from hypertune import display, engine
+    from hypertune.analysis import summarize
+
+    folder = engine.study_folder(studies_dir, study)
+    display.show_summary(display.console(), summarize(folder), engine.read_outcome(folder))
+
+
+@app.command()
+def explain(
+    study: StudyName,
+    trial: Annotated[int, typer.Argument(metavar="TRIAL", help="Number of the trial.")],
+    space: SpaceMoved = None,
+    studies_dir: StudiesDir = Path("studies"),
+) -> None:
+    """Say why a trial was proposed, why it ended where it did, and what it cost."""
+    from hypertune import display, engine
+
+    folder = engine.study_folder(studies_dir, study)
+    display.show_explanation(display.console(), engine.explain(folder, trial, space=space))
+
+
+@app.command()
+def rerun(
+    study: StudyName,
+    trial: Annotated[int, typer.Argument(metavar="TRIAL", help="Number of the trial.")],
+    seed: Annotated[int | None, typer.Option(help="Another seed than its own.")] = None,
+    space: SpaceMoved = None,
+    studies_dir: StudiesDir = Path("studies"),
+) -> None:
+    """Train a trial again, here, and say whether the numbers are the same."""
+    from hypertune import display, engine
+
+    out = display.console()
+    folder = engine.study_folder(studies_dir, study)
+    again = engine.rerun(folder, trial, seed=seed, space=space, watch=display.epoch_line(out))
+    display.show_rerun(out, again)
+    if again.failure is not None or (again.same_seed and again.differs is not None):
+        raise typer.Exit(1)
+
+
+@app.command()
+def delete(
+    study: StudyName,
+    studies_dir: StudiesDir = Path("studies"),
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+) -> None:
+    """Delete a study's folder: its journal, checkpoints and report. MLflow keeps its runs."""
+    from hypertune import engine
+
+    folder = engine.study_folder(studies_dir, study)
+    if not yes:
+        typer.confirm(f"Delete '{folder}' with all its trials?", abort=True)
+    engine.delete(folder)
+    print(f"Deleted '{folder}'.")
+
+
+@app.command()
+def sync(
+    study: StudyName,
+    studies_dir: StudiesDir = Path("studies"),
+    tracking_uri: TrackingUri = None,
     sync_timeout: Annotated[str, typer.Option(help="Give up after this time.")] = "10m",
 ) -> None:
     """Deliver to MLflow what it does not have yet of a study."""
+    from hypertune.engine import read_outcome, study_folder
     from hypertune.records.replica import deliver
-    from hypertune.settings import Settings, parse_duration
+    from hypertune.settings import parse_duration
 
-    settings = Settings(name=study, studies_dir=studies_dir, tracking_uri=tracking_uri)
+    outcome = read_outcome(study_folder(studies_dir, study), tracking_uri=tracking_uri)
     limit = parse_duration(sync_timeout, "sync_timeout")
-    delivery = deliver(studies_dir / study / "journal.db", settings.store, timeout_s=limit)
+    delivery = deliver(outcome.folder / "journal.db", outcome.store, timeout_s=limit)
     print(delivery.warning or "MLflow is up to date.")
+    if outcome.stopped_by == "kill":
+        print(f"The search itself was cut off; it goes on with: hypertune resume {study}")
     if delivery.pending:
         print(f"{delivery.pending} records are not delivered.", file=sys.stderr)
         raise typer.Exit(1)

@@ -3,7 +3,7 @@
 import os
 import sys
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -16,7 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from hypertune.analysis import Score, Summary
-from hypertune.engine import Outcome, Progress
+from hypertune.engine import Explanation, Outcome, Progress, Rerun
 from hypertune.plan import Plan
 from hypertune.records import flat_names, redact
 from hypertune.settings import Settings
@@ -24,6 +24,7 @@ from hypertune.study import Study
 
 _PLAIN_EVERY_S = 10.0
 _STAGES = {
+    "start": "starting Ray",
     "search": "searching",
     "test": "opening the test part",
     "mlflow": "bringing MLflow up to date",
@@ -59,11 +60,9 @@ class Display:
                 TimeElapsedColumn(),
                 TextColumn("{task.fields[left]}"),
             )
-            self._task = self._bar.add_task("starting Ray", total=None, left="")
+            self._task = self._bar.add_task("checking", total=None, left="")
             self._text = Text()
             self._live = Live(Group(self._bar, self._text), console=out, transient=True)
-        else:
-            out.print("Starting Ray ...")
 
     def __enter__(self) -> "Display":
         if self._live is not None:
@@ -99,6 +98,9 @@ class Display:
         if stage == self._stage and time.monotonic() - self._said < _PLAIN_EVERY_S:
             return
         self._stage, self._said = stage, time.monotonic()
+        if progress.stage == "start":
+            self._out.print("Starting Ray ...")
+            return
         took = duration(time.time() - progress.started)
         more = "" if left is None else f", about {duration(left)} left"
         self._out.print(f"{took} {stage}: {text}{more}")
@@ -167,7 +169,7 @@ def show_plan(out: Console, study: Study, settings: Settings, plan: Plan) -> Non
     out.print("Nothing was started.")
 
 
-def show_summary(out: Console, summary: Summary, outcome: Outcome, settings: Settings) -> None:
+def show_summary(out: Console, summary: Summary, outcome: Outcome) -> None:
     """Print what a study found."""
     study = summary.study
     out.print()
@@ -190,8 +192,10 @@ def show_summary(out: Console, summary: Summary, outcome: Outcome, settings: Set
         ("trials", f"{n_trials} searched, {n_full} of them to the end ({counts})"),
         ("epochs", f"{summary.n_epochs} in {duration(summary.seconds)}"),
         ("journal", f"{outcome.folder / 'journal.db'}"),
-        ("MLflow", _mlflow_text(outcome, settings)),
+        ("MLflow", _mlflow_text(outcome)),
     ]
+    if outcome.under_way:
+        rows.insert(0, ("state", "under way"))
     if outcome.stopped_by is not None:
         rows.insert(0, ("ended early", f"by {outcome.stopped_by}; all that was measured is kept"))
     if summary.n_looks:
@@ -204,7 +208,7 @@ def show_summary(out: Console, summary: Summary, outcome: Outcome, settings: Set
     if outcome.error is not None:
         rows.insert(0, ("error", outcome.error))
     _pairs(out, rows)
-    _show_next(out, outcome, settings)
+    _show_next(out, outcome)
 
 
 def _show_best(out: Console, summary: Summary) -> None:
@@ -245,7 +249,7 @@ def _test_text(score: Score) -> str:
     return "not opened" if score.failure is None else f"failed: {score.failure}"
 
 
-def _mlflow_text(outcome: Outcome, settings: Settings) -> str:
+def _mlflow_text(outcome: Outcome) -> str:
     delivery = outcome.delivery
     if delivery.warning:
         return delivery.warning
@@ -254,35 +258,127 @@ def _mlflow_text(outcome: Outcome, settings: Settings) -> str:
     return "up to date"
 
 
-def _show_next(out: Console, outcome: Outcome, settings: Settings) -> None:
-    delivery = outcome.delivery
-    if delivery.pending != 0:
+def _show_next(out: Console, outcome: Outcome) -> None:
+    delivery, folder, store = outcome.delivery, outcome.folder, outcome.store
+    flags = "" if folder.parent == Path("studies") else f" --studies-dir {folder.parent}"
+    if outcome.stopped_by is not None:
+        out.print()
+        out.print("Go on with it:", style="bold")
+        more = " --time-budget 10m" if outcome.stopped_by == "time budget" else ""
+        out.print(f"  hypertune resume {folder.name}{more}{flags}")
+    if delivery.pending != 0 and not outcome.under_way:
         out.print()
         out.print("Deliver the rest to MLflow:", style="bold")
-        out.print(f"  hypertune sync {outcome.folder.name}{_sync_flags(settings)}")
+        login = f" --tracking-uri {redact(store)}" if "***" in redact(store) else ""
+        out.print(f"  hypertune sync {folder.name}{login}{flags}")
     if delivery.experiment_id is None:
         return
     page = f"/#/experiments/{delivery.experiment_id}/runs/{delivery.run_id}"
     out.print()
-    if settings.store.startswith("sqlite:"):
-        path = Path(settings.store.removeprefix("sqlite:///"))
+    if store.startswith("sqlite:"):
+        path = Path(store.removeprefix("sqlite:///"))
         out.print("See all trials in MLflow:", style="bold")
         out.print(
             f"  mlflow server --host 127.0.0.1 --port 5000 --backend-store-uri sqlite:///{path}"
         )
         out.print(f"  http://127.0.0.1:5000{page}")
-    elif settings.store.startswith("http"):
+    elif store.startswith("http"):
         out.print("See all trials in MLflow:", style="bold")
-        out.print(f"  {redact(settings.store).rstrip('/')}{page}")
+        out.print(f"  {redact(store).rstrip('/')}{page}")
 
 
-def _sync_flags(settings: Settings) -> str:
-    flags = ""
-    if settings.studies_dir != Path("studies"):
-        flags += f" --studies-dir {settings.studies_dir}"
-    if settings.tracking_uri is not None:
-        flags += f" --tracking-uri {redact(settings.tracking_uri)}"
-    return flags
+def show_studies(out: Console, studies: Iterable[tuple[Summary, Outcome]]) -> None:
+    """Print which studies there are."""
+    table = Table(box=None, pad_edge=False)
+    for column in ("study", "question", "method", "trials", "best", "state"):
+        table.add_column(column, overflow="fold")
+    for summary, outcome in studies:
+        about = summary.study
+        best = next((s for s in summary.scores if s.label == "best"), None)
+        table.add_row(
+            outcome.folder.name,
+            Text(about["question"]),
+            about["method"],
+            f"{sum(summary.reasons.values())}/{about['n_trials']}",
+            "" if best is None else f"{about['metric']} {best.validation:.4f}",
+            _state(outcome),
+        )
+    out.print(table if table.row_count else "There is no study yet.")
+
+
+def _state(outcome: Outcome) -> str:
+    if outcome.under_way:
+        return "under way"
+    return "finished" if outcome.stopped_by is None else f"ended early by {outcome.stopped_by}"
+
+
+def show_explanation(out: Console, known: Explanation) -> None:
+    """Print why a trial is what it is."""
+    trial, metric = known.trial, known.metric
+    values = ", ".join(f"{k}={_number(v)}" for k, v in flat_names(trial.config).items())
+    rows = [
+        ("trial", f"{trial.id} ({trial.role}), seed {trial.seed}"),
+        ("config", values),
+        ("proposed", known.origin),
+    ]
+    if known.expected is not None:
+        rows.append(("expected", f"{metric} of about {known.expected:.4g} in full"))
+    if known.best is not None:
+        rows.append(("best", f"{metric} {known.best[0]:.4g} at epoch {known.best[1]}"))
+    for c in known.comparisons:
+        cut_off = "" if c.cut_off is None else f" with {c.cut_off:.4g} or better"
+        verdict = "among" if c.rank <= c.n_go_on else "not among"
+        rows.append(
+            (
+                f"at epoch {c.epoch}",
+                f"{c.loss:.4g} is rank {c.rank} of {c.n}: {verdict} the {c.n_go_on} that go "
+                f"on{cut_off}",
+            )
+        )
+    detail = (trial.detail or "").splitlines()
+    ended = trial.state if trial.reason is None else trial.reason
+    rows.append(("ended", f"{ended}: {detail[0]}" if detail else ended))
+    seconds = sum(s.seconds for s in known.stretches)
+    epochs = sum(s.reached - s.from_epoch for s in known.stretches)
+    if known.stretches:
+        jobs = ", ".join(f"{s.from_epoch} to {s.reached}" for s in known.stretches)
+        rows.append(("cost", f"{epochs} epochs in {duration(seconds)} (epochs {jobs})"))
+    if known.n_lost:
+        rows.append(("lost", f"its worker died {known.n_lost} times"))
+    _pairs(out, rows)
+    for line in detail[1:]:
+        out.print(Text(f"  {line}"))
+
+
+def epoch_line(out: Console) -> Callable[[int, Mapping[str, float]], None]:
+    """Return a function that prints an epoch and its metrics."""
+
+    def show(epoch: int, metrics: Mapping[str, float]) -> None:
+        values = "  ".join(f"{name} {value:.6g}" for name, value in metrics.items())
+        out.print(Text(f"epoch {epoch:3}  {values}"))
+
+    return show
+
+
+def show_rerun(out: Console, again: Rerun) -> None:
+    """Print whether a trial that was run again is the same."""
+    before, after = again.values
+    if again.failure is not None:
+        out.print(Text(f"It failed after {again.n_epochs} epochs: {again.failure}"))
+    elif not again.same_seed:
+        out.print(
+            f"{again.metric} at epoch {again.n_epochs}: {after:.6g}, with the first seed "
+            f"{before:.6g}."
+        )
+    elif again.differs is None:
+        out.print(f"All {again.n_epochs} epochs are the same to the last digit.")
+    else:
+        out.print(
+            f"From epoch {again.differs} on the numbers differ; {again.metric} in the end: "
+            f"{after!r} against {before!r}. Versions, machine or code have changed, or the "
+            "training is not deterministic."
+        )
+    out.print(f"Journaled as trial {again.trial}.")
 
 
 def show_list(

@@ -1,15 +1,27 @@
 """How a study is to be run: the settings of `run` and of the command line, checked."""
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from hypertune.errors import SettingError
 from hypertune.methods import DEFAULT_METHOD, unknown
+from hypertune.records import redact
 
 _UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _STORES = ("sqlite", "http", "https", "postgresql", "mysql", "mssql", "databricks")
+_RECORDED = (
+    "method",
+    "scheduler",
+    "n_concurrent",
+    "cpus_per_trial",
+    "gpus_per_trial",
+    "time_budget_s",
+    "trial_timeout_s",
+    "seed",
+)
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
 
@@ -95,6 +107,32 @@ class Settings:
             )
         if problems:
             raise SettingError("\n".join(problems))
+
+    def record(self) -> dict[str, Any]:
+        """Return what a later session goes on with, as plain values without credentials."""
+        return {name: getattr(self, name) for name in _RECORDED} | {
+            "tracking_uri": None if self.tracking_uri is None else redact(self.store)
+        }
+
+    @classmethod
+    def recorded(cls, record: Mapping[str, Any], folder: Path, **changes: Any) -> "Settings":
+        """Return the settings of a study that is there, from what `record` gave.
+
+        Args:
+            record: The journal's ``settings``.
+            folder: The study's folder.
+            changes: What differs from now on.
+
+        Raises:
+            SettingError: A change breaks a rule, or the store's login is needed again.
+        """
+        known = {key: record[key] for key in cls.__dataclass_fields__ if key in record}
+        settings = cls(**{**known, **changes, "name": folder.name, "studies_dir": folder.parent})
+        if "***" in (settings.tracking_uri or ""):
+            raise SettingError(
+                f"The login of {settings.tracking_uri} was not recorded: give --tracking-uri again."
+            )
+        return settings
 
     @property
     def earlier(self) -> Path | None:

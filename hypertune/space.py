@@ -17,7 +17,7 @@ import math
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from decimal import Decimal
 from typing import Any, TypeAlias
 
@@ -271,6 +271,10 @@ class Space:
     def configs(self) -> Iterator[Flat]:
         """Yield all flat configs of a space without continuous parameters, in order."""
         return _all(self._root)
+
+    def describe(self) -> list[dict[str, Any]]:
+        """Return the parameters as plain values, for the record."""
+        return [{"kind": type(p).__name__.lower(), **asdict(p)} for p in self.parameters]
 
     @property
     def n_configs(self) -> int | None:

@@ -9,7 +9,7 @@ import sqlite3
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import psutil
@@ -135,6 +135,7 @@ def started(folder: Path, *args: str) -> Iterator[subprocess.Popen[str]]:
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        start_new_session=True,
     ) as process:
         try:
             yield process
@@ -145,7 +146,7 @@ def started(folder: Path, *args: str) -> Iterator[subprocess.Popen[str]]:
 def finished(folder: Path, *args: str) -> tuple[int, str, str]:
     """Run the command line to its end; return its exit status, stdout and stderr."""
     with started(folder, *args) as process:
-        out, err = process.communicate(timeout=100)
+        out, err = process.communicate(timeout=200)
     return process.returncode, out, err
 
 
@@ -163,6 +164,7 @@ def wait_for_results(folder: Path, n: int) -> Journal:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(300)
 def test_a_study_runs_from_any_folder_to_a_summary(tmp_path: Path) -> None:
     args = [*GOOD, "--n-trials", "4", "--max-epochs", "3", "--method", "random"]
     status, out, err = finished(tmp_path, *args)
@@ -182,6 +184,7 @@ def test_a_study_runs_from_any_folder_to_a_summary(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(300)
 def test_what_mlflow_did_not_get_is_said_and_delivered_later(tmp_path: Path) -> None:
     args = ["--space", str(TOY), "--method", "random", "--n-trials", "2", "--sync-timeout", "0s"]
     _status, out, err = finished(tmp_path, *args)
@@ -195,9 +198,18 @@ def test_what_mlflow_did_not_get_is_said_and_delivered_later(tmp_path: Path) -> 
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize(
+    "send",
+    [
+        lambda process: process.send_signal(signal.SIGINT),
+        # To all processes of the job, Ray's too, as batch systems do.
+        lambda process: os.killpg(process.pid, signal.SIGTERM),
+    ],
+    ids=["SIGINT", "SIGTERM to all"],
+)
 def test_an_interrupt_keeps_what_was_measured_and_prints_the_summary(
-    number: signal.Signals, tmp_path: Path
+    send: Callable[[subprocess.Popen[str]], None], tmp_path: Path
 ) -> None:
     study = tmp_path / "sleepy.py"
     study.write_text(TOY.read_text().replace('"sleep_s": 0.0', '"sleep_s": 0.1'))
@@ -206,8 +218,8 @@ def test_an_interrupt_keeps_what_was_measured_and_prints_the_summary(
         # Each of two workers is a third into its second trial.
         wait_for_results(tmp_path, 80).close()
         family = psutil.Process(process.pid).children(recursive=True)
-        process.send_signal(number)
-        out, err = process.communicate(timeout=60)
+        send(process)
+        out, err = process.communicate(timeout=120)
 
     assert process.returncode == 130, err
     assert err == ""
@@ -228,6 +240,50 @@ def test_an_interrupt_keeps_what_was_measured_and_prints_the_summary(
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_a_driver_that_is_killed_leaves_a_study_that_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    study = tmp_path / "sleepy.py"
+    study.write_text(TOY.read_text().replace('"sleep_s": 0.0', '"sleep_s": 0.1'))
+    args = ["--space", str(study), "--method", "asha", "--n-trials", "9"]
+    with started(tmp_path, *args) as process:
+        wait_for_results(tmp_path, 12).close()
+        process.kill()
+        process.wait()
+    with contextlib.closing(
+        Journal(tmp_path / "studies/sleepy-1/journal.db", read_only=True)
+    ) as journal:
+        before = {(row.trial, row.epoch): row for row in journal.results()}
+
+    status, out, err = finished(tmp_path, "resume", "sleepy-1")
+    assert (status, err) == (0, "")
+    assert "9 searched, 3 of them to the end" in out
+    with contextlib.closing(
+        Journal(tmp_path / "studies/sleepy-1/journal.db", read_only=True)
+    ) as journal:
+        after = {(row.trial, row.epoch): row for row in journal.results()}
+        trials = journal.trials()
+    assert {key: after[key] for key in before} == before
+    with contextlib.closing(sqlite3.connect(tmp_path / "mlflow.db")) as db:
+        runs = db.execute("SELECT value FROM tags WHERE key = 'hypertune.trial'").fetchall()
+        metrics = db.execute("SELECT count(*) FROM metrics WHERE key = 'loss'").fetchone()
+    assert sorted(int(trial) for (trial,) in runs) == [t.id for t in trials]
+    assert metrics == (len(after),)
+
+    assert call(monkeypatch, tmp_path, "studies") == 0
+    assert re.search(r"sleepy-1 .* asha +9/9 +loss .* finished", capsys.readouterr().out)
+    assert call(monkeypatch, tmp_path, "explain", "sleepy-1", "0") == 0
+    assert re.search("proposed +the study's default", capsys.readouterr().out)
+    assert call(monkeypatch, tmp_path, "show", "sleepy-1") == 0
+    assert "9 searched" in capsys.readouterr().out
+    assert call(monkeypatch, tmp_path, "resume", "sleepy-1") == 2
+    assert call(monkeypatch, tmp_path, "delete", "sleepy-1", "--yes") == 0
+    assert not (tmp_path / "studies" / "sleepy-1").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
 def test_a_reader_that_goes_away_does_not_end_the_search(tmp_path: Path) -> None:
     args = ["--space", str(TOY), "--method", "random", "--set", "sleep_s=0.2"]
     with started(tmp_path, *args) as process:

@@ -12,7 +12,7 @@ from ray import tune
 
 from hypertune.engine import Outcome, ray_tune, run
 from hypertune.engine.driver import Driver
-from hypertune.engine.run import prepare
+from hypertune.engine.prepare import prepare
 from hypertune.errors import JournalError, SettingError
 from hypertune.methods import METHODS
 from hypertune.records import Journal, TrialRow

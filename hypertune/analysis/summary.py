@@ -1,10 +1,8 @@
 """What a study found, in brief, from its journal alone."""
 
-import math
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -99,7 +97,7 @@ def summarize(folder: Path) -> Summary:
         for row in journal.results():
             results.setdefault(row.trial, []).append(row)
         tests = journal.events(kind="test")
-        starts, ends = journal.events(kind="search_start"), journal.events(kind="search_end")
+        sessions = journal.sessions()
     finally:
         journal.close()
     if missing := {"metric", "mode", "test_metric"} - study.keys():
@@ -127,7 +125,7 @@ def summarize(folder: Path) -> Summary:
             if t.reason in ("failed", "lost")
         ),
         n_epochs=sum(row.epoch > 0 for rows in results.values() for row in rows),
-        seconds=_seconds(starts, ends),
+        seconds=sum(end - start for start, end in sessions) / 1000,
         n_looks=n_looks,
     )
 
@@ -156,16 +154,6 @@ def _best(
         default=None,
     )
     return best, bool(full)
-
-
-def _seconds(starts: list[EventRow], ends: list[EventRow]) -> float:
-    """Return the time of all sessions that ended; one that was killed has no end."""
-    pairs = zip_longest(starts, starts[1:])
-    total = 0
-    for start, following in pairs:
-        last = following.id if following else math.inf
-        total += sum(e.t_ms - start.t_ms for e in ends if start.id < e.id < last)
-    return total / 1000
 
 
 def _score(

@@ -2,23 +2,37 @@
 
 A *job* (one stretch of epochs of one of our trials) is a Ray trial, on an actor that is reused. So
 a promotion, a resumed study and a lost worker are one and the same: another job of the same trial.
-`run.py` is the way in, `driver.py` keeps the books, `ray_tune.py` is all that knows Ray Tune.
+`session.py` is the way in (`earlier.py` for a study that goes on), `driver.py` keeps the books,
+`ray_tune.py` is all that knows Ray Tune.
 """
 
 from hypertune.engine.driver import Observer, Progress
+from hypertune.engine.explain import Explanation, explain
+from hypertune.engine.folder import delete, study_folder, usable_folder
+from hypertune.engine.outcome import Outcome, read_outcome
+from hypertune.engine.prepare import load_data, planned_epochs, prepare
 from hypertune.engine.ray_tune import capacity
-from hypertune.engine.run import Outcome, load_data, planned_epochs, prepare, run, usable_folder
+from hypertune.engine.rerun import Rerun, rerun
+from hypertune.engine.session import resume, run
 from hypertune.engine.warm_start import warm_start
 
 __all__ = [
+    "Explanation",
     "Observer",
     "Outcome",
     "Progress",
+    "Rerun",
     "capacity",
+    "delete",
+    "explain",
     "load_data",
     "planned_epochs",
     "prepare",
+    "read_outcome",
+    "rerun",
+    "resume",
     "run",
+    "study_folder",
     "usable_folder",
     "warm_start",
 ]

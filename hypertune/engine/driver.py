@@ -18,6 +18,8 @@ from hypertune.settings import Settings
 from hypertune.study import Study
 from hypertune.trainable.worker import WorkerJob, hang_file, newest_checkpoint
 
+FINAL = ("complete", "converged", "failed", "lost")
+"""How trials end that are never run again; those that were stopped or interrupted may go on."""
 MAX_LOST = 2
 """A job whose worker died is tried again so many times."""
 _DRAIN_S = 10.0
@@ -46,7 +48,7 @@ class Progress:
     n_epochs: int = 0
     best: float | None = None
     best_trial: int | None = None
-    stage: str = "search"
+    stage: str = "start"
     warning: str | None = None
 
 
@@ -67,6 +69,7 @@ class Out:
     heard: float
     test: str | None = None
     cut: bool = False
+    placed: bool = False
 
 
 def _guarded(
@@ -137,6 +140,39 @@ class Driver:
         self.cut_short = False  # the time budget has refused or ended a job
         self.halted_at: float | None = None
         self.synced = time.monotonic()
+
+    def restore(self) -> None:
+        """Take up what the journal holds of earlier sessions; the search knows it already.
+
+        A trial that was under way goes on first, from its newest checkpoint.
+        """
+        for leftover in self.checkpoints.glob("hang-*.txt"):  # of workers that were killed
+            leftover.unlink(missing_ok=True)
+        trials = self.journal.trials()
+        self.next_id = max((trial.id for trial in trials), default=-1) + 1
+        for trial in trials:
+            if trial.role == "search":
+                self.ids.append(trial.id)
+            elif trial.role == "baseline" and trial.label == "default":
+                self.default, self.default_due = trial.id, trial.reason not in FINAL
+            elif trial.role == "baseline":
+                self.baselines[trial.label] = trial.id
+            if trial.state == "running":
+                self.journal.set_state(trial.id, "waiting")
+        for record in self.search.trials:
+            trial_id = self.ids[record.number]
+            if record.waiting and record.epoch < record.to_epoch:
+                saved = self._checkpoint(trial_id, record.epoch)
+                self.search.lost(record.number, saved[0] if saved else 0)
+            elif record.reason is not None:
+                self._count_end(record.reason)
+        for row in self.journal.results():
+            if row.epoch > 0:
+                self.progress.n_epochs += 1
+                self._note_best(row.trial, row.metrics[self.study.metric])
+        self.progress.n_started = len(self.ids)
+        best = incumbent(t for t in self.search.trials if t.full)
+        self.best_kept = None if best is None else best.number
 
     # ---- what ends a search ----
 
@@ -212,7 +248,7 @@ class Driver:
         if job is None:
             return self._default_in_full(key) or self._next_test(key)
         if job.trial == len(self.ids):
-            self.ids.append(self._add_trial(job.config, role="search"))
+            self.ids.append(self._add_trial(job.config, role="search", origin=self._origin(job)))
             self.progress.n_started += 1
         return self._send(key, self.ids[job.trial], job.config, job.to_epoch, job.trial)
 
@@ -265,25 +301,31 @@ class Driver:
         self.to_test = []
         if best is None or not best.full or study.test_metric is None:
             return
+        # A study that was extended looks again only at what is new: at another best trial.
+        looks = self.journal.events(kind="test")
+        known = {event.trial for event in looks if "metrics" in event.data}
         first = self.search.trials[0]
         default = self.ids[0] if first.full else self.default
         for label, trial in {"best": self.ids[best.number], "default": default}.items():
-            known = trial in [t for _, t in self.to_test]
-            if trial is not None and not known and self._checkpoint(trial):
+            if trial is not None and trial not in known and self._checkpoint(trial):
                 self.to_test.append((label, trial))
+                known.add(trial)
+        self._record_baselines()
+        simple = {name: trial for name, trial in self.baselines.items() if trial not in known}
+        if not (self.to_test or simple):
+            return
         data = study.trainable.load(test=True)
         self.test_data = ray.put(data)
-        self._record_baselines()
         try:
             reached = study.trainable.baselines(data, test=True)
-            looks: dict[str, dict[str, Any]] = {
-                name: {"metrics": reached[name]} for name in self.baselines
+            judged: dict[str, dict[str, Any]] = {
+                name: {"metrics": reached[name]} for name in simple
             }
         except Exception as error:  # theirs alone: what was searched is judged all the same
             text = f"{type(error).__name__}: {error}"
-            looks = {name: {"failure": text} for name in self.baselines}
-        for name, look in looks.items():
-            self.journal.add_event("test", self.baselines[name], {"label": name, **look})
+            judged = {name: {"failure": text} for name in simple}
+        for name, look in judged.items():
+            self.journal.add_event("test", simple[name], {"label": name, **look})
 
     def _record_baselines(self) -> None:
         """Journal the simple models and what they reach on the validation part, once."""
@@ -298,11 +340,25 @@ class Driver:
             self.journal.add_result(trial, 0, metrics)
             self.journal.set_state(trial, "ended", reason="complete")
 
-    def _add_trial(self, config: dict[str, Any], *, role: str, label: str = "") -> int:
+    def _origin(self, job: Job) -> dict[str, Any]:
+        """Return where a new trial came from, for the record."""
+        trial = self.search.trials[job.trial]
+        expected = None if trial.expected is None else self.search.value(trial.expected)
+        return {"origin": trial.origin, "expected": expected}
+
+    def _add_trial(
+        self,
+        config: dict[str, Any],
+        *,
+        role: str,
+        label: str = "",
+        origin: Mapping[str, Any] | None = None,
+    ) -> int:
         trial = self.next_id
         self.next_id += 1
         config = {**self.study.fixed, **config}
-        self.journal.add_trial(trial, config, seed=self.settings.seed, role=role, label=label)
+        seed = self.settings.seed
+        self.journal.add_trial(trial, config, seed=seed, role=role, label=label, data=origin)
         return trial
 
     def _send(
@@ -315,7 +371,10 @@ class Driver:
         *,
         test: str | None = None,
     ) -> WorkerJob:
-        reached = 0 if number is None else self.search.trials[number].epoch
+        if number is None:
+            reached = max((row.epoch for row in self.journal.results(trial=trial)), default=0)
+        else:
+            reached = self.search.trials[number].epoch
         checkpoint = self._checkpoint(trial, None if test else reached)
         job = WorkerJob(
             key=key,
@@ -366,6 +425,10 @@ class Driver:
         """Take in what a worker reported: epochs, a look at the test part, or a failure."""
         out = self.out[key]
         out.heard = time.monotonic()
+        if not out.placed:
+            out.placed = True
+            where = {"node": result.get("hostname"), "device": result["device"]}
+            self.journal.add_event("worker", out.job.trial, where)
         if result["device"] == "cpu" and self.settings.gpus_per_trial > 0:
             self.progress.warning = "Trials were given a GPU, but torch sees none: it uses the CPU."
         if out.test is not None:
@@ -460,7 +523,10 @@ class Driver:
         elif number is not None and reason in ("complete", "converged"):
             self._keep_best(number)
         if number is not None:
-            self.progress.n_ended[reason] = self.progress.n_ended.get(reason, 0) + 1
+            self._count_end(reason)
+
+    def _count_end(self, reason: Reason) -> None:
+        self.progress.n_ended[reason] = self.progress.n_ended.get(reason, 0) + 1
 
     def _keep_best(self, number: int) -> None:
         """Keep one checkpoint of the full trials: the best one's (and the default's)."""
@@ -499,10 +565,14 @@ class Driver:
         self.out.clear()
         self._withdraw()
         for trial in self.search.close():
-            detail = f"not promoted beyond epoch {trial.epoch}"
-            self.journal.set_state(self.ids[trial.number], "ended", reason="stopped", detail=detail)
+            # One that has not got to the end of its job was waiting for another worker.
+            reason, detail = "stopped", f"not promoted beyond epoch {trial.epoch}"
+            if trial.epoch < trial.to_epoch:
+                reason, detail = "interrupted", f"by {stopped_by}"
+            self.journal.set_state(self.ids[trial.number], "ended", reason=reason, detail=detail)
         self.progress.n_ended["stopped"] = sum(t.reason == "stopped" for t in self.search.trials)
-        self.journal.add_event("search_end", None, {"stopped_by": self.stopped_by})
+        error = None if self.error is None else f"{type(self.error).__name__}: {self.error}"
+        self.journal.add_event("search_end", None, {"stopped_by": self.stopped_by, "error": error})
         self.journal.sync()
 
 

@@ -3,6 +3,7 @@
 import contextlib
 import logging
 import os
+import signal
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -201,6 +202,20 @@ def _fits(has: float, need: float) -> float:
 
 
 @contextlib.contextmanager
+def _for_this_process_alone(number: int) -> Iterator[None]:
+    """Let processes that are started meanwhile ignore a signal, as Ray's do a Ctrl-C.
+
+    Batch systems and service managers send SIGTERM to all processes of a job. Ray's daemons would
+    be gone at once, and with them the epochs under way and the orderly end.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {number})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+@contextlib.contextmanager
 def ray_session(settings: Settings) -> Iterator[None]:
     """Have Ray at hand: the one that is connected already, or one of our own that ends with us.
 
@@ -231,12 +246,13 @@ def ray_session(settings: Settings) -> Iterator[None]:
         # "local": without an address it would join whatever Ray somebody has left running here.
         # It listens on all interfaces, whatever one asks for, but from 2.60 on a Ray that is
         # started here asks for a token (~/.ray/auth_token), unless RAY_AUTH_MODE says otherwise.
-        ray.init(
-            address=os.environ.get("RAY_ADDRESS") or "local",
-            include_dashboard=False,
-            log_to_driver=settings.verbose,
-            logging_level="INFO" if settings.verbose else "ERROR",
-        )
+        with _for_this_process_alone(signal.SIGTERM):
+            ray.init(
+                address=os.environ.get("RAY_ADDRESS") or "local",
+                include_dashboard=False,
+                log_to_driver=settings.verbose,
+                logging_level="INFO" if settings.verbose else "ERROR",
+            )
     except (ConnectionError, OSError, RuntimeError, ValueError) as error:
         raise SettingError(f"Ray cannot be started: {error}") from error
     try:

@@ -2,7 +2,7 @@
 
 from hypertune.records.cursors import redact
 from hypertune.records.journal import EventRow, Journal, ResultRow, TrialRow, flat_names
-from hypertune.records.uploader import Delivery, Uploader
+from hypertune.records.uploader import Delivery, Uploader, delivered
 
 __all__ = [
     "Delivery",
@@ -11,6 +11,7 @@ __all__ = [
     "ResultRow",
     "TrialRow",
     "Uploader",
+    "delivered",
     "flat_names",
     "redact",
 ]

@@ -16,9 +16,10 @@ table                 columns
 ``results``           ``id``, ``trial``, ``epoch`` (from 1; 0 for models without epochs),
                       ``t_ms``, ``metrics`` (JSON). One row a (trial, epoch); first write wins
 ``events``            ``id``, ``t_ms``, ``kind``, ``trial``, ``data`` (JSON). Kinds: ``trial`` (a
-                      row of ``trials`` was added or changed), ``study`` (a key was set), ``job``
-                      (a stretch of epochs was started), ``lost`` (its worker died), ``test`` (a
-                      look at the test part), ``search_start``, ``search_end``
+                      row of ``trials`` was added or changed; with a new one why it was proposed),
+                      ``study`` (a key was set), ``job`` (a stretch of epochs was started),
+                      ``worker`` (where it runs), ``lost`` (its worker died), ``test`` (a look at
+                      the test part), ``search_start``, ``search_end``
 ====================  ============================================================================
 
 A result survives the kill of the process at once (it is in the operating system's hands), and a
@@ -29,10 +30,12 @@ import json
 import math
 import os
 import sqlite3
+import sys
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +53,7 @@ CREATE TABLE IF NOT EXISTS results (
 CREATE TABLE IF NOT EXISTS events (
     id INTEGER PRIMARY KEY, t_ms INTEGER NOT NULL, kind TEXT NOT NULL, trial INTEGER,
     data TEXT NOT NULL);
+CREATE INDEX IF NOT EXISTS events_of_trial ON events (trial);
 """
 FORMAT = 1
 
@@ -273,24 +277,62 @@ class Journal:
         self, *, trial: int | None = None, after: int = 0, limit: int = -1
     ) -> list[ResultRow]:
         """Return results in the order of their writing: of one trial, or those after a cursor."""
+        # Two queries: one that serves both cases would use neither index.
+        where, of = ("", ()) if trial is None else ("trial = ? AND ", (trial,))
         return [
             ResultRow(id=i, trial=k, epoch=epoch, t_ms=t_ms, metrics=_load(metrics))
             for i, k, epoch, t_ms, metrics in self._db.execute(
-                "SELECT * FROM results WHERE id > ? AND (? IS NULL OR trial = ?) "
-                "ORDER BY id LIMIT ?",
-                (after, trial, trial, limit),
+                f"SELECT * FROM results WHERE {where}id > ? ORDER BY id LIMIT ?",
+                (*of, after, limit),
             )
         ]
 
-    def events(self, *, kind: str | None = None, after: int = 0, limit: int = -1) -> list[EventRow]:
-        """Return events in the order of their writing: of one kind, or those after a cursor."""
+    def events(
+        self,
+        *,
+        kind: str | None = None,
+        trial: int | None = None,
+        after: int = 0,
+        limit: int = -1,
+    ) -> list[EventRow]:
+        """Return events in the order of their writing: of a kind, of a trial, after a cursor."""
+        where, of = ("", ()) if trial is None else ("trial = ? AND ", (trial,))
         return [
             EventRow(id=i, t_ms=t_ms, kind=k, trial=trial, data=json.loads(data))
             for i, t_ms, k, trial, data in self._db.execute(
-                "SELECT * FROM events WHERE id > ? AND (? IS NULL OR kind = ?) ORDER BY id LIMIT ?",
-                (after, kind, kind, limit),
+                f"SELECT * FROM events WHERE {where}id > ? AND (? IS NULL OR kind = ?) "
+                "ORDER BY id LIMIT ?",
+                (*of, after, kind, kind, limit),
             )
         ]
+
+    def sessions(self) -> list[tuple[int, int]]:
+        """Return when each session of the search began and ended, in Unix milliseconds.
+
+        One that was killed ended with its last record.
+        """
+        marks = [e for e in self.events() if e.kind in ("search_start", "search_end")]
+        spans = []
+        for mark, following in zip_longest(marks, marks[1:]):
+            if mark.kind == "search_end":
+                continue
+            if following is not None and following.kind == "search_end":
+                end = following.t_ms
+            else:
+                (end,) = self._db.execute(
+                    "SELECT max(t_ms) FROM ("
+                    "SELECT t_ms FROM events WHERE id >= ? AND id < ? "
+                    "AND kind IN ('search_start', 'job', 'worker', 'lost') UNION ALL "
+                    "SELECT t_ms FROM results WHERE t_ms < ? "
+                    "AND trial NOT IN (SELECT id FROM trials WHERE role = 'rerun'))",
+                    (
+                        mark.id,
+                        following.id if following else sys.maxsize,
+                        following.t_ms if following else sys.maxsize,
+                    ),
+                ).fetchone()
+            spans.append((mark.t_ms, end))
+        return spans
 
 
 def flat_names(config: Mapping[str, Any]) -> dict[str, Any]:

@@ -140,6 +140,8 @@ def trial_run(journal: Journal, study: Mapping[str, Any], trial: TrialRow) -> Ru
         "hypertune.repeat": str(trial.repeat),
         "hypertune.state": trial.state,
     }
+    for event in journal.events(kind="worker", trial=trial.id)[-1:]:
+        tags |= {f"hypertune.{key}": str(value) for key, value in event.data.items()}
     ended = trial.state == "ended"
     if ended and trial.reason:
         tags["hypertune.reason"] = trial.reason

@@ -4,6 +4,7 @@ import contextlib
 import io
 import json
 import os
+import sqlite3
 import subprocess
 import sys
 import threading
@@ -13,7 +14,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO
 
-from hypertune.records.cursors import pending_on_disk, redact
+from hypertune.records.cursors import Cursors, pending_on_disk, redact
+from hypertune.records.mlflow_runs import STUDY
 
 URI_VARIABLE = "HYPERTUNE_REPLICA_URI"
 
@@ -151,6 +153,18 @@ class Uploader:
             tail = " | ".join(redact(log).strip().splitlines()[-3:])[-600:]
             return f"The MLflow uploader ended (exit code {self._process.returncode}): {tail}"
         return f"The MLflow uploader ended (exit code {self._process.returncode})."
+
+
+def delivered(journal: Path, tracking_uri: str) -> Delivery:
+    """Return how far a delivery had come, by the notes of the uploader on disk."""
+    pending = pending_on_disk(journal, tracking_uri)
+    try:
+        with contextlib.closing(Cursors(journal, tracking_uri)) as cursors:
+            parent = cursors.runs.get(STUDY)
+            run_id = parent.run_id if parent else None
+            return Delivery(pending=pending, experiment_id=cursors.experiment_id, run_id=run_id)
+    except sqlite3.Error:
+        return Delivery(pending=pending)
 
 
 def _end(process: subprocess.Popen[str]) -> None:

@@ -2,5 +2,6 @@
 
 from hypertune.search.core import Job, Search
 from hypertune.search.history import REASONS, Mode, Reason, Trial, incumbent
+from hypertune.search.schedulers.base import Comparison
 
-__all__ = ["REASONS", "Job", "Mode", "Reason", "Search", "Trial", "incumbent"]
+__all__ = ["REASONS", "Comparison", "Job", "Mode", "Reason", "Search", "Trial", "incumbent"]

@@ -18,7 +18,7 @@ import numpy as np
 
 from hypertune.errors import SettingError, choices
 from hypertune.search.history import Mode, Reason, Trial
-from hypertune.search.schedulers.base import Scheduler
+from hypertune.search.schedulers.base import Comparison, Scheduler
 from hypertune.search.searchers.base import Searcher
 from hypertune.space import Config, Flat, Space, Value, identity
 
@@ -87,6 +87,11 @@ class Search:
             n_trials=n_trials,
             seed=self._seed,
         )
+
+    @property
+    def start(self) -> list[Config]:
+        """The nested configs that are tried first."""
+        return [self.space.nest(flat) for flat in self._start]
 
     @property
     def more(self) -> bool:
@@ -178,7 +183,12 @@ class Search:
         return stopped
 
     def restore(
-        self, config: Config, *, values: dict[int, float], reason: Reason | None, to_epoch: int
+        self,
+        config: Config,
+        *,
+        values: dict[int, float],
+        reason: Reason | None,
+        to_epoch: int | None,
     ) -> Trial:
         """Give back a trial of an earlier process, in the order of their numbers.
 
@@ -187,14 +197,24 @@ class Search:
             values: Value by epoch, as told.
             reason: How it ended for good; None if it may go on (stopped trials may be promoted
                 again where the study is extended).
-            to_epoch: Where its newest job was to go.
+            to_epoch: Where its newest job was to go; None if none had begun.
         """
+        if to_epoch is None:
+            to_epoch = self._scheduler.first_epoch(len(self.trials))
         trial = self._register(self.space.flatten(config), to_epoch)
         for epoch in sorted(values):
             self._add(trial, epoch, values[epoch])
         if reason is not None and trial.reason is None:
             self.end(trial.number, reason)
         return trial
+
+    def value(self, loss: float) -> float:
+        """Return the value that a loss stands for."""
+        return self._sign * loss
+
+    def comparisons(self, trial: int) -> list[Comparison]:
+        """Return the comparisons that decided how far a trial went, as things stand now."""
+        return self._scheduler.comparisons(self.trials[trial], self.trials)
 
     def _next(self) -> tuple[Trial, int] | None:
         return self._scheduler.promote(self.trials, more=self.more)
@@ -243,12 +263,16 @@ class Search:
     def _new_trial(self, given: Flat) -> Trial | None:
         k = len(self.trials)
         flat = self._start[k] if k < len(self._start) else None
+        origin, expected = "the study's default" if k == 0 else "a config to start from", None
         if flat is None or not _has(flat, given) or self._identity(flat) in self._seen:
             flat = self._distinct(k, given)
+            origin, expected = self._searcher.why, self._searcher.expects
         if flat is None:
             self._exhausted = self._exhausted or not given
             return None
-        return self._register(flat, self._scheduler.first_epoch(k))
+        trial = self._register(flat, self._scheduler.first_epoch(k))
+        trial.origin, trial.expected = origin, expected
+        return trial
 
     def _distinct(self, k: int, given: Flat) -> Flat | None:
         """Return a config that was not tried yet; None if there is none."""
@@ -262,6 +286,8 @@ class Search:
                 return flat
         # A searcher that keeps proposing what was tried is helped out by chance, and where almost
         # all was tried, by what is left.
+        self._searcher.why = "drawn from what was not tried yet: the searcher repeated itself"
+        self._searcher.expects = None
         rng = np.random.default_rng([self._seed, k, _SUGGESTIONS])
         for _ in range(_DRAWS):
             flat = self.space.build(

@@ -24,6 +24,8 @@ class Trial:
         reason: How it ended; None while it may go on.
         losses: Loss by epoch, as reported; inf for what was not finite.
         best: Lowest loss up to each of these epochs.
+        origin: Why it was proposed, in words.
+        expected: The loss that was expected of it; None if nothing was.
     """
 
     number: int
@@ -33,6 +35,8 @@ class Trial:
     reason: Reason | None = None
     losses: dict[int, float] = field(default_factory=dict)
     best: dict[int, float] = field(default_factory=dict)
+    origin: str = ""
+    expected: float | None = None
 
     @property
     def epoch(self) -> int:

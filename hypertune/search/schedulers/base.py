@@ -2,8 +2,30 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from hypertune.search.history import Trial
+
+
+@dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """A comparison that decides whether a trial goes on.
+
+    Attributes:
+        epoch: Where it was compared.
+        loss: What was compared.
+        rank: Its place among those compared, from 1.
+        n: How many were compared.
+        n_go_on: How many of them go on.
+        cut_off: The worst loss with which one does; None if none does.
+    """
+
+    epoch: int
+    loss: float
+    rank: int
+    n: int
+    n_go_on: int
+    cut_off: float | None
 
 
 class Scheduler(ABC):
@@ -24,6 +46,10 @@ class Scheduler(ABC):
         """Take note of a trial that has reported or ended; live and in replay alike."""
         return
 
+    def comparisons(self, trial: Trial, trials: Sequence[Trial]) -> list[Comparison]:
+        """Return the comparisons that a trial has got to, as things stand now."""
+        return []
+
     @abstractmethod
     def promote(self, trials: Sequence[Trial], *, more: bool) -> tuple[Trial, int] | None:
         """Return a waiting trial and the epoch that it goes to; None if none deserves it.
@@ -32,3 +58,18 @@ class Scheduler(ABC):
             trials: All trials by number.
             more: New trials will come.
         """
+
+
+def compared(
+    epoch: int, ranked: Sequence[tuple[float, int]], number: int, n_go_on: int
+) -> Comparison:
+    """Return how a trial compares among (loss, number) of all that are compared, best first."""
+    place = next(i for i, (_, other) in enumerate(ranked) if other == number)
+    return Comparison(
+        epoch=epoch,
+        loss=ranked[place][0],
+        rank=place + 1,
+        n=len(ranked),
+        n_go_on=n_go_on,
+        cut_off=ranked[n_go_on - 1][0] if n_go_on else None,
+    )

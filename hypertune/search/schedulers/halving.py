@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from itertools import pairwise
 
 from hypertune.search.history import Trial
-from hypertune.search.schedulers.base import Scheduler
+from hypertune.search.schedulers.base import Comparison, Scheduler, compared
 
 _FINALISTS = 3
 
@@ -63,6 +63,13 @@ class Halving(Scheduler):
                 if self._may_go_on(trials[number], rung, loss):
                     return trials[number], following
         return None if more else self._finalist(trials)
+
+    def comparisons(self, trial: Trial, trials: Sequence[Trial]) -> list[Comparison]:
+        return [
+            compared(rung, self._ranking[rung], trial.number, len(self._ranking[rung]) // self.eta)
+            for rung in self.rungs[:-1]
+            if trial.number in self._entered[rung]
+        ]
 
     def _finalist(self, trials: Sequence[Trial]) -> tuple[Trial, int] | None:
         """Return one more trial to be trained in full, when no rung promotes any more.

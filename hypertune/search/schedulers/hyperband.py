@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence
 
 from hypertune.search.history import Trial
-from hypertune.search.schedulers.base import Scheduler
+from hypertune.search.schedulers.base import Comparison, Scheduler, compared
 
 
 class Hyperband(Scheduler):
@@ -58,6 +58,18 @@ class Hyperband(Scheduler):
                     self._first_open = first + size
             number = first + size
         return None
+
+    def comparisons(self, trial: Trial, trials: Sequence[Trial]) -> list[Comparison]:
+        first, size, rungs = self._bracket_of(trial.number)
+        left, comparisons = list(trials[first : first + size]), []
+        for rung in rungs[:-1]:
+            ranked = sorted((loss, t.number) for t in left if (loss := t.loss_at(rung)) is not None)
+            if trial.number not in [number for _, number in ranked]:
+                break
+            n_go_on = max(1, len(left) // self.eta)
+            comparisons.append(compared(rung, ranked, trial.number, min(n_go_on, len(ranked))))
+            left = [trials[number] for _, number in ranked[:n_go_on]]
+        return comparisons
 
     def _promote_in(
         self, members: Sequence[Trial], rungs: Sequence[int]

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from statistics import median
 
 from hypertune.search.history import Trial
-from hypertune.search.schedulers.base import Scheduler
+from hypertune.search.schedulers.base import Comparison, Scheduler
 
 _LOOKS = 9
 _MIN_TRIALS = 3
@@ -42,6 +42,25 @@ class Median(Scheduler):
             if look == 0 or self._deserves(trial, look):
                 return trial, following
         return None
+
+    def comparisons(self, trial: Trial, trials: Sequence[Trial]) -> list[Comparison]:
+        found = []
+        for look in self.looks[:-1]:
+            others = [mean for number, mean in self._means[look].items() if number != trial.number]
+            loss = trial.best_at(look)
+            if trial.epoch >= look and loss is not None and len(others) >= _MIN_TRIALS:
+                cut_off = median(others)
+                found.append(
+                    Comparison(
+                        epoch=look,
+                        loss=loss,
+                        rank=1 + sum(mean < loss for mean in others),
+                        n=1 + len(others),
+                        n_go_on=1 + sum(mean < cut_off for mean in others),
+                        cut_off=cut_off,
+                    )
+                )
+        return found
 
     def _deserves(self, trial: Trial, look: int) -> bool:
         others = [mean for number, mean in self._means[look].items() if number != trial.number]

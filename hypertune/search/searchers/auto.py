@@ -67,15 +67,24 @@ class Auto(Searcher):
         self, trials: Sequence[Trial], rng: np.random.Generator, given: Mapping[str, Value]
     ) -> Flat:
         n_told = sum(bool(trial.losses) for trial in trials)
+        self.expects = None
         if len(trials) < self._n_start or n_told < _MIN_TOLD:
+            self.why = "one of the first points, which fill the space evenly"
             return self._start.suggest_given(trials, rng, given)
         if rng.random() < _GUARD:
+            self.why = "drawn at random, in case the model is wrong"
             return self._random.suggest_given(trials, rng, given)
         for trial in trials[len(self._points) :]:
             self._points.append(self._encoding.points([trial.flat])[0])
         points = np.array(self._points[: len(trials)])
         knowledge = self._knowledge(trials, points)
-        return self._encoding.flat(self._propose(trials, points, knowledge, given, rng))
+        point = self._propose(trials, points, knowledge, given, rng)
+        self.why = (
+            f"by a Gaussian process on {len(knowledge.model)} results: largest expected improvement"
+        )
+        (expected,), _ = knowledge.model.predict(self._encoding.features(point[None]))
+        self.expects = knowledge.loss(float(expected))
+        return self._encoding.flat(point)
 
     # ---- what is known ----
 
@@ -84,30 +93,42 @@ class Auto(Searcher):
         state = tuple(n for t in trials for n in (len(t.losses), t.running, t.reason))
         if self._known is None or self._known[0] != state:
             features = self._encoding.features(points)
-            told = _thinned(self._observations(trials, features), trials)
+            observed, losses = self._observations(trials, features)
+            told = _thinned(observed, trials)
             model = GaussianProcess(self._encoding.groups, fidelity=self.max_epochs > 1)
             model.fit(told[_spread(told, _N_FIT)], _FIT_STEPS)
             model.condition(told)
             numbers = np.unique(told.trials)
             expected = np.full(len(trials), np.inf)
             expected[numbers], _ = model.predict(features[numbers], numbers)
-            self._known = state, _Knowledge(model, features, expected)
+            scale = np.argsort(losses, kind="stable")
+            self._known = (
+                state,
+                _Knowledge(model, features, expected, observed.targets[scale], losses[scale]),
+            )
         return self._known[1]
 
-    def _observations(self, trials: Sequence[Trial], features: Floats) -> Observations:
-        """Return the curves, at some epochs each. A trial that failed is the worst there is."""
+    def _observations(
+        self, trials: Sequence[Trial], features: Floats
+    ) -> tuple[Observations, Floats]:
+        """Return the curves, at some epochs each, and their losses.
+
+        A trial that failed is the worst there is.
+        """
         rows = [
             (trial.number, epoch, loss)
             for trial in trials
             for epoch, loss in self._curve(trial).items()
         ]
         numbers = np.array([number for number, _, _ in rows])
-        return Observations(
+        losses = np.array([loss for _, _, loss in rows])
+        observed = Observations(
             features=features[numbers],
             at=np.array([self._place(epoch) for _, epoch, _ in rows]),
             trials=numbers,
-            targets=_targets(np.array([loss for _, _, loss in rows])),
+            targets=_targets(losses),
         )
+        return observed, losses
 
     def _curve(self, trial: Trial) -> dict[int, float]:
         """Return the best loss up to the rungs that a trial reached, and up to its end."""
@@ -196,11 +217,19 @@ class _Knowledge:
         model: The process.
         features: Of all trials, shape (trial, column).
         expected: Target of each trial in full, shape (trial,); inf where nothing is known.
+        targets, losses: Those of all observations in ascending order, shape (observation,).
     """
 
     model: GaussianProcess
     features: Floats
     expected: Floats
+    targets: Floats
+    losses: Floats
+
+    def loss(self, target: float) -> float | None:
+        """Return about which loss a target stands for; None where it is not finite."""
+        loss = float(np.interp(target, self.targets, self.losses))
+        return loss if math.isfinite(loss) else None
 
 
 def _targets(losses: Floats) -> Floats:

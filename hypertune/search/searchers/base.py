@@ -20,6 +20,10 @@ class Searcher(ABC):
 
     slow = False
     """A suggestion takes so long that workers would wait for it."""
+    why = ""
+    """How the latest suggestion came about, in words: for the record."""
+    expects: float | None = None
+    """The loss that the latest suggestion was expected to reach; None if nothing was expected."""
 
     def __init__(self, space: Space, max_epochs: int, seed: int = 0) -> None:
         self.space = space

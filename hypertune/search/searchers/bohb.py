@@ -41,14 +41,20 @@ class Bohb(Searcher):
     def suggest(self, trials: Sequence[Trial], rng: np.random.Generator) -> Flat:
         split = self._split(trials)
         if split is None or rng.random() < RANDOM_FRACTION:
+            self.why = "drawn at random" + (", as a third of all are" if split else "")
             return self.space.sample(rng)
-        good, bad = (_Density(self.space.parameters, part) for part in split)
+        budget, *parts = split
+        self.why = (
+            f"likely among the {len(parts[0])} best and unlikely among the {len(parts[1])} worst "
+            f"at epoch {budget}"
+        )
+        good, bad = (_Density(self.space.parameters, part) for part in parts)
         candidates = [good.draw(self.space, rng) for _ in range(N_CANDIDATES)]
         ratios = good.logpdf(candidates) - bad.logpdf(candidates)  # eq. 2, Falkner et al. 2018
         return candidates[int(np.argmax(ratios))]
 
-    def _split(self, trials: Sequence[Trial]) -> tuple[list[Flat], list[Flat]] | None:
-        """Return the better and the worse configs at the largest budget with enough of them."""
+    def _split(self, trials: Sequence[Trial]) -> tuple[int, list[Flat], list[Flat]] | None:
+        """Return the largest budget with enough configs, and its better and worse ones."""
         for budget in reversed(self.budgets):
             losses = [(loss, t) for t in trials if (loss := t.loss_at(budget)) is not None]
             if len(losses) < self.n_min + 2:
@@ -57,7 +63,7 @@ class Bohb(Searcher):
             # eq. 3, Falkner et al. 2018
             n_good = max(self.n_min, int(QUANTILE * len(ranked)))
             n_bad = max(self.n_min, len(ranked) - n_good)
-            return ranked[:n_good], ranked[-n_bad:]
+            return budget, ranked[:n_good], ranked[-n_bad:]
         return None
 
 

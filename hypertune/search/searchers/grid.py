@@ -12,6 +12,8 @@ from hypertune.space import Flat, Space, identity
 class Grid(Searcher):
     """Goes through all configs of a space whose parameters have a number of values each."""
 
+    why = "the next of the grid"
+
     def __init__(self, space: Space, max_epochs: int, seed: int = 0) -> None:
         super().__init__(space, max_epochs, seed)
         self._rest: Iterator[Flat] = iter(())

@@ -34,6 +34,11 @@ class Hyperopt(Searcher):
             history.insert_trial_docs(docs)
             history.refresh()
         seed = int(rng.integers(2**31))
+        self.why = (
+            "drawn at random, until 20 trials have ended"  # hyperopt's own default
+            if len(docs) < 20
+            else f"by hyperopt's TPE from {len(docs)} trials"
+        )
         (doc,) = hyperopt.tpe.suggest([len(trials)], self._domain, history, seed, verbose=False)
         values = {key: value[0] for key, value in doc["misc"]["vals"].items() if len(value)}
         return self.space.build(lambda parameter: _external(parameter, values[parameter.key]))

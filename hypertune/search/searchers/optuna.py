@@ -20,6 +20,9 @@ from hypertune.search.history import Trial
 from hypertune.search.searchers.base import Searcher
 from hypertune.space import Categorical, Flat, Number, Parameter, Space, Value
 
+_N_START = 10
+_AT_RANDOM = f"drawn at random, until {_N_START} trials have ended"
+_TOLD = (TrialState.COMPLETE, TrialState.PRUNED)
 _LONG = 10**6  # more values than this are searched as a continuum: Optuna counts them in floats
 
 
@@ -40,6 +43,9 @@ class OptunaSearcher(Searcher):
         # Ended trials do not change: what Optuna made of them is kept.
         self._frozen: dict[int, FrozenTrial] = {}
 
+    label = ""
+    """What chooses, in words."""
+
     @abstractmethod
     def sampler(self, seed: int) -> BaseSampler:
         """Return Optuna's sampler."""
@@ -52,7 +58,10 @@ class OptunaSearcher(Searcher):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
             study = optuna.create_study(sampler=self.sampler(int(rng.integers(2**31))))
-            study.add_trials([self._history(trial) for trial in self.telling(trials)])
+            history = [self._history(trial) for trial in self.telling(trials)]
+            study.add_trials(history)
+            n_told = sum(trial.state in _TOLD for trial in history)
+            self.why = f"{self.label} from {n_told} trials" if n_told >= _N_START else _AT_RANDOM
             if not self.joint:
                 proposal = study.ask()
                 return self.space.build(lambda p: _ask(proposal, p))
@@ -90,13 +99,15 @@ class OptunaSearcher(Searcher):
 class Tpe(OptunaSearcher):
     """Multivariate TPE (Watanabe 2023), grouped where the space has branches."""
 
+    label = "by TPE: likely among the better and unlikely among the worse,"
+
     def sampler(self, seed: int) -> BaseSampler:
         return TPESampler(
             seed=seed,
             multivariate=True,
             group=any(p.condition for p in self.space.parameters),
             constant_liar=True,
-            n_startup_trials=10,
+            n_startup_trials=_N_START,
         )
 
 
@@ -104,12 +115,13 @@ class Bayes(OptunaSearcher):
     """Gaussian process with expected improvement, on all parameters of a space together."""
 
     joint = True
+    label = "by a Gaussian process: largest expected improvement, judged"
     slow = True
     n_told = 200
     """A process on more trials than these would take seconds: the best and some others are told."""
 
     def sampler(self, seed: int) -> BaseSampler:
-        return GPSampler(seed=seed, n_startup_trials=10, deterministic_objective=False)
+        return GPSampler(seed=seed, n_startup_trials=_N_START, deterministic_objective=False)
 
     def telling(self, trials: Sequence[Trial]) -> Sequence[Trial]:
         full = [trial for trial in trials if trial.full]

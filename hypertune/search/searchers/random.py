@@ -12,5 +12,7 @@ from hypertune.space import Flat
 class Random(Searcher):
     """Draws every parameter independently and uniformly on its scale."""
 
+    why = "drawn at random"
+
     def suggest(self, trials: Sequence[Trial], rng: np.random.Generator) -> Flat:
         return self.space.sample(rng)

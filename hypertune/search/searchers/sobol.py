@@ -14,6 +14,8 @@ from hypertune.space import Flat
 class Sobol(Searcher):
     """Takes point k of one sequence for trial k; every parameter has a dimension of its own."""
 
+    why = "the next point of a quasi-random sequence"
+
     def suggest(self, trials: Sequence[Trial], rng: np.random.Generator) -> Flat:
         keys = [parameter.key for parameter in self.space.parameters]
         sequence = qmc.Sobol(len(keys), rng=np.random.default_rng(self.seed))

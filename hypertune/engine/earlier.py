@@ -1,0 +1,184 @@
+"""What an earlier session of a study left in its journal, and the search that goes on from it."""
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from hypertune.engine.driver import FINAL
+from hypertune.engine.prepare import prepare
+from hypertune.errors import SettingError
+from hypertune.records import EventRow, Journal, ResultRow, TrialRow
+from hypertune.search import Search
+from hypertune.settings import Settings
+from hypertune.study import Study, load_study, study_names
+
+
+@dataclass(frozen=True, kw_only=True)
+class Earlier:
+    """A study as its journal has it.
+
+    Attributes:
+        folder: The study's folder.
+        about: The journal's keys.
+        trials, results, events: Its tables.
+        spent_s: Seconds searched so far.
+    """
+
+    folder: Path
+    about: Mapping[str, Any]
+    trials: Sequence[TrialRow]
+    results: Mapping[int, Sequence[ResultRow]]
+    events: Sequence[EventRow]
+    spent_s: float
+
+    @classmethod
+    def read(cls, folder: Path) -> "Earlier":
+        """Read the journal in a folder.
+
+        Raises:
+            JournalError: There is none, or it cannot be read.
+            SettingError: The search had not begun.
+        """
+        journal = Journal(folder / "journal.db", read_only=True)
+        try:
+            about = journal.study()
+            results: dict[int, list[ResultRow]] = {}
+            for row in journal.results():
+                results.setdefault(row.trial, []).append(row)
+            if "parameters" not in about:
+                raise SettingError(f"The journal in '{folder}' holds no study to go on with.")
+            return cls(
+                folder=folder,
+                about=about,
+                trials=journal.trials(),
+                results=results,
+                events=journal.events(),
+                spent_s=sum(end - start for start, end in journal.sessions()) / 1000,
+            )
+        finally:
+            journal.close()
+
+    def trial(self, trial: int) -> TrialRow:
+        """Return a trial.
+
+        Raises:
+            SettingError: There is none of this id.
+        """
+        found = next((t for t in self.trials if t.id == trial), None)
+        if found is None:
+            most = max((t.id for t in self.trials), default=-1)
+            raise SettingError(
+                f"'{self.folder.name}' has no trial {trial}: its trials are numbered 0 to {most}."
+            )
+        return found
+
+    def replay(
+        self, space: str | Study | None, changes: Mapping[str, Any]
+    ) -> tuple[Study, Settings, Search]:
+        """Return the study, its settings from now on, and the search as it was left.
+
+        Args:
+            space: The study, its name or its file, where that has moved.
+            changes: Settings that differ from now on.
+
+        Raises:
+            HypertuneError: The study is not the same any more, or there is nothing left to do.
+        """
+        study, settings = self.settled(space, changes)
+        n_trials = sum(trial.role == "search" for trial in self.trials)
+        if settings.n_trials is not None and settings.n_trials < n_trials:
+            raise SettingError(
+                f"--n-trials is the new total and must be at least {n_trials}, which are there "
+                f"already, but got {settings.n_trials}."
+            )
+        budget = self.about["settings"]["time_budget_s"]
+        if settings.time_budget_s is None and budget is not None:
+            left = budget - self.spent_s
+            if left <= 0:
+                raise SettingError(
+                    f"The time budget of '{self.folder.name}' is spent ({budget:g} s): give more "
+                    "with --time-budget."
+                )
+            settings = replace(settings, time_budget_s=left)
+        search = self.search(study, settings)
+        ends = [e for e in self.events if e.kind in ("search_start", "search_end")]
+        last = ends[-1] if ends else None
+        orderly = last and last.kind == "search_end" and last.data.get("stopped_by") is None
+        if orderly and search.done:
+            raise SettingError(
+                f"Study '{self.folder.name}' is finished: {n_trials} trials. "
+                "For more of them give the new total with --n-trials."
+            )
+        return study, settings, search
+
+    def settled(
+        self, space: str | Study | None, changes: Mapping[str, Any]
+    ) -> tuple[Study, Settings]:
+        """Return the study and its settings, changed as told, but for the time budget.
+
+        Raises:
+            HypertuneError: The study is not the same any more, or a setting breaks a rule.
+        """
+        changed = {"n_trials": self.about["n_trials"], "time_budget_s": None, **changes}
+        settings = Settings.recorded(self.about["settings"], self.folder, **changed)
+        return self._study(space), settings
+
+    def search(self, study: Study, settings: Settings) -> Search:
+        """Return the search, rebuilt from its record."""
+        _, search = prepare(study, settings, self.about["start"])
+        jobs = {e.trial: e.data["to_epoch"] for e in self.events if e.kind == "job"}
+        for trial in self.trials:
+            if trial.role == "search":
+                search.restore(
+                    {name: trial.config[name] for name in study.space},
+                    values={
+                        row.epoch: row.metrics[study.metric]
+                        for row in self.results.get(trial.id, ())
+                    },
+                    reason=trial.reason if trial.reason in FINAL else None,  # type: ignore[arg-type]
+                    to_epoch=jobs.get(trial.id),
+                )
+        return search
+
+    def _study(self, space: str | Study | None) -> Study:
+        """Return the study, with the values that were fixed for it, if it still is the same."""
+        source, name = self.about["source"], self.about["space"]
+        if space is None and not Path(source).is_file() and name not in study_names():
+            raise SettingError(
+                f"The study file of '{self.folder.name}' is not at '{source}' any more: say where "
+                "it is with --space."
+            )
+        if isinstance(space, Study):
+            study = space
+        else:
+            study = load_study(space or (source if Path(source).is_file() else name))
+        study = replace(study, name=name, fixed=self.about["fixed"])
+        study = study.with_max_epochs(self.about["max_epochs"])
+        now = {
+            "space": study.search_space.describe(),
+            "default": study.default,
+            "metric": study.metric,
+            "mode": study.mode,
+        }
+        before = {**self.about, "space": self.about["parameters"]}
+        changed = [key for key in now if json.loads(json.dumps(now[key])) != before[key]]
+        if changed:
+            raise SettingError(
+                f"The study in '{study.source}' is not that of '{self.folder.name}' any more: "
+                f"{', '.join(changed)} changed. Begin a new one, or undo the change."
+            )
+        return study
+
+    @property
+    def source_changed(self) -> bool:
+        """The study's file is not what it was when the study began."""
+        path = Path(self.about["source"])
+        return path.is_file() and source_hash(path) != self.about["source_sha256"]
+
+
+def source_hash(path: Path) -> str:
+    """Return the SHA-256 of a study's file."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()

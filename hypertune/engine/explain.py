@@ -1,0 +1,110 @@
+"""Why a trial was proposed, why it ended where it did, and what it cost."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from hypertune.engine.earlier import Earlier
+from hypertune.records import TrialRow
+from hypertune.search import Comparison
+from hypertune.study import Study
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stretch:
+    """An uninterrupted stretch of epochs.
+
+    Attributes:
+        from_epoch, to_epoch: The epoch before its first one, and the one it was to end after.
+        reached: The epoch that it got to.
+        seconds: From its start to its last result.
+    """
+
+    from_epoch: int
+    to_epoch: int
+    reached: int
+    seconds: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Explanation:
+    """What is known of a trial.
+
+    Attributes:
+        trial: Its row.
+        metric: The study's metric.
+        origin: Why it was proposed.
+        expected: The value that was expected of it; None if none was.
+        best: Its best value and the epoch of it; None if it reported nothing.
+        stretches: Its jobs, in order.
+        comparisons: Where the scheduler compared it, with values in place of losses, as things
+            stand now: in asynchronous searches they change as other trials come in.
+        n_lost: How often its worker died.
+    """
+
+    trial: TrialRow
+    metric: str
+    origin: str
+    expected: float | None
+    best: tuple[float, int] | None
+    stretches: Sequence[Stretch]
+    comparisons: Sequence[Comparison]
+    n_lost: int
+
+
+def explain(folder: Path, trial: int, *, space: str | Study | None = None) -> Explanation:
+    """Return what is known of a trial.
+
+    Args:
+        folder: The study's folder.
+        trial: Its id.
+        space: The study, its name or its file, where that has moved.
+
+    Raises:
+        SettingError: There is no such trial, or the study's file is not what it was.
+        JournalError: The journal cannot be read.
+    """
+    earlier = Earlier.read(folder)
+    row, about = earlier.trial(trial), earlier.about
+    events = [event for event in earlier.events if event.trial == trial]
+    added = next(e for e in events if e.kind == "trial")
+    comparisons: list[Comparison] = []
+    if row.role == "search":
+        search = earlier.search(*earlier.settled(space, {}))
+        number = [t.id for t in earlier.trials if t.role == "search"].index(trial)
+        for c in search.comparisons(number):
+            cut_off = None if c.cut_off is None else search.value(c.cut_off)
+            comparisons.append(replace(c, loss=search.value(c.loss), cut_off=cut_off))
+    sign = -1 if about["mode"] == "max" else 1
+    results = earlier.results.get(trial, ())
+    best = min(((sign * r.metrics[about["metric"]], r.epoch) for r in results), default=None)
+    return Explanation(
+        trial=row,
+        metric=about["metric"],
+        origin=added.data.get("origin") or row.label or row.role,
+        expected=added.data.get("expected"),
+        best=None if best is None else (sign * best[0], best[1]),
+        stretches=_stretches(earlier, trial),
+        comparisons=comparisons,
+        n_lost=sum(event.kind == "lost" for event in events),
+    )
+
+
+def _stretches(earlier: Earlier, trial: int) -> list[Stretch]:
+    jobs = [e for e in earlier.events if e.kind == "job" and e.trial == trial]
+    rows = {row.epoch: row for row in earlier.results.get(trial, ())}
+    stretches = []
+    for i, job in enumerate(jobs):
+        until = jobs[i + 1].t_ms if i + 1 < len(jobs) else float("inf")
+        span = range(job.data["from_epoch"] + 1, job.data["to_epoch"] + 1)
+        # What was trained once more, after a worker was lost, belongs to the job that was first.
+        its = [rows.pop(epoch) for epoch in span if epoch in rows and rows[epoch].t_ms <= until]
+        stretches.append(
+            Stretch(
+                from_epoch=job.data["from_epoch"],
+                to_epoch=job.data["to_epoch"],
+                reached=max((row.epoch for row in its), default=job.data["from_epoch"]),
+                seconds=(max((row.t_ms for row in its), default=job.t_ms) - job.t_ms) / 1000,
+            )
+        )
+    return stretches

@@ -1,0 +1,63 @@
+"""How a run of a study ended."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from hypertune.engine.folder import is_locked
+from hypertune.records import Delivery, Journal, delivered
+from hypertune.settings import Settings
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """What a run leaves behind.
+
+    Attributes:
+        folder: The study's folder.
+        stopped_by: ``signal``, ``time budget`` or ``error`` if the search was cut short, ``kill``
+            if its process was; None if it is finished.
+        error: The text of the error that ended the search early, if one did.
+        warning: What the user should know of, but nothing failed by.
+        store: MLflow's URI.
+        delivery: How far MLflow has come.
+        under_way: It has not ended yet.
+    """
+
+    folder: Path
+    stopped_by: str | None
+    error: str | None
+    warning: str | None
+    store: str
+    delivery: Delivery
+    under_way: bool = False
+
+
+def read_outcome(folder: Path, *, tracking_uri: str | None = None) -> Outcome:
+    """Return how a study stands, by what lies in its folder.
+
+    Args:
+        folder: The study's folder.
+        tracking_uri: Of another MLflow than the study's own.
+
+    Raises:
+        JournalError: There is no readable journal.
+    """
+    journal = Journal(folder / "journal.db", read_only=True)
+    try:
+        about = journal.study()
+        marks = [e for e in journal.events() if e.kind in ("search_start", "search_end")]
+    finally:
+        journal.close()
+    changes = {} if tracking_uri is None else {"tracking_uri": tracking_uri}
+    store = Settings.recorded(about["settings"], folder, **changes).store
+    under_way = is_locked(folder)
+    last = marks[-1].data if marks and marks[-1].kind == "search_end" else {"stopped_by": "kill"}
+    return Outcome(
+        folder=folder,
+        stopped_by=None if under_way else last.get("stopped_by"),
+        error=last.get("error"),
+        warning=None,
+        store=store,
+        delivery=delivered(journal.path, store),
+        under_way=under_way,
+    )

@@ -1,0 +1,261 @@
+"""Runs a study, from its settings to its records."""
+
+import contextlib
+import signal
+import threading
+import time
+import uuid
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import ray
+
+from hypertune.engine.driver import Driver, Observer, Progress
+from hypertune.engine.earlier import Earlier, source_hash
+from hypertune.engine.folder import locked, new_folder, refuse_network, usable_folder
+from hypertune.engine.outcome import Outcome
+from hypertune.engine.prepare import load_data, planned_epochs, prepare
+from hypertune.engine.ray_tune import capacity, ray_session, search_on_ray
+from hypertune.errors import SettingError
+from hypertune.provenance import environment
+from hypertune.records import Delivery, Journal, Uploader, redact
+from hypertune.search import Search
+from hypertune.settings import Settings
+from hypertune.space import Number
+from hypertune.study import Study
+
+
+def run(study: Study, settings: Settings, observer: Observer | None = None) -> Outcome:
+    """Run a study to its end, or to the end of its budget.
+
+    Args:
+        study: What to search.
+        settings: How.
+        observer: Called, in the driver's loop, when something has changed.
+
+    Raises:
+        HypertuneError: It cannot start; nothing has been written.
+    """
+    study, search = prepare(study, settings)
+    usable_folder(study.name, settings)
+    with _at_hand(study, settings, search, observer) as session:
+        folder = new_folder(study.name, settings)
+        with locked(folder), contextlib.closing(Journal(folder / "journal.db")) as journal:
+            about = _description(study, settings, search)
+            journal.set_study(name=folder.name, **about)
+            return session.go(journal, settings.time_budget_s)
+
+
+def resume(
+    folder: Path,
+    *,
+    changes: Mapping[str, Any] | None = None,
+    space: str | Study | None = None,
+    observer: Observer | None = None,
+) -> Outcome:
+    """Go on with a study, from where its journal ends; or extend it.
+
+    Trials that ended are not run again, unfinished ones go on from their checkpoints, and the
+    search is rebuilt by replay.
+
+    Args:
+        folder: The study's folder.
+        changes: Settings that differ from now on. ``n_trials`` is the new total,
+            ``time_budget_s`` comes on top of the time already spent; without it what is left of
+            the study's own applies.
+        space: The study, its name or its file, where that has moved.
+        observer: Called, in the driver's loop, when something has changed.
+
+    Raises:
+        HypertuneError: It cannot go on; nothing has changed.
+    """
+    refuse_network(folder)
+    Journal(folder / "journal.db", read_only=True).close()
+    with locked(folder):
+        earlier = Earlier.read(folder)
+        study, settings, search = earlier.replay(space, changes or {})
+        with (
+            _at_hand(study, settings, search, observer) as session,
+            contextlib.closing(Journal(folder / "journal.db")) as journal,
+        ):
+            if earlier.source_changed:
+                session.progress.warning = (
+                    f"'{study.source}' was changed since this study began: its trials may differ "
+                    "in what is neither in the space nor fixed."
+                )
+            return session.go(journal, settings.time_budget_s)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Session:
+    """All that is at hand when the journal is opened: Ray runs, data are loaded."""
+
+    study: Study
+    settings: Settings
+    search: Search
+    data: Any
+    simple: Mapping[str, Mapping[str, float]]
+    n_concurrent: int
+    progress: Progress
+    observer: Observer | None
+
+    def go(self, journal: Journal, time_budget_s: float | None) -> Outcome:
+        """Search, and bring the records up to date."""
+        folder, progress = journal.path.parent, self.progress
+        uploader = Uploader(journal.path, self.settings.store)
+        uploader.start()
+        progress.stage, progress.started = "search", time.time()
+        if time_budget_s is not None:
+            progress.deadline = progress.started + time_budget_s
+        driver = Driver(
+            self.study,
+            self.settings,
+            self.search,
+            journal,
+            folder,
+            self.simple,
+            n_concurrent=self.n_concurrent,
+            progress=progress,
+            observer=self.observer,
+            warning=lambda: uploader.status.warning,
+        )
+        start = {"n_concurrent": self.n_concurrent, "environment": _provenance()}
+        journal.add_event("search_start", data=start)
+        if self.search.n_trials != journal.study()["n_trials"]:
+            journal.set_study(n_trials=self.search.n_trials)
+        driver.restore()
+        with _signals(driver):
+            _search_and_close(driver, self.data)
+            delivery = _deliver(driver, uploader)
+        error = None if driver.error is None else f"{type(driver.error).__name__}: {driver.error}"
+        warning = None if progress.warning == delivery.warning else progress.warning
+        return Outcome(
+            folder=folder,
+            stopped_by=driver.stopped_by,
+            error=error,
+            warning=warning,
+            store=self.settings.store,
+            delivery=delivery,
+        )
+
+
+@contextlib.contextmanager
+def _at_hand(
+    study: Study, settings: Settings, search: Search, observer: Observer | None
+) -> Iterator[_Session]:
+    """Load the data and have Ray, while the simple models are fitted: its start is waiting."""
+    data = load_data(study)
+    progress = Progress(
+        metric=study.metric,
+        n_trials=search.n_trials or 0,
+        planned_epochs=planned_epochs(search),
+        started=time.time(),
+    )
+    if observer is not None:
+        observer(progress)
+    with ThreadPoolExecutor(1) as beside:
+        fitted = beside.submit(study.trainable.baselines, data, test=False)
+        with ray_session(settings):
+            try:
+                simple = fitted.result()
+            except Exception as problem:  # the user's code
+                raise SettingError(
+                    f"The baselines cannot be fitted: {type(problem).__name__}: {problem}"
+                ) from problem
+            nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+            yield _Session(
+                study=study,
+                settings=settings,
+                search=search,
+                data=data,
+                simple=simple,
+                n_concurrent=capacity(settings, nodes, search.n_trials),
+                progress=progress,
+                observer=observer,
+            )
+
+
+def _search_and_close(driver: Driver, data: Any) -> None:
+    """Search, and leave complete records behind however that ends."""
+    try:
+        search_on_ray(driver, data)
+    except KeyboardInterrupt:
+        driver.interrupted = True  # the second one: at once
+    except Exception as problem:
+        driver.error = driver.error or problem
+    try:
+        driver.close()
+    except Exception as problem:  # the record itself fails (a full disk): what it holds is readable
+        driver.error = driver.error or problem
+
+
+def _deliver(driver: Driver, uploader: Uploader) -> Delivery:
+    driver.progress.stage = "mlflow"
+    driver.show()
+    try:
+        return uploader.finish(driver.settings.sync_timeout_s)
+    except KeyboardInterrupt:  # the journal has everything; only the replica lags behind
+        return uploader.finish(0)
+
+
+def _description(study: Study, settings: Settings, search: Search) -> dict[str, Any]:
+    """Return what the journal says of a study: all that a later session and a reader need."""
+    about = _provenance()
+    return {
+        "study_id": uuid.uuid4().hex,
+        "space": study.name,
+        "source": study.source,
+        "question": study.question,
+        "factors": list(study.factors),
+        "data": study.trainable.data,
+        "metric": study.metric,
+        "mode": study.mode,
+        "test_metric": study.test_metric,
+        "default": dict(study.default),
+        "fixed": dict(study.fixed),
+        "log_parameters": sorted(
+            {p.name for p in study.search_space.parameters if isinstance(p, Number) and p.log}
+        ),
+        "max_epochs": study.max_epochs,
+        "n_trials": search.n_trials,
+        "method": settings.method,
+        "seed": settings.seed,
+        "settings": settings.record() | {"from": settings.earlier and settings.earlier.name},
+        "start": search.start,
+        "parameters": study.search_space.describe(),
+        "source_sha256": source_hash(Path(study.source)) if study.source else None,
+        "environment": about,
+        "git_commit": about["git_commit"],
+    }
+
+
+def _provenance() -> dict[str, Any]:
+    about = environment()
+    return about | {"command": redact(about["command"])}  # it may hold the store's password
+
+
+@contextlib.contextmanager
+def _signals(driver: Driver) -> Iterator[None]:
+    """End the search cleanly on the first Ctrl-C or SIGTERM, and at once on the second.
+
+    While MLflow is brought up to date, the first one ends the waiting.
+    """
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        if driver.interrupted or driver.progress.stage == "mlflow":
+            raise KeyboardInterrupt
+        driver.interrupted = True
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,398 @@
+"""A study outlives its process: cut at any point, it goes on as if nothing had happened.
+
+Ray and MLflow are not needed for that: jobs run one after another in this process.
+"""
+
+import contextlib
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import psutil
+import pytest
+import ray
+from conftest import TOY, doing
+from ray import tune
+
+from hypertune import engine
+from hypertune.analysis import summarize
+from hypertune.engine import Outcome
+from hypertune.engine.driver import Driver
+from hypertune.engine.folder import locked
+from hypertune.errors import HypertuneError, JournalError, SettingError
+from hypertune.methods import METHODS
+from hypertune.records import Delivery, Journal
+from hypertune.settings import Settings
+from hypertune.study import Study
+from hypertune.trainable.worker import Worker
+
+
+class Killed(BaseException):
+    """Nothing more is done from here on, as after a SIGKILL."""
+
+
+class OneWorker:
+    """Runs the jobs of a driver in this process, as Ray would with one worker.
+
+    Attributes:
+        kill_at: The report at which the process is killed, before the driver has heard of it.
+    """
+
+    def __init__(self) -> None:
+        self.kill_at: int | None = None
+        self.n_reports = 0
+
+    def search(self, driver: Driver, data: Any) -> None:
+        class Here(Worker):
+            def setup(self, config: dict[str, Any]) -> None:  # type: ignore[override]
+                super().setup(config, task=driver.study.trainable, data=data)
+
+        worker = None
+        for n in range(10_000):
+            job = driver.next_job(str(n))
+            if job is None:
+                break
+            if worker is None:
+                worker = Here(config=job.to_dict())
+            else:
+                worker.reset_config(job.to_dict())
+            driver.started(str(n))
+            done = False
+            while not done:
+                result = worker.step()
+                self.n_reports += 1
+                if self.n_reports == self.kill_at:
+                    worker._drop_hang_file()
+                    raise Killed
+                driver.result(str(n), result)
+                done = result["done"] or driver.cut(str(n))
+        if worker is not None:
+            worker.cleanup()
+
+
+class NoUploader:
+    """In the place of MLflow."""
+
+    status = Delivery()
+
+    def __init__(self, journal: Path, tracking_uri: str) -> None: ...
+
+    def start(self) -> None: ...
+
+    def finish(self, timeout_s: float) -> Delivery:
+        return Delivery(pending=0)
+
+
+@pytest.fixture
+def one(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> OneWorker:
+    one = OneWorker()
+    monkeypatch.setattr("hypertune.engine.session.search_on_ray", one.search)
+    monkeypatch.setattr("hypertune.engine.session.Uploader", NoUploader)
+    monkeypatch.setattr("hypertune.engine.session.ray_session", contextlib.nullcontext)
+    monkeypatch.setattr("hypertune.trainable.worker._REPORT_EVERY_S", 0.0)
+    monkeypatch.setattr("ray.tune.trainable.trainable.DEFAULT_STORAGE_PATH", str(tmp_path / "ray"))
+    monkeypatch.setattr(ray, "nodes", lambda: [{"Alive": True, "Resources": {"CPU": 1.0}}])
+    monkeypatch.setattr(ray, "get_gpu_ids", list)
+    monkeypatch.setattr(ray, "put", lambda data: data)
+    monkeypatch.setattr(ray, "get", lambda data: data)
+    return one
+
+
+def settings(tmp_path: Path, **changes: Any) -> Settings:
+    given: dict[str, Any] = {"studies_dir": tmp_path / "studies", "n_trials": 8, "name": "s"}
+    return Settings(**given | changes)
+
+
+def cut(one: OneWorker, study: Study, how: Settings, *, at: int) -> Path:
+    """Run a study, kill it at a report, and return its folder."""
+    one.kill_at, one.n_reports = at, 0
+    with pytest.raises(Killed):
+        engine.run(study, how)
+    one.kill_at = None
+    return how.studies_dir / (how.name or "")
+
+
+def record(folder: Path) -> list[Any]:
+    """Return what a study holds, but for times and for who ran it."""
+    with contextlib.closing(Journal(folder / "journal.db", read_only=True)) as journal:
+        return [
+            (
+                trial.id,
+                trial.config,
+                trial.role,
+                trial.label,
+                trial.state,
+                trial.reason,
+                trial.detail,
+                [(row.epoch, row.metrics["loss"]) for row in journal.results(trial=trial.id)],
+                journal.events(kind="trial", trial=trial.id)[0].data,
+                [e.data for e in journal.events(kind="test", trial=trial.id)],
+            )
+            for trial in journal.trials()
+        ]
+
+
+@pytest.fixture
+def study(toy: Study) -> Study:
+    rate = tune.loguniform(1e-4, 1)
+    opt = tune.choice([{"name": "sgd", "rate": rate}, {"name": "adam", "rate": rate}])
+    space = {**doing(toy, "fine", "nan", "converge").space, "opt": opt}
+    return replace(
+        doing(toy, "fine", "nan", "converge"),
+        space=space,
+        default={"x": 0.5, "do": "fine", "opt": {"name": "adam", "rate": 0.1}},
+    )
+
+
+@pytest.mark.parametrize("method", [name for name in METHODS if name != "grid"])
+def test_a_study_that_is_killed_anywhere_ends_as_if_it_had_not_been(
+    method: str, study: Study, one: OneWorker, tmp_path: Path
+) -> None:
+    whole = settings(tmp_path, method=method, name="whole")
+    engine.run(study, whole)
+    n_reports, one.n_reports = one.n_reports, 0
+    assert n_reports > 20
+
+    for at in {1, 2, n_reports // 3, n_reports // 2, n_reports - 3, n_reports}:
+        folder = cut(one, study, settings(tmp_path, method=method, name=f"cut-{at}"), at=at)
+        outcome = engine.resume(folder, space=study)
+        assert outcome.error is None
+        assert record(folder) == record(whole.studies_dir / "whole"), at
+
+
+def test_a_study_may_be_killed_again_and_again(
+    study: Study, one: OneWorker, tmp_path: Path
+) -> None:
+    whole = settings(tmp_path, method="asha", name="whole")
+    engine.run(study, whole)
+    folder = cut(one, study, settings(tmp_path, method="asha"), at=4)
+    n_kills = 1
+    for _ in range(50):
+        one.kill_at, one.n_reports = 10, 0  # further than any job
+        try:
+            engine.resume(folder, space=study)
+        except Killed:
+            n_kills += 1
+        else:
+            break
+    assert n_kills > 2
+    assert record(folder) == record(whole.studies_dir / "whole")
+
+
+def test_without_its_checkpoints_a_trial_begins_anew_and_its_results_stay(
+    study: Study, one: OneWorker, tmp_path: Path
+) -> None:
+    whole = settings(tmp_path, method="asha", name="whole")
+    engine.run(study, whole)
+    folder = cut(one, study, settings(tmp_path, method="asha"), at=14)
+    shutil.rmtree(folder / "checkpoints")
+    engine.resume(folder, space=study)
+    assert record(folder) == record(whole.studies_dir / "whole")
+
+
+@pytest.mark.parametrize("method", ["asha", "random", "hyperband", "auto"])
+def test_a_finished_study_is_extended_and_nothing_is_run_twice(
+    method: str, toy: Study, one: OneWorker, tmp_path: Path
+) -> None:
+    engine.run(toy, settings(tmp_path, method=method))
+    folder = tmp_path / "studies" / "s"
+    before = record(folder)
+    outcome = engine.resume(folder, space=toy, changes={"n_trials": 12})
+
+    assert outcome.error is None
+    after = record(folder)
+    n_searched = sum(role == "search" for _, _, role, *_ in after)
+    assert n_searched == 12
+    for old, new in zip(before, after, strict=False):
+        n = len(old[7])
+        assert (new[:4], new[7][:n]) == (old[:4], old[7])
+        assert old[5] == "stopped" or new == old or new[9]  # it became the best, and was looked at
+    with contextlib.closing(Journal(folder / "journal.db", read_only=True)) as journal:
+        assert journal.study()["n_trials"] == 12
+        looks = [event.trial for event in journal.events(kind="test")]
+        assert len(looks) == len(set(looks))
+        assert len(journal.sessions()) == 2
+    assert summarize(folder).study["n_trials"] == 12
+
+
+def test_a_trial_that_waited_for_another_worker_is_told_as_interrupted(
+    toy: Study, one: OneWorker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def lose_and_stop(driver: Driver, data: Any) -> None:
+        driver.next_job("a")
+        driver.started("a")
+        driver.all_died("gone")
+        driver.interrupted = True
+
+    monkeypatch.setattr("hypertune.engine.session.search_on_ray", lose_and_stop)
+    outcome = engine.run(toy, settings(tmp_path))
+    (row,) = [row for row in record(outcome.folder) if row[2] == "search"]
+    assert row[4:7] == ("ended", "interrupted", "by signal")
+
+
+def ran(one: OneWorker, toy: Study, tmp_path: Path, **changes: Any) -> Outcome:
+    return engine.run(toy, settings(tmp_path, method="random", **changes))
+
+
+def test_what_cannot_go_on_is_said(toy: Study, one: OneWorker, tmp_path: Path) -> None:
+    folder = ran(one, toy, tmp_path).folder
+
+    def refused(match: str, kind: type[HypertuneError] = SettingError, **kwargs: Any) -> None:
+        before = (folder / "journal.db").stat().st_mtime_ns
+        with pytest.raises(kind, match=match):
+            engine.resume(kwargs.pop("folder", folder), **kwargs)
+        assert (folder / "journal.db").stat().st_mtime_ns == before
+
+    refused("finished: 8 trials. For more of them give the new total with --n-trials", space=toy)
+    refused("must be at least 8, .* but got 3", space=toy, changes={"n_trials": 3})
+    wider = replace(toy, space={**toy.space, "x": tune.uniform(0, 2)}, mode="max")
+    refused("not that of 's' any more: space, mode changed", space=wider)
+    refused("There is no journal", kind=JournalError, folder=tmp_path / "studies" / "nobody")
+    (tmp_path / "moved.py").write_text(TOY.read_text())
+    refused("is finished", space=str(tmp_path / "moved.py"))
+    with locked(folder):
+        refused("under way in another process", space=toy)
+
+
+def test_a_study_file_that_moved_or_changed(one: OneWorker, tmp_path: Path) -> None:
+    path = tmp_path / "mine.py"
+    path.write_text(TOY.read_text())
+    folder = cut(one, engine_study(path), settings(tmp_path), at=5)
+    text = path.read_text()
+    path.unlink()
+    with pytest.raises(SettingError, match=r"is not at .*mine.py' any more: say where it is"):
+        engine.resume(folder)
+
+    path.write_text(text + "\n# A remark.\n")
+    outcome = engine.resume(folder)
+    assert outcome.warning is not None
+    assert "was changed since this study began" in outcome.warning
+    assert outcome.stopped_by is None
+
+
+def engine_study(path: Path) -> Study:
+    from hypertune.study import load_study
+
+    return load_study(str(path))
+
+
+def test_what_is_left_of_the_time_budget_applies(
+    toy: Study, one: OneWorker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = cut(one, toy, settings(tmp_path, time_budget_s=1000.0), at=5)
+    seen: list[float] = []
+
+    def search(driver: Driver, data: Any) -> None:
+        assert driver.progress.deadline is not None
+        seen.append(driver.progress.deadline - driver.progress.started)
+        raise Killed
+
+    monkeypatch.setattr("hypertune.engine.session.search_on_ray", search)
+    for changes in ({}, {"time_budget_s": 50.0}):
+        with pytest.raises(Killed):
+            engine.resume(folder, space=toy, changes=changes)
+    assert 990 < seen[0] < 1000
+    assert seen[1] == pytest.approx(50.0)
+
+    with contextlib.closing(Journal(folder / "journal.db")) as journal:
+        journal.set_study(settings={**journal.study()["settings"], "time_budget_s": 1e-9})
+    with pytest.raises(SettingError, match=r"time budget of 's' is spent .* --time-budget"):
+        engine.resume(folder, space=toy)
+
+
+def test_a_journal_on_a_network_file_system_is_refused(
+    toy: Study, one: OneWorker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = cut(one, toy, settings(tmp_path), at=5)
+    mounts = [
+        SimpleNamespace(mountpoint="/", fstype="ext4"),
+        SimpleNamespace(mountpoint=str(tmp_path), fstype="nfs4"),
+    ]
+    monkeypatch.setattr(psutil, "disk_partitions", lambda all: mounts)
+    with pytest.raises(SettingError, match=r"network file system \(nfs4\).* --studies-dir"):
+        engine.resume(folder, space=toy)
+    with pytest.raises(SettingError, match="network file system"):
+        engine.run(toy, settings(tmp_path, name="other"))
+    assert not (tmp_path / "studies" / "other").exists()
+
+
+def test_a_store_whose_login_was_not_recorded_must_be_named_again(
+    toy: Study, one: OneWorker, tmp_path: Path
+) -> None:
+    uri = "http://me:secret@127.0.0.1:9"
+    folder = cut(one, toy, settings(tmp_path, tracking_uri=uri), at=5)
+    assert b"secret" not in b"".join(p.read_bytes() for p in folder.rglob("*") if p.is_file())
+    with pytest.raises(SettingError, match="give --tracking-uri again"):
+        engine.resume(folder, space=toy)
+    outcome = engine.resume(folder, space=toy, changes={"tracking_uri": uri})
+    assert outcome.store == uri
+
+
+def test_a_trial_is_explained(toy: Study, one: OneWorker, tmp_path: Path) -> None:
+    folder = engine.run(toy, settings(tmp_path, method="asha", n_trials=9)).folder
+    known = [engine.explain(folder, trial, space=toy) for trial in range(9)]
+
+    assert known[0].origin == "the study's default"
+    assert {k.origin for k in known[1:]} == {"drawn at random"}
+    first = [k.comparisons[0] for k in known]
+    assert sorted(c.rank for c in first) == list(range(1, 10))
+    assert {(c.epoch, c.n, c.n_go_on) for c in first} == {(1, 9, 3)}
+    for k in known:
+        goes_on = k.comparisons[0].rank <= 3
+        assert goes_on == (k.comparisons[0].loss <= (k.comparisons[0].cut_off or 0.0))
+        assert k.trial.config["x"] + 1 == pytest.approx(k.comparisons[0].loss)
+        if goes_on:
+            assert len(k.stretches) >= 2
+        assert sum(s.reached - s.from_epoch for s in k.stretches) in (1, 3, 9)
+    with pytest.raises(SettingError, match="no trial 99: its trials are numbered 0 to"):
+        engine.explain(folder, 99, space=toy)
+
+
+def test_the_model_says_what_it_expected(toy: Study, one: OneWorker, tmp_path: Path) -> None:
+    study = replace(toy, mode="max", max_epochs=4)
+    folder = engine.run(study, settings(tmp_path, method="auto", n_trials=14)).folder
+    known = [engine.explain(folder, trial, space=study) for trial in range(14)]
+    by_model = [k for k in known if "Gaussian process" in k.origin]
+    assert len(by_model) >= 4
+    for k in by_model:
+        assert k.expected is not None
+        assert 0 < k.expected < 2.5  # values, not losses: these are to be maximised
+
+
+@pytest.fixture
+def trained(one: OneWorker, tmp_path: Path) -> Path:
+    study = replace(engine_study(Path("search_spaces/gru_window.py").resolve()), n_trials=2)
+    how = settings(tmp_path, method="random", n_trials=2, max_epochs=2)
+    return engine.run(study, how).folder
+
+
+def test_a_trial_is_run_again_to_the_last_digit(trained: Path) -> None:
+    folder = trained
+    lines: list[int] = []
+    again = engine.rerun(folder, 1, watch=lambda epoch, metrics: lines.append(epoch))
+    assert (again.of, again.n_epochs, again.differs, again.failure) == (1, 2, None, None)
+    assert lines == [1, 2]
+    with contextlib.closing(Journal(folder / "journal.db", read_only=True)) as journal:
+        row = journal.trial(again.trial)
+        assert (row.role, row.label, row.reason) == ("rerun", "rerun of 1", "complete")
+        first, second = (journal.results(trial=trial) for trial in (1, again.trial))
+        assert [r.metrics for r in first] == [r.metrics for r in second]
+
+    other = engine.rerun(folder, 1, seed=5)
+    assert (other.same_seed, other.differs) == (False, 1)
+    # Neither is a searched config: the study's answer is what it was.
+    assert sum(summarize(folder).reasons.values()) == 2
+    simple = [t for t in range(again.trial) if engine.explain(folder, t).trial.role == "baseline"]
+    with pytest.raises(SettingError, match="was not trained for an epoch"):
+        engine.rerun(folder, simple[-1])
+
+
+def test_settings_in_the_journal_are_plain(toy: Study, one: OneWorker, tmp_path: Path) -> None:
+    outcome = ran(one, toy, tmp_path)
+    with contextlib.closing(Journal(outcome.folder / "journal.db", read_only=True)) as journal:
+        about = journal.study()
+    assert json.loads(json.dumps(about)) == about
+    assert about["start"] == [dict(toy.default)]
