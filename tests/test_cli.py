@@ -94,7 +94,7 @@ def test_a_study_that_is_not_there_cannot_be_delivered(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert call(monkeypatch, tmp_path, "sync", "nobody") == 2
-    assert "There is no journal at 'studies/nobody/journal.db'" in capsys.readouterr().err
+    assert "There is no study 'nobody' in 'studies'" in capsys.readouterr().err
 
 
 def test_a_name_that_is_taken_is_refused(
