@@ -291,6 +291,7 @@ def _description(
     return {
         "study_id": uuid.uuid4().hex,
         "space": study.name,
+        "parameters": study.search_space.plain(),
         "source": study.source,
         "question": study.question,
         "factors": list(study.factors),
