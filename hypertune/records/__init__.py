@@ -1,7 +1,14 @@
 """What is remembered: the journal (the truth) and its MLflow replica."""
 
 from hypertune.records.cursors import redact
-from hypertune.records.journal import EventRow, Journal, ResultRow, TrialRow, flat_names
+from hypertune.records.journal import (
+    EventRow,
+    Journal,
+    ResultRow,
+    TrialRow,
+    flat_names,
+    job_spans,
+)
 from hypertune.records.uploader import Delivery, Uploader
 
 __all__ = [
@@ -12,5 +19,6 @@ __all__ = [
     "TrialRow",
     "Uploader",
     "flat_names",
+    "job_spans",
     "redact",
 ]

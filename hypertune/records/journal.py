@@ -30,9 +30,10 @@ import math
 import os
 import sqlite3
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -282,15 +283,41 @@ class Journal:
             )
         ]
 
-    def events(self, *, kind: str | None = None, after: int = 0, limit: int = -1) -> list[EventRow]:
-        """Return events in the order of their writing: of one kind, or those after a cursor."""
+    def events(
+        self,
+        *,
+        kind: str | None = None,
+        trial: int | None = None,
+        after: int = 0,
+        limit: int = -1,
+    ) -> list[EventRow]:
+        """Return events in the order of their writing: of a kind, of a trial, after a cursor."""
         return [
-            EventRow(id=i, t_ms=t_ms, kind=k, trial=trial, data=json.loads(data))
-            for i, t_ms, k, trial, data in self._db.execute(
-                "SELECT * FROM events WHERE id > ? AND (? IS NULL OR kind = ?) ORDER BY id LIMIT ?",
-                (after, kind, kind, limit),
+            EventRow(id=i, t_ms=t_ms, kind=k, trial=of, data=json.loads(data))
+            for i, t_ms, k, of, data in self._db.execute(
+                "SELECT * FROM events WHERE id > ? AND (? IS NULL OR kind = ?) "
+                "AND (? IS NULL OR trial = ?) ORDER BY id LIMIT ?",
+                (after, kind, kind, trial, trial, limit),
             )
         ]
+
+
+def job_spans(
+    jobs: Sequence[EventRow], results: Sequence[ResultRow]
+) -> list[tuple[EventRow, ResultRow]]:
+    """Return a trial's jobs that gave results, each with its last result.
+
+    Args:
+        jobs: Its events of kind ``job``.
+        results: Its results, in the order of their writing.
+    """
+    spans = []
+    for job, following in zip_longest(jobs, jobs[1:]):
+        end = math.inf if following is None else following.t_ms
+        own = [row for row in results if job.t_ms <= row.t_ms < end]
+        if own:
+            spans.append((job, own[-1]))
+    return spans
 
 
 def flat_names(config: Mapping[str, Any]) -> dict[str, Any]:
