@@ -8,11 +8,9 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
+from hypertune.analysis.frames import FULL
 from hypertune.errors import JournalError
 from hypertune.records import EventRow, Journal, ResultRow, TrialRow
-
-FULL = ("complete", "converged")
-"""How trials end whose value is the one in full."""
 
 
 @dataclass(frozen=True, kw_only=True)
