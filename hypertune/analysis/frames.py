@@ -28,7 +28,8 @@ The columns of `load_trials`, one row a trial that has started:
 ==================  ================================================================================
 
 The columns of `load_curves`, one row a trial and epoch: ``trial``, ``epoch``, ``time`` (UTC),
-``best`` (value of the study's metric up to there), and every metric by its name.
+``best`` (value of the study's metric up to there), and every metric by its name (with ``metric.``
+before it if it is called like one of these).
 """
 
 import json
@@ -40,16 +41,32 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from hypertune.errors import JournalError, SettingError, choices
 from hypertune.records import EventRow, Journal, ResultRow, job_spans
-from hypertune.records.mlflow_runs import JSON_TAG, cost_s, from_json_tags, look_at_test
-from hypertune.space import Categorical, Number, Space
+from hypertune.records.mlflow_runs import (
+    JSON_TAG,
+    cost_s,
+    from_json_tags,
+    look_at_test,
+    n_sessions,
+)
+from hypertune.space import Categorical, Flat, Number, Space
 
 FULL = ("complete", "converged")
 """How trials end whose value is the one in full."""
-_NEEDED = ("name", "metric", "mode", "test_metric", "max_epochs", "factors", "default")
-_CONFIG = "config."
+_NEEDED = (
+    "name",
+    "metric",
+    "mode",
+    "test_metric",
+    "max_epochs",
+    "factors",
+    "default",
+    "parameters",
+)
+_CONFIG, _CURVE = "config.", ("trial", "epoch", "time", "best")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,10 +74,11 @@ class StudyData:
     """A study, as frames.
 
     Attributes:
-        study: The table ``study`` of its journal.
+        study: The table ``study`` of its journal; and ``n_sessions``, how often a search ended.
         space: The space that was searched.
         trials: See the top of this module.
         curves: The same.
+        flats: Flat configs by trial, of those whose config is of the space.
         jobs: Stretches of epochs: ``trial``, ``from_epoch``, ``to_epoch``, ``started``, ``ended``;
             None where they are not known (MLflow does not hold them).
     """
@@ -69,6 +87,7 @@ class StudyData:
     space: Space
     trials: pd.DataFrame
     curves: pd.DataFrame
+    flats: Mapping[int, Flat]
     jobs: pd.DataFrame | None = None
 
     @property
@@ -88,8 +107,8 @@ class StudyData:
 
 
 @dataclass(kw_only=True)
-class _Raw:
-    """A trial, as both sources give it."""
+class Record:
+    """A trial, as every source gives it: the journal, MLflow, or a simulation."""
 
     trial: int
     role: str
@@ -100,11 +119,11 @@ class _Raw:
     seed: int
     repeat: int
     config: dict[str, Any]
-    started_ms: int
-    ended_ms: int | None
-    cost_s: float | None
-    look: Mapping[str, Any] | None
     results: list[ResultRow]
+    started_ms: int = 0
+    ended_ms: int | None = None
+    cost_s: float | None = None
+    look: Mapping[str, Any] | None = None
 
 
 def load(study: str | Path, *, tracking_uri: str | None = None) -> StudyData:
@@ -124,12 +143,33 @@ def load(study: str | Path, *, tracking_uri: str | None = None) -> StudyData:
     else:
         about, raws = _from_mlflow(str(study), tracking_uri)
         jobs = None
-    if missing := [key for key in (*_NEEDED, "parameters") if key not in about]:
-        raise JournalError(f"The record of '{study}' lacks {', '.join(missing)}.")
+    return from_records(about, raws, jobs)
+
+
+def from_records(
+    about: Mapping[str, Any], records: Sequence[Record], jobs: pd.DataFrame | None = None
+) -> StudyData:
+    """Return the frames of a study that is given by its trials.
+
+    Args:
+        about: The table ``study``.
+        records: Its trials.
+        jobs: As in `StudyData`.
+
+    Raises:
+        JournalError: A key of ``study`` is missing.
+    """
+    if missing := [key for key in _NEEDED if key not in about]:
+        raise JournalError(f"The record of study '{about.get('name')}' lacks {', '.join(missing)}.")
     space = Space.from_plain(about["parameters"])
-    curves = _curves(raws, about)
+    flats = {r.trial: flat for r in records if (flat := _flat(space, r.config))}
     return StudyData(
-        study=about, space=space, trials=_trials(raws, about, space), curves=curves, jobs=jobs
+        study=about,
+        space=space,
+        trials=_trials(records, about, space, flats),
+        curves=_curves(records, about),
+        flats=flats,
+        jobs=jobs,
     )
 
 
@@ -214,12 +254,13 @@ def study_folder(study: str | Path) -> Path:
 # ---- from the journal ----
 
 
-def _from_journal(path: Path) -> tuple[dict[str, Any], list[_Raw], pd.DataFrame]:
+def _from_journal(path: Path) -> tuple[dict[str, Any], list[Record], pd.DataFrame]:
     journal = Journal(path, read_only=True)
     try:
         about = journal.study()
         if not about:
             raise JournalError(f"'{path}' holds no study: none began.")
+        about["n_sessions"] = n_sessions(journal)
         results: dict[int, list[ResultRow]] = {}
         for row in journal.results():
             results.setdefault(row.trial, []).append(row)
@@ -228,7 +269,7 @@ def _from_journal(path: Path) -> tuple[dict[str, Any], list[_Raw], pd.DataFrame]
             if event.trial is not None:
                 jobs.setdefault(event.trial, []).append(event)
         raws = [
-            _Raw(
+            Record(
                 trial=trial.id,
                 role=trial.role,
                 label=trial.label,
@@ -269,7 +310,7 @@ def _from_journal(path: Path) -> tuple[dict[str, Any], list[_Raw], pd.DataFrame]
 # ---- from MLflow ----
 
 
-def _from_mlflow(name: str, uri: str) -> tuple[dict[str, Any], list[_Raw]]:
+def _from_mlflow(name: str, uri: str) -> tuple[dict[str, Any], list[Record]]:
     from mlflow import MlflowClient
 
     client = MlflowClient(tracking_uri=uri)
@@ -307,7 +348,7 @@ def _find_study(client: Any, name: str) -> Any:
     raise SettingError(f"MLflow has no study or experiment '{name}'.{choices(name, known)}")
 
 
-def _raw(client: Any, run: Any, about: Mapping[str, Any]) -> _Raw:
+def _raw(client: Any, run: Any, about: Mapping[str, Any]) -> Record:
     tags, metric = run.data.tags, about["metric"]
     record = from_json_tags(tags)
     if not record:
@@ -331,7 +372,7 @@ def _raw(client: Any, run: Any, about: Mapping[str, Any]) -> _Raw:
             )
             rows.setdefault(point.step, row).metrics[key] = point.value
     ended = tags["hypertune.state"] == "ended"
-    return _Raw(
+    return Record(
         trial=int(tags["hypertune.trial"]),
         role=tags["hypertune.role"],
         label=record["label"],
@@ -352,20 +393,24 @@ def _raw(client: Any, run: Any, about: Mapping[str, Any]) -> _Raw:
 # ---- both ----
 
 
-def _curves(raws: Iterable[_Raw], about: Mapping[str, Any]) -> pd.DataFrame:
+def _curves(raws: Iterable[Record], about: Mapping[str, Any]) -> pd.DataFrame:
     rows: list[dict[str, Any]] = []
     for raw in raws:
         for row in raw.results:
-            finite = {k: v for k, v in row.metrics.items() if math.isfinite(v)}
-            if finite:  # what is not finite MLflow cannot hold
-                rows.append({"trial": raw.trial, "epoch": row.epoch, "time": row.t_ms, **finite})
-    metrics = sorted({key for row in rows for key in row} - {"trial", "epoch", "time"})
-    curves = pd.DataFrame(rows, columns=["trial", "epoch", "time", *metrics])
+            known = {
+                f"metric.{k}" if k in _CURVE else k: v
+                for k, v in row.metrics.items()
+                if math.isfinite(v)  # what is not finite MLflow cannot hold
+            }
+            if known:
+                rows.append({"trial": raw.trial, "epoch": row.epoch, "time": row.t_ms, **known})
+    metrics = sorted({key for row in rows for key in row} - set(_CURVE))
+    curves = pd.DataFrame(rows, columns=[*_CURVE[:3], *metrics])
     curves = curves.sort_values(["trial", "epoch"], ignore_index=True)
     curves = curves.astype({"trial": "int64", "epoch": "int64"})
     curves[metrics] = curves[metrics].astype("Float64")
     curves["time"] = _times(curves["time"])
-    metric = about["metric"]
+    metric = about["metric"] if about["metric"] not in _CURVE else f"metric.{about['metric']}"
     if metric not in curves:
         curves[metric] = pd.array([pd.NA] * len(curves), dtype="Float64")
     groups = curves.groupby("trial")[metric]
@@ -376,18 +421,18 @@ def _curves(raws: Iterable[_Raw], about: Mapping[str, Any]) -> pd.DataFrame:
     return curves
 
 
-def _trials(raws: Sequence[_Raw], about: Mapping[str, Any], space: Space) -> pd.DataFrame:
+def _trials(
+    raws: Sequence[Record], about: Mapping[str, Any], space: Space, flats: Mapping[int, Flat]
+) -> pd.DataFrame:
     rows = [_row(raw, about) for raw in raws]
     trials = pd.DataFrame(rows, columns=list(_DTYPES)).astype(
         {name: kind for name, kind in _DTYPES.items() if kind != "time"}
     )
     for column in ("started", "ended"):
         trials[column] = _times(trials[column])
-    flats = [_flat(space, raw.config) for raw in raws]
+    named = [{space[k].name: v for k, v in flats.get(raw.trial, {}).items()} for raw in raws]
     for name in space.names:
-        trials[f"{_CONFIG}{name}"] = _column(
-            space, name, [flat.get(name, _ABSENT) for flat in flats]
-        )
+        trials[f"{_CONFIG}{name}"] = _column(space, name, [row.get(name, _ABSENT) for row in named])
     return trials
 
 
@@ -414,7 +459,7 @@ _DTYPES = {
 }
 
 
-def _row(raw: _Raw, about: Mapping[str, Any]) -> dict[str, Any]:
+def _row(raw: Record, about: Mapping[str, Any]) -> dict[str, Any]:
     metric, sign = about["metric"], (-1.0 if about["mode"] == "max" else 1.0)
     rows = sorted(raw.results, key=lambda row: row.epoch)
     rows = [row for row in rows if any(map(math.isfinite, row.metrics.values()))]
@@ -447,12 +492,10 @@ def _row(raw: _Raw, about: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _flat(space: Space, config: Mapping[str, Any]) -> dict[str, Any]:
-    """Return values by name; empty for a config that is not of the space, as of a simple model."""
+def _flat(space: Space, config: Mapping[str, Any]) -> Flat:
+    """Return a flat config; empty for one that is not of the space, as of a simple model."""
     searched = {name: config[name] for name in space.spec if name in config}
-    if space.problems(searched):
-        return {}
-    return {space[key].name: value for key, value in space.flatten(searched).items()}
+    return {} if space.problems(searched) else space.flatten(searched)
 
 
 def _column(space: Space, name: str, values: Sequence[Any]) -> "pd.Series[Any]":
@@ -485,6 +528,6 @@ def _times(ms: "pd.Series[Any]") -> "pd.Series[Any]":
     return pd.to_datetime(ms.astype("Int64"), unit="ms", utc=True).astype("datetime64[ms, UTC]")
 
 
-def finite(values: "pd.Series[Any]") -> np.ndarray[Any, np.dtype[np.float64]]:
+def finite(values: "pd.Series[Any]") -> NDArray[np.float64]:
     """Return numbers as an array, missing ones as NaN."""
     return values.to_numpy(dtype=float, na_value=math.nan)

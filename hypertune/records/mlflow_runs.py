@@ -79,7 +79,7 @@ def study_run(journal: Journal, study: Mapping[str, Any]) -> Run:
         name=study["name"],
         tags={
             **_common_tags(study),
-            **_json_tags(study),
+            **_json_tags({**study, "n_sessions": n_sessions(journal)}),
             "hypertune.role": STUDY,
             "hypertune.study": study["name"],
             "mlflow.note.content": cut(_description(study), _TAG_CHARS),
@@ -138,6 +138,11 @@ def _user() -> str:
         return getpass.getuser()
     except (KeyError, OSError):  # a container may run under a number without a name
         return str(os.getuid())
+
+
+def n_sessions(journal: Journal) -> int:
+    """Return how often a search came to its end: the study was looked at, and perhaps extended."""
+    return len(journal.events(kind="search_end"))
 
 
 def _json_tags(value: Mapping[str, Any]) -> dict[str, str]:
