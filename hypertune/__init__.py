@@ -4,16 +4,19 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from hypertune.analysis.frames import load_curves, load_trials
     from hypertune.methods import ask_tell
     from hypertune.study import Study
     from hypertune.trainable.forecasting import forecasting
 
-__all__ = ["Study", "ask_tell", "forecasting"]
+__all__ = ["Study", "ask_tell", "forecasting", "load_curves", "load_trials"]
 
 _HOMES = {
     "Study": "hypertune.study",
     "ask_tell": "hypertune.methods",
     "forecasting": "hypertune.trainable.forecasting",
+    "load_curves": "hypertune.analysis.frames",
+    "load_trials": "hypertune.analysis.frames",
 }
 
 

@@ -17,7 +17,7 @@ import math
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Any, TypeAlias
 
@@ -268,13 +268,19 @@ class Space:
         assert isinstance(self._root, _Group)
         return {k: m.value for k, m in self._root.members.items() if isinstance(m, _Constant)}
 
+    def plain(self) -> dict[str, Any]:
+        """Return the space in plain values, for records; `from_plain` reads it back."""
+        return _to_plain(self._root)
+
+    @classmethod
+    def from_plain(cls, plain: Mapping[str, Any]) -> "Space":
+        """Return the space of a record that `plain` made."""
+        spec: Mapping[str, Any] = _from_plain(plain)
+        return cls(spec)
+
     def configs(self) -> Iterator[Flat]:
         """Yield all flat configs of a space without continuous parameters, in order."""
         return _all(self._root)
-
-    def describe(self) -> list[dict[str, Any]]:
-        """Return the parameters as plain values, for the record."""
-        return [{"kind": type(p).__name__.lower(), **asdict(p)} for p in self.parameters]
 
     @property
     def n_configs(self) -> int | None:
@@ -556,6 +562,42 @@ def _plain_or(option: Any, index: int) -> Value:
         return _plain(option)
     except TypeError:
         return index
+
+
+def _to_plain(node: _Node) -> dict[str, Any]:
+    match node:
+        case _Constant(value):
+            return {"constant": value}
+        case _Leaf(Number() as number):
+            ends = {name: getattr(number, name) for name in ("low", "high", "step")}
+            return {"number": ends, "log": number.log, "integer": number.integer}
+        case _Leaf(parameter):
+            return {"choice": [{"constant": value} for value in parameter.values()]}
+        case _Group(members, is_list):
+            plain = {str(key): _to_plain(member) for key, member in members.items()}
+            return {"list": list(plain.values())} if is_list else {"dict": plain}
+        case _Branches(_, options):
+            return {"choice": [_to_plain(option) for option in options]}
+
+
+def _from_plain(plain: Mapping[str, Any]) -> Any:
+    match plain:
+        case {"constant": value}:
+            return value
+        case {"choice": options}:
+            return ray_sample.Categorical([_from_plain(option) for option in options])
+        case {"list": members}:
+            return [_from_plain(member) for member in members]
+        case {"dict": members}:
+            return {key: _from_plain(member) for key, member in members.items()}
+    low, high, step = (plain["number"][name] for name in ("low", "high", "step"))
+    if plain["integer"]:
+        # Ray's integers end before their upper bound, but for quantised ones.
+        domain = ray_sample.Integer(low, high + 1 if step == 1 else high)
+    else:
+        domain = ray_sample.Float(low, high)
+    domain = domain.loguniform() if plain["log"] else domain.uniform()
+    return domain if step is None or (plain["integer"] and step == 1) else domain.quantized(step)
 
 
 def _count(node: _Node) -> int | None:

@@ -277,3 +277,15 @@ def test_names_may_hold_dots_unless_two_parameters_get_the_same() -> None:
 def test_space_without_a_parameter_is_refused(spec: dict[str, Any]) -> None:
     with pytest.raises(StudyError, match="must hold at least one parameter"):
         Space(spec)
+
+
+@pytest.mark.parametrize("spec", [*SPACES, {"k": tune.qrandint(4, 20, 4), "n": tune.randint(1, 5)}])
+def test_a_space_comes_back_from_its_record(spec: dict[str, Any]) -> None:
+    space = Space(spec)
+    again = Space.from_plain(json.loads(json.dumps(space.plain())))
+
+    assert again.parameters == space.parameters
+    rng = np.random.default_rng(0)
+    for _ in range(50):
+        config = space.nest(space.sample(rng))
+        assert identity(again.nest(again.flatten(config))) == identity(config)

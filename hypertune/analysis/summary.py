@@ -6,11 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from hypertune.analysis.frames import FULL
 from hypertune.errors import JournalError
 from hypertune.records import EventRow, Journal, ResultRow, TrialRow
-
-FULL = ("complete", "converged")
-"""How trials end whose value is the one in full."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -158,7 +158,7 @@ class Earlier:
         study = replace(study, name=name, fixed=self.about["fixed"])
         study = study.with_max_epochs(self.about["max_epochs"])
         now = {
-            "space": study.search_space.describe(),
+            "space": study.search_space.plain(),
             "default": study.default,
             "metric": study.metric,
             "mode": study.mode,

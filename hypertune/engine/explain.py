@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from hypertune.engine.earlier import Earlier
-from hypertune.records import TrialRow
+from hypertune.records import TrialRow, job_results
 from hypertune.search import Comparison
 from hypertune.study import Study
 
@@ -92,19 +92,12 @@ def explain(folder: Path, trial: int, *, space: str | Study | None = None) -> Ex
 
 def _stretches(earlier: Earlier, trial: int) -> list[Stretch]:
     jobs = [e for e in earlier.events if e.kind == "job" and e.trial == trial]
-    rows = {row.epoch: row for row in earlier.results.get(trial, ())}
-    stretches = []
-    for i, job in enumerate(jobs):
-        until = jobs[i + 1].t_ms if i + 1 < len(jobs) else float("inf")
-        span = range(job.data["from_epoch"] + 1, job.data["to_epoch"] + 1)
-        # What was trained once more, after a worker was lost, belongs to the job that was first.
-        its = [rows.pop(epoch) for epoch in span if epoch in rows and rows[epoch].t_ms <= until]
-        stretches.append(
-            Stretch(
-                from_epoch=job.data["from_epoch"],
-                to_epoch=job.data["to_epoch"],
-                reached=max((row.epoch for row in its), default=job.data["from_epoch"]),
-                seconds=(max((row.t_ms for row in its), default=job.t_ms) - job.t_ms) / 1000,
-            )
+    return [
+        Stretch(
+            from_epoch=job.data["from_epoch"],
+            to_epoch=job.data["to_epoch"],
+            reached=rows[-1].epoch if rows else job.data["from_epoch"],
+            seconds=(rows[-1].t_ms - job.t_ms) / 1000 if rows else 0.0,
         )
-    return stretches
+        for job, rows in job_results(jobs, earlier.results.get(trial, ()))
+    ]

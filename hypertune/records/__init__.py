@@ -1,7 +1,14 @@
 """What is remembered: the journal (the truth) and its MLflow replica."""
 
 from hypertune.records.cursors import redact
-from hypertune.records.journal import EventRow, Journal, ResultRow, TrialRow, flat_names
+from hypertune.records.journal import (
+    EventRow,
+    Journal,
+    ResultRow,
+    TrialRow,
+    flat_names,
+    job_results,
+)
 from hypertune.records.uploader import Delivery, Uploader, delivered
 
 __all__ = [
@@ -13,5 +20,6 @@ __all__ = [
     "Uploader",
     "delivered",
     "flat_names",
+    "job_results",
     "redact",
 ]

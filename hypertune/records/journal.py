@@ -32,7 +32,7 @@ import os
 import sqlite3
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import zip_longest
@@ -333,6 +333,27 @@ class Journal:
                 ).fetchone()
             spans.append((mark.t_ms, end))
         return spans
+
+
+def job_results(
+    jobs: Sequence[EventRow], results: Sequence[ResultRow]
+) -> list[tuple[EventRow, list[ResultRow]]]:
+    """Return a trial's jobs, each with the results that it gave.
+
+    What was trained once more, after a worker was lost, belongs to the job that was first.
+
+    Args:
+        jobs: Its events of kind ``job``.
+        results: Its results.
+    """
+    rows = {row.epoch: row for row in results}
+    found = []
+    for job, following in zip_longest(jobs, jobs[1:]):
+        end = math.inf if following is None else following.t_ms
+        span = range(job.data["from_epoch"] + 1, job.data["to_epoch"] + 1)
+        own = [rows.pop(epoch) for epoch in span if epoch in rows and rows[epoch].t_ms <= end]
+        found.append((job, own))
+    return found
 
 
 def flat_names(config: Mapping[str, Any]) -> dict[str, Any]:

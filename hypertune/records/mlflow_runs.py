@@ -8,16 +8,21 @@ parent run              the study: settings as params, question and budget as de
                         the end ``n_trials_ended``, ``n_results``, ``best_<metric>``
 child run               a trial, once it has started: config as params (``log10_<name>`` too for
                         parameters on a log scale), every finite metric at step = epoch; once it has
-                        ended, at step 0, ``best_<metric>``, ``best_epoch`` and, if it is complete
-                        or converged, ``final_<metric>``
+                        ended, at step 0, ``best_<metric>``, ``best_epoch``, ``cost_s`` (seconds of
+                        its jobs), what it reached on the test part and, if it is complete or
+                        converged, ``final_<metric>``
 status of a child run   FINISHED (complete, converged), KILLED (stopped, interrupted) or FAILED
                         (failed, lost); tags ``hypertune.state`` and ``hypertune.reason`` say which
+tags ``hypertune.json.  JSON to read it all back, types and all, in parts of 4000 characters (none
+0``, ``.1``, ...        above 100,000): of the parent run the table ``study``, of a child run its
+                        config, label, the first line of its detail, and its look at the test part
 ======================  ============================================================================
 
 """
 
 import getpass
 import hashlib
+import json
 import math
 import os
 import re
@@ -25,11 +30,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from hypertune.records.journal import Journal, ResultRow, TrialRow, flat_names
+from hypertune.records.journal import Journal, ResultRow, TrialRow, flat_names, job_results
 
 STUDY = "study"  # the key of the parent run; those of the others are trial ids
 _KEY_CHARS, _PARAM_CHARS, _TAG_CHARS = 250, 6000, 8000  # MLflow's limits
 _BATCH_CHARS = 150_000  # at worst 6 bytes a character in JSON: under MLflow's 1 MB a request
+_PART_CHARS, _JSON_CHARS = 4000, 100_000
+JSON_TAG, TEST_EVENT = "hypertune.json.", "test"
 _STATUS = {
     **dict.fromkeys(("complete", "converged"), "FINISHED"),
     **dict.fromkeys(("stopped", "interrupted"), "KILLED"),
@@ -72,6 +79,7 @@ def study_run(journal: Journal, study: Mapping[str, Any]) -> Run:
         name=study["name"],
         tags={
             **_common_tags(study),
+            **_json_tags({**study, "n_sessions": n_sessions(journal)}),
             "hypertune.role": STUDY,
             "hypertune.study": study["name"],
             "mlflow.note.content": cut(_description(study), _TAG_CHARS),
@@ -132,9 +140,34 @@ def _user() -> str:
         return str(os.getuid())
 
 
+def n_sessions(journal: Journal) -> int:
+    """Return how often a search came to its end: the study was looked at, and perhaps extended."""
+    return len(journal.events(kind="search_end"))
+
+
+def _json_tags(value: Mapping[str, Any]) -> dict[str, str]:
+    text = json.dumps(value, separators=(",", ":"))
+    if len(text) > _JSON_CHARS:
+        return {}  # a request of more than 1 MB would be refused, and the run with it
+    parts = range(0, len(text), _PART_CHARS)
+    return {f"{JSON_TAG}{k}": text[i : i + _PART_CHARS] for k, i in enumerate(parts)}
+
+
+def from_json_tags(tags: Mapping[str, str]) -> dict[str, Any]:
+    """Return what a run's tags hold as JSON; empty if they hold none."""
+    parts = {key.removeprefix(JSON_TAG): v for key, v in tags.items() if key.startswith(JSON_TAG)}
+    text = "".join(parts[key] for key in sorted(parts, key=int))
+    value: dict[str, Any] = json.loads(text or "{}")
+    return value
+
+
 def trial_run(journal: Journal, study: Mapping[str, Any], trial: TrialRow) -> Run:
+    look = look_at_test(journal, trial.id)
+    detail = (trial.detail or "").partition("\n")[0]
+    record = {"config": trial.config, "label": trial.label, "detail": detail, "test": look}
     tags = {
         **_common_tags(study),
+        **_json_tags(record),
         "hypertune.trial": str(trial.id),
         "hypertune.role": trial.role,
         "hypertune.repeat": str(trial.repeat),
@@ -172,6 +205,19 @@ def _trial_params(study: Mapping[str, Any], trial: TrialRow) -> dict[str, str]:
     return {_key(name): cut(value, _PARAM_CHARS) for name, value in values.items()}
 
 
+def look_at_test(journal: Journal, trial: int) -> dict[str, Any] | None:
+    """Return what a trial's first look at the test part gave: metrics or failure."""
+    looks = journal.events(kind=TEST_EVENT, trial=trial)
+    return {k: v for k, v in looks[0].data.items() if k != "traceback"} if looks else None
+
+
+def cost_s(journal: Journal, trial: int, results: Sequence[ResultRow]) -> float | None:
+    """Return the seconds that a trial's jobs took, each up to its last result; None without."""
+    jobs = job_results(journal.events(kind="job", trial=trial), results)
+    spans = [rows[-1].t_ms - job.t_ms for job, rows in jobs if rows]
+    return sum(spans) / 1000 if spans else None
+
+
 def _trial_metrics(journal: Journal, study: Mapping[str, Any], trial: TrialRow) -> list[Item]:
     results = journal.results(trial=trial.id)
     if not (best := _best(results, study)):
@@ -181,6 +227,11 @@ def _trial_metrics(journal: Journal, study: Mapping[str, Any], trial: TrialRow) 
     final = max(results, key=lambda row: row.epoch).metrics.get(metric, math.nan)
     if trial.reason in ("complete", "converged") and math.isfinite(final):
         values[f"final_{metric}"] = final
+    if (cost := cost_s(journal, trial.id, results)) is not None:
+        values["cost_s"] = cost
+    look = look_at_test(journal, trial.id) or {}
+    reached = {k: float(v) for k, v in look.get("metrics", {}).items()}
+    values |= {k: v for k, v in reached.items() if math.isfinite(v)}
     t_ms = max(row.t_ms for row in results)
     return [Item("metric", _key(name), value, t_ms) for name, value in values.items()]
 

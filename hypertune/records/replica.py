@@ -30,6 +30,7 @@ from hypertune.records.cursors import Cursors, Known, count_pending, redact
 from hypertune.records.journal import Journal, ResultRow, TrialRow
 from hypertune.records.mlflow_runs import (
     STUDY,
+    TEST_EVENT,
     Item,
     Run,
     batches,
@@ -351,7 +352,8 @@ class _Replica:
     def _deliver_new(self) -> None:
         cursors, journal = self._cursors, self._journal
         events = journal.events(after=cursors.event)  # before the results: these come first
-        changed = {e.trial for e in events if e.kind == "trial" and e.trial is not None}
+        kinds = ("trial", TEST_EVENT)
+        changed = {e.trial for e in events if e.kind in kinds and e.trial is not None}
         about_study = any(e.kind in ("study", "search_start", "search_end") for e in events)
         if about_study:
             self._study = journal.study()
@@ -399,7 +401,7 @@ class _Replica:
         items = [Item("tag", k, v) for k, v in tags.items()]
         items += [item for item in metrics if _named(run, item) not in self._cursors.refused]
         turned = (run.status, run.end_ms) != (row.status, row.end_ms)
-        if turned:
+        if turned or tags:  # a look at the test part comes after the end
             items += run.at_end
         for batch in batches(items, 1000):
             self._send(run, row.run_id, batch)

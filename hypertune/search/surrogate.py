@@ -219,6 +219,24 @@ class GaussianProcess:
         variance = lasting + passing + own + 1.0 - (reduced**2).sum(0)
         return cross @ self._alpha, np.sqrt(np.maximum(variance, 1e-9))
 
+    def joint(self, features: Floats) -> tuple[Floats, Floats]:
+        """Return mean, shape (config,), and covariance at the last epoch, of what seeds share.
+
+        Without a trial's own part: a config's expected value over its seeds.
+
+        Args:
+            features: Of configs, shape (config, column).
+        """
+        n = len(features)
+        asked = Observations(
+            features=features, at=np.ones(n), trials=np.full(n, _NEW), targets=np.zeros(n)
+        )
+        cross = self._kernel(asked, self._told)
+        reduced = solve_triangular(self._root, cross.T, lower=True, check_finite=False)
+        own = float(np.exp(self._theta[self._n + 3]))
+        covariance: Floats = self._kernel(asked, asked) - own - reduced.T @ reduced
+        return cross @ self._alpha, covariance
+
     def _kernel(self, a: Observations, b: Observations) -> Floats:
         scale = np.exp(-self._theta[: self._n])[self._groups]
         length, lasting, passing, own, _ = np.exp(self._theta[self._n :])

@@ -1,0 +1,534 @@
+"""Tidy frames of a study, from its journal or from an MLflow server alone, equal to each other.
+
+The columns of `load_trials`, one row a trial that has started:
+
+==================  ================================================================================
+``trial``           its id
+``role``            search | replicate | baseline | rerun
+``label``           a baseline's name; empty for most
+``state``           waiting | running | ended
+``reason``          how it ended: complete | converged | stopped | failed | lost | interrupted
+``detail``          the first line of why
+``full``            it ran in full: it is complete, or converged before
+``seed``            of its training
+``repeat``          trials of equal repeat share split and data order: they are compared in pairs
+``epochs``          the last epoch with a result; 0 for models without epochs
+``value``           best value of the study's metric up to its last epoch
+``best_epoch``      the epoch of that value
+``last_value``      the metric at its last epoch
+``value_at_<e>``    best value up to epoch e, for each epoch that was asked for; missing where the
+                    trial is not comparable there (see `value_at`)
+``cost_s``          seconds that its jobs took, each up to its last result; once it has ended
+``test``            the metric on the test part, where that was opened for it
+``test_failure``    why that look failed
+``started``         when it began, UTC
+``ended``           when it ended, UTC
+``config.<name>``   each parameter of the space: integers, floats and booleans as such, all other
+                    choices as categories of text; missing where the config has no such parameter
+==================  ================================================================================
+
+The columns of `load_curves`, one row a trial and epoch: ``trial``, ``epoch``, ``time`` (UTC),
+``best`` (value of the study's metric up to there), and every metric by its name (with ``metric.``
+before it if it is called like one of these).
+"""
+
+import json
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from hypertune.errors import JournalError, SettingError, choices
+from hypertune.records import EventRow, Journal, ResultRow, job_results
+from hypertune.records.mlflow_runs import (
+    JSON_TAG,
+    cost_s,
+    from_json_tags,
+    look_at_test,
+    n_sessions,
+)
+from hypertune.space import Categorical, Flat, Number, Space
+
+FULL = ("complete", "converged")
+"""How trials end whose value is the one in full."""
+_NEEDED = (
+    "name",
+    "metric",
+    "mode",
+    "test_metric",
+    "max_epochs",
+    "factors",
+    "default",
+    "parameters",
+)
+_CONFIG, _CURVE = "config.", ("trial", "epoch", "time", "best")
+
+
+@dataclass(frozen=True, kw_only=True)
+class StudyData:
+    """A study, as frames.
+
+    Attributes:
+        study: The table ``study`` of its journal; and ``n_sessions``, how often a search ended.
+        space: The space that was searched.
+        trials: See the top of this module.
+        curves: The same.
+        flats: Flat configs by trial, of those whose config is of the space.
+        jobs: Stretches of epochs: ``trial``, ``from_epoch``, ``to_epoch``, ``started``, ``ended``;
+            None where they are not known (MLflow does not hold them).
+    """
+
+    study: Mapping[str, Any]
+    space: Space
+    trials: pd.DataFrame
+    curves: pd.DataFrame
+    flats: Mapping[int, Flat]
+    jobs: pd.DataFrame | None = None
+
+    @property
+    def sign(self) -> float:
+        """What values are multiplied with to be minimised."""
+        return -1.0 if self.study["mode"] == "max" else 1.0
+
+    @property
+    def searched(self) -> pd.DataFrame:
+        """The trials of the search itself."""
+        return self.trials[self.trials["role"] == "search"]
+
+    @property
+    def columns(self) -> list[str]:
+        """The columns of the config."""
+        return [f"{_CONFIG}{name}" for name in self.space.names]
+
+
+@dataclass(kw_only=True)
+class Record:
+    """A trial, as every source gives it: the journal, MLflow, or a simulation."""
+
+    trial: int
+    role: str
+    label: str
+    state: str
+    reason: str | None
+    detail: str
+    seed: int
+    repeat: int
+    config: dict[str, Any]
+    results: list[ResultRow]
+    started_ms: int = 0
+    ended_ms: int | None = None
+    cost_s: float | None = None
+    look: Mapping[str, Any] | None = None
+
+
+def load(study: str | Path, *, tracking_uri: str | None = None) -> StudyData:
+    """Return a study as frames.
+
+    Args:
+        study: The study's folder, or its name in the folder ``studies``. With ``tracking_uri``: the
+            study's name, or that of an experiment that holds a single study.
+        tracking_uri: The MLflow store to read, in place of the journal.
+
+    Raises:
+        JournalError: There is no readable journal, or it holds no study.
+        SettingError: MLflow has no such study, or several.
+    """
+    if tracking_uri is None:
+        about, raws, jobs = _from_journal(study_folder(study) / "journal.db")
+    else:
+        about, raws = _from_mlflow(str(study), tracking_uri)
+        jobs = None
+    return from_records(about, raws, jobs)
+
+
+def from_records(
+    about: Mapping[str, Any], records: Sequence[Record], jobs: pd.DataFrame | None = None
+) -> StudyData:
+    """Return the frames of a study that is given by its trials.
+
+    Args:
+        about: The table ``study``.
+        records: Its trials.
+        jobs: As in `StudyData`.
+
+    Raises:
+        JournalError: A key of ``study`` is missing.
+    """
+    if missing := [key for key in _NEEDED if key not in about]:
+        raise JournalError(f"The record of study '{about.get('name')}' lacks {', '.join(missing)}.")
+    space = Space.from_plain(about["parameters"])
+    flats = {r.trial: flat for r in records if (flat := _flat(space, r.config))}
+    return StudyData(
+        study=about,
+        space=space,
+        trials=_trials(records, about, space, flats),
+        curves=_curves(records, about),
+        flats=flats,
+        jobs=jobs,
+    )
+
+
+def load_trials(
+    study: str | Path,
+    *,
+    tracking_uri: str | None = None,
+    epochs: Sequence[int] = (),
+    parquet: Path | None = None,
+) -> pd.DataFrame:
+    """Return a study's trials, one row each; the columns are those listed in `analysis.frames`.
+
+    Args:
+        study: The study's folder, or its name in the folder ``studies``; or a study or an
+            experiment in MLflow.
+        tracking_uri: The MLflow store to read, in place of the journal.
+        epochs: Epochs to add a column ``value_at_<epoch>`` for.
+        parquet: A file to write the frame to.
+
+    Raises:
+        JournalError: There is no readable journal, or it holds no study.
+        SettingError: MLflow has no such study, or several; or an epoch is not in the study.
+    """
+    data = load(study, tracking_uri=tracking_uri)
+    trials = data.trials.copy()
+    for epoch in epochs:
+        trials[f"value_at_{epoch}"] = value_at(data, epoch)
+    if parquet is not None:
+        trials.to_parquet(parquet)
+    return trials
+
+
+def load_curves(
+    study: str | Path, *, tracking_uri: str | None = None, parquet: Path | None = None
+) -> pd.DataFrame:
+    """Return a study's learning curves, one row a trial and epoch.
+
+    Args:
+        study: As in `load_trials`.
+        tracking_uri: As in `load_trials`.
+        parquet: A file to write the frame to.
+
+    Raises:
+        JournalError: There is no readable journal, or it holds no study.
+        SettingError: MLflow has no such study, or several.
+    """
+    curves = load(study, tracking_uri=tracking_uri).curves
+    if parquet is not None:
+        curves.to_parquet(parquet)
+    return curves
+
+
+def value_at(data: StudyData, epoch: int) -> "pd.Series[Any]":
+    """Return each trial's best value up to an epoch, by the index of ``data.trials``.
+
+    It is missing for a trial that ended before, unless it had converged (then it keeps its value);
+    for one that failed or was lost; and for a model without epochs, unless ``epoch`` is the last.
+
+    Raises:
+        SettingError: No trial of the study has such an epoch.
+    """
+    max_epochs = data.study["max_epochs"]
+    if not 1 <= epoch <= max_epochs:
+        raise SettingError(f"epoch must be from 1 to {max_epochs}, but got {epoch}.")
+    trials = data.trials
+    upto = data.curves[data.curves["epoch"] <= epoch]
+    best = upto.groupby("trial")["best"].last().reindex(trials["trial"]).set_axis(trials.index)
+    failed = trials["reason"].isin(("failed", "lost"))
+    simple = (trials["epochs"] == 0) & trials["full"]
+    reached = (trials["epochs"] >= epoch) | (trials["reason"] == "converged")
+    if epoch == max_epochs:
+        reached |= simple
+    return best.where(reached & ~failed.fillna(False)).astype("Float64")
+
+
+def study_folder(study: str | Path) -> Path:
+    """Return the folder of a study: itself, or one of its name in the folder ``studies``."""
+    path = Path(study)
+    return path if path.is_dir() else Path("studies") / path
+
+
+# ---- from the journal ----
+
+
+def _from_journal(path: Path) -> tuple[dict[str, Any], list[Record], pd.DataFrame]:
+    journal = Journal(path, read_only=True)
+    try:
+        about = journal.study()
+        if not about:
+            raise JournalError(f"'{path}' holds no study: none began.")
+        about["n_sessions"] = n_sessions(journal)
+        results: dict[int, list[ResultRow]] = {}
+        for row in journal.results():
+            results.setdefault(row.trial, []).append(row)
+        jobs: dict[int, list[EventRow]] = {}
+        for event in journal.events(kind="job"):
+            if event.trial is not None:
+                jobs.setdefault(event.trial, []).append(event)
+        raws = [
+            Record(
+                trial=trial.id,
+                role=trial.role,
+                label=trial.label,
+                state=trial.state,
+                reason=trial.reason,
+                detail=(trial.detail or "").partition("\n")[0],
+                seed=trial.seed,
+                repeat=trial.repeat,
+                config=trial.config,
+                started_ms=trial.started_ms or trial.created_ms,
+                ended_ms=trial.ended_ms,
+                cost_s=cost_s(journal, trial.id, results.get(trial.id, [])),
+                look=look_at_test(journal, trial.id),
+                results=results.get(trial.id, []),
+            )
+            for trial in journal.trials()
+            if trial.state != "waiting" or trial.started_ms is not None or trial.id in results
+        ]
+    finally:
+        journal.close()
+    rows = [
+        {
+            "trial": trial,
+            "from_epoch": job.data["from_epoch"],
+            "to_epoch": own[-1].epoch,
+            "started": job.t_ms,
+            "ended": own[-1].t_ms,
+        }
+        for trial, events in jobs.items()
+        for job, own in job_results(events, results.get(trial, []))
+        if own
+    ]
+    spans = pd.DataFrame(rows, columns=["trial", "from_epoch", "to_epoch", "started", "ended"])
+    for column in ("started", "ended"):
+        spans[column] = _times(spans[column])
+    return about, raws, spans.astype({"trial": "int64", "from_epoch": "int64", "to_epoch": "int64"})
+
+
+# ---- from MLflow ----
+
+
+def _from_mlflow(name: str, uri: str) -> tuple[dict[str, Any], list[Record]]:
+    from mlflow import MlflowClient
+
+    client = MlflowClient(tracking_uri=uri)
+    parent = _find_study(client, name)
+    about = from_json_tags(parent.data.tags)
+    raws, token = [], None
+    while token != "":
+        page = client.search_runs(
+            [parent.info.experiment_id],
+            f"tags.`mlflow.parentRunId` = '{parent.info.run_id}'",
+            max_results=1000,
+            page_token=token,
+        )
+        raws += [_raw(client, run, about) for run in page]
+        token = page.token or ""
+    return about, sorted(raws, key=lambda raw: raw.trial)
+
+
+def _find_study(client: Any, name: str) -> Any:
+    experiments = {e.experiment_id: e.name for e in client.search_experiments()}
+    studies = [
+        run
+        for run in client.search_runs(list(experiments), "tags.`hypertune.role` = 'study'")
+        if name in (run.data.tags["hypertune.study"], experiments[run.info.experiment_id])
+    ]
+    named = [run for run in studies if run.data.tags["hypertune.study"] == name]
+    found = named or studies
+    if len(found) == 1:
+        return found[0]
+    known = sorted(run.data.tags["hypertune.study"] for run in found)
+    if known:
+        raise SettingError(f"'{name}' holds {len(known)} studies.{choices(name, known)}")
+    everywhere = client.search_runs(list(experiments), "tags.`hypertune.role` = 'study'")
+    known = sorted({run.data.tags["hypertune.study"] for run in everywhere})
+    raise SettingError(f"MLflow has no study or experiment '{name}'.{choices(name, known)}")
+
+
+def _raw(client: Any, run: Any, about: Mapping[str, Any]) -> Record:
+    tags, metric = run.data.tags, about["metric"]
+    record = from_json_tags(tags)
+    if not record:
+        raise JournalError(
+            f"MLflow's run {run.info.run_id} holds no tag {JSON_TAG}0: use the journal."
+        )
+    look = record["test"]
+    at_end = {f"best_{metric}", f"final_{metric}", "best_epoch", "cost_s"}
+    at_end |= set((look or {}).get("metrics", {}))
+    rows: dict[int, ResultRow] = {}
+    for key in run.data.metrics:
+        for point in client.get_metric_history(run.info.run_id, key):
+            if key in at_end and point.step == 0:
+                continue
+            row = ResultRow(
+                id=0,
+                trial=int(tags["hypertune.trial"]),
+                epoch=point.step,
+                t_ms=point.timestamp,
+                metrics={},
+            )
+            rows.setdefault(point.step, row).metrics[key] = point.value
+    ended = tags["hypertune.state"] == "ended"
+    return Record(
+        trial=int(tags["hypertune.trial"]),
+        role=tags["hypertune.role"],
+        label=record["label"],
+        state=tags["hypertune.state"],
+        reason=tags.get("hypertune.reason") or None,
+        detail=record["detail"],
+        seed=int(run.data.params["seed"]),
+        repeat=int(tags["hypertune.repeat"]),
+        config=record["config"],
+        started_ms=run.info.start_time,
+        ended_ms=run.info.end_time if ended else None,
+        cost_s=run.data.metrics.get("cost_s") if ended else None,
+        look=look,
+        results=list(rows.values()),
+    )
+
+
+# ---- both ----
+
+
+def _curves(raws: Iterable[Record], about: Mapping[str, Any]) -> pd.DataFrame:
+    rows: list[dict[str, Any]] = []
+    for raw in raws:
+        for row in raw.results:
+            known = {
+                f"metric.{k}" if k in _CURVE else k: v
+                for k, v in row.metrics.items()
+                if math.isfinite(v)  # what is not finite MLflow cannot hold
+            }
+            if known:
+                rows.append({"trial": raw.trial, "epoch": row.epoch, "time": row.t_ms, **known})
+    metrics = sorted({key for row in rows for key in row} - set(_CURVE))
+    curves = pd.DataFrame(rows, columns=[*_CURVE[:3], *metrics])
+    curves = curves.sort_values(["trial", "epoch"], ignore_index=True)
+    curves = curves.astype({"trial": "int64", "epoch": "int64"})
+    curves[metrics] = curves[metrics].astype("Float64")
+    curves["time"] = _times(curves["time"])
+    metric = about["metric"] if about["metric"] not in _CURVE else f"metric.{about['metric']}"
+    if metric not in curves:
+        curves[metric] = pd.array([pd.NA] * len(curves), dtype="Float64")
+    groups = curves.groupby("trial")[metric]
+    best = groups.cummax() if about["mode"] == "max" else groups.cummin()
+    # A value that is missing at an epoch leaves the best one up to there as it was.
+    best = best.groupby(curves["trial"]).ffill().astype("Float64")
+    curves.insert(3, "best", best)
+    return curves
+
+
+def _trials(
+    raws: Sequence[Record], about: Mapping[str, Any], space: Space, flats: Mapping[int, Flat]
+) -> pd.DataFrame:
+    rows = [_row(raw, about) for raw in raws]
+    trials = pd.DataFrame(rows, columns=list(_DTYPES)).astype(
+        {name: kind for name, kind in _DTYPES.items() if kind != "time"}
+    )
+    for column in ("started", "ended"):
+        trials[column] = _times(trials[column])
+    named = [{space[k].name: v for k, v in flats.get(raw.trial, {}).items()} for raw in raws]
+    for name in space.names:
+        trials[f"{_CONFIG}{name}"] = _column(space, name, [row.get(name, _ABSENT) for row in named])
+    return trials
+
+
+_ABSENT = object()
+_DTYPES = {
+    "trial": "int64",
+    "role": "string",
+    "label": "string",
+    "state": "string",
+    "reason": "string",
+    "detail": "string",
+    "full": "bool",
+    "seed": "int64",
+    "repeat": "int64",
+    "epochs": "int64",
+    "value": "Float64",
+    "best_epoch": "Int64",
+    "last_value": "Float64",
+    "cost_s": "Float64",
+    "test": "Float64",
+    "test_failure": "string",
+    "started": "time",
+    "ended": "time",
+}
+
+
+def _row(raw: Record, about: Mapping[str, Any]) -> dict[str, Any]:
+    metric, sign = about["metric"], (-1.0 if about["mode"] == "max" else 1.0)
+    rows = sorted(raw.results, key=lambda row: row.epoch)
+    rows = [row for row in rows if any(map(math.isfinite, row.metrics.values()))]
+    values = [(row.metrics.get(metric, math.nan), row.epoch) for row in rows]
+    finite = [(value, epoch) for value, epoch in values if math.isfinite(value)]
+    value, best_epoch = min(
+        finite, key=lambda pair: (sign * pair[0], pair[1]), default=(None, None)
+    )
+    last = values[-1][0] if values else math.nan
+    look = raw.look or {}
+    return {
+        "trial": raw.trial,
+        "role": raw.role,
+        "label": raw.label,
+        "state": raw.state,
+        "reason": raw.reason,
+        "detail": raw.detail,
+        "full": raw.reason in FULL and value is not None,
+        "seed": raw.seed,
+        "repeat": raw.repeat,
+        "epochs": rows[-1].epoch if rows else 0,
+        "value": value,
+        "best_epoch": best_epoch,
+        "last_value": last if math.isfinite(last) else None,
+        "cost_s": raw.cost_s if raw.state == "ended" else None,
+        "test": look.get("metrics", {}).get(about["test_metric"] or ""),
+        "test_failure": look.get("failure"),
+        "started": raw.started_ms,
+        "ended": raw.ended_ms,
+    }
+
+
+def _flat(space: Space, config: Mapping[str, Any]) -> Flat:
+    """Return a flat config; empty for one that is not of the space, as of a simple model."""
+    searched = {name: config[name] for name in space.spec if name in config}
+    return {} if space.problems(searched) else space.flatten(searched)
+
+
+def _column(space: Space, name: str, values: Sequence[Any]) -> "pd.Series[Any]":
+    """Return values as the space has them. Branches may share a name, with other ranges."""
+    parameters = [p for p in space.parameters if p.name == name]
+    levels = [v for p in parameters if isinstance(p, Categorical) for v in p.choices]
+    numbers = [p for p in parameters if isinstance(p, Number)]
+    kinds = {type(level) for level in levels} | {int if p.integer else float for p in numbers}
+    known = [None if value is _ABSENT else value for value in values]
+    if kinds == {int}:
+        return pd.Series(pd.array(known, dtype="Int64"))
+    if kinds <= {int, float}:
+        return pd.Series(pd.array(known, dtype="Float64"))
+    if kinds == {bool}:
+        return pd.Series(pd.array(known, dtype="boolean"))
+    texts = [None if value is _ABSENT else level_text(value) for value in values]
+    if numbers:
+        return pd.Series(pd.array(texts, dtype="string"))
+    return pd.Series(
+        pd.Categorical(texts, categories=list(dict.fromkeys(level_text(v) for v in levels)))
+    )
+
+
+def level_text(level: Any) -> str:
+    """Return a level of a choice as the frames spell it."""
+    return level if isinstance(level, str) else json.dumps(level)
+
+
+def _times(ms: "pd.Series[Any]") -> "pd.Series[Any]":
+    return pd.to_datetime(ms.astype("Int64"), unit="ms", utc=True).astype("datetime64[ms, UTC]")
+
+
+def finite(values: "pd.Series[Any]") -> NDArray[np.float64]:
+    """Return numbers as an array, missing ones as NaN."""
+    return values.to_numpy(dtype=float, na_value=math.nan)

@@ -1,0 +1,659 @@
+"""What a study lets one say, in words. What its data do not carry is not said.
+
+Every statement names its estimand (what the number is of), its basis (which data) and its outcome:
+
+``better``     the interval excludes zero
+``equal``      it lies within the margin of what matters
+``undecided``  neither
+``none``       the data do not carry a statement of this kind
+
+Intervals are of 95 %, for all pairs of levels of a factor at once, and over all looks at a study
+that is extended while it is undecided (`effects.spent`).
+"""
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from itertools import combinations
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+from scipy.stats import fisher_exact, mannwhitneyu
+from scipy.stats import t as student
+
+from hypertune.analysis import effects
+from hypertune.analysis.frames import StudyData, finite, level_text, value_at
+from hypertune.analysis.importance import Importance, importances
+from hypertune.space import Categorical, Number, Parameter, identity
+
+Outcome = Literal["better", "equal", "undecided", "none"]
+MIN_FULL = 5
+"""Trials in full of each level that a statement about levels needs, from searched trials."""
+_MIN_REPEATS = 3
+_N_GRID = 12
+_MANY = 200
+_EDGE = 0.04
+_RANDOM_METHODS = ("asha", "random", "grid", "sobol", "hyperband", "median")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Contrast:
+    """Two levels. Differences are of the study's metric, above 0 where ``a`` is the better one."""
+
+    a: str
+    b: str
+    difference: float
+    low: float
+    high: float
+    outcome: Outcome
+    n_more: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Statement:
+    """One thing that is said of a factor, or that cannot be said of it."""
+
+    estimand: str
+    basis: str
+    outcome: Outcome
+    sentences: list[str]
+    levels: list[dict[str, Any]] = field(default_factory=list)
+    contrasts: list[Contrast] = field(default_factory=list)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Factor:
+    """What is said of one factor, the strongest statement first."""
+
+    name: str
+    statements: list[Statement]
+
+    @property
+    def sentence(self) -> str:
+        """What there is to say in a sentence."""
+        decided = [s for s in self.statements if s.outcome in ("better", "equal")]
+        first = (decided or self.statements)[0]
+        return first.sentences[0]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verdict:
+    """What a study lets one say.
+
+    Attributes:
+        question: Of the study.
+        headline: The answer, in a sentence or two.
+        scope: What it holds for.
+        margin: The smallest difference of the metric that matters.
+        factors: By the study's order.
+        worth: The best config against the default, and against baselines.
+        importance: Of all parameters, at one epoch; None where there are too few trials.
+        search: How the search went.
+        following: What to try next.
+    """
+
+    question: str
+    headline: str
+    scope: str
+    margin: float
+    factors: list[Factor]
+    worth: list[str]
+    importance: Importance | None
+    search: list[str]
+    following: list[str]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return it as plain values."""
+        return asdict(self)
+
+
+def judge(data: StudyData, *, seed: int = 0) -> Verdict:
+    """Return what a study lets one say.
+
+    Args:
+        data: The study.
+        seed: Of the draws that intervals from a model are made of.
+    """
+    judge = _Judge(data, np.random.default_rng(seed))
+    factors = [judge.factor(name) for name in data.study["factors"]]
+    worth = judge.worth()
+    found = importances(data, seed=seed)
+    return Verdict(
+        question=data.study["question"],
+        headline=" ".join(dict.fromkeys(f.sentence for f in factors)),
+        scope=judge.scope(),
+        margin=judge.margin,
+        factors=factors,
+        worth=worth,
+        importance=found,
+        search=judge.search(),
+        following=judge.following(factors),
+    )
+
+
+def judge_factor(data: StudyData, name: str, *, seed: int = 0) -> Factor:
+    """Return what a study lets one say of one factor; arguments as in `judge`."""
+    return _Judge(data, np.random.default_rng(seed)).factor(name)
+
+
+class _Judge:
+    def __init__(self, data: StudyData, rng: np.random.Generator) -> None:
+        self.data, self.rng = data, rng
+        self.study, self.sign = data.study, data.sign
+        self.alpha = effects.spent(max(1, int(data.study.get("n_sessions", 1))))
+        self.searched = data.searched
+        self.full = self.searched[self.searched["full"]]
+        self.margin = self._margin()
+        usable = len(self.full) >= 2 * MIN_FULL
+        self.surrogate = effects.Surrogate(data) if usable else None
+
+    def _margin(self) -> float:
+        """Return the study's margin, or else a hundredth of the best value."""
+        given = self.study.get("margin")
+        if given is not None:
+            return float(given)
+        values = finite(self.searched["value"])
+        values = values[np.isfinite(values)]
+        return float(abs((self.sign * values).min()) / 100) if len(values) else 0.0
+
+    def scope(self) -> str:
+        study = self.study
+        return (
+            f"Holds for {study.get('data') or 'these data'} and their split, {study['max_epochs']} "
+            f"epochs, and the space that was searched. Differences below {_show(self.margin)} in "
+            f"{study['metric']} ({'lower' if self.sign > 0 else 'higher'} is better) "
+            "are taken not to matter."
+        )
+
+    # ---- factors ----
+
+    def factor(self, name: str) -> Factor:
+        parameters = [p for p in self.data.space.parameters if p.name == name]
+        if len(parameters) > 1 or parameters[0].condition is not None:
+            sentence = f"{name} is not in every config: it is not compared."
+            none = _none("levels of a part of the space", "none", [sentence])
+            return Factor(name=name, statements=[none])
+        parameter = parameters[0]
+        if _is_number(parameter):
+            return Factor(name=name, statements=[self._response(parameter)])
+        statements = [self._levels(parameter), self._champions(parameter)]
+        rank = {"better": 0, "equal": 1, "undecided": 2, "none": 3}
+        statements.sort(key=lambda s: rank[s.outcome])
+        return Factor(name=name, statements=statements)
+
+    def _of_level(self, parameter: Parameter, trials: pd.DataFrame) -> list[list[int]]:
+        values = list(parameter.values())
+        return [
+            [t for t in trials["trial"] if _same(self.data.flats.get(t, {}).get(parameter.key), v)]
+            for v in values
+        ]
+
+    def _levels(self, parameter: Parameter) -> Statement:
+        """Compare levels, each at its best, by the model of all curves."""
+        assert isinstance(parameter, Categorical)
+        estimand = f"each level of {parameter.name} with all else tuned for it"
+        basis = "a model of all searched trials"
+        n = [len(trials) for trials in self._of_level(parameter, self.full)]
+        texts = [level_text(level) for level in parameter.choices]
+        kept = [k for k, count in enumerate(n) if count >= MIN_FULL]
+        counts = ", ".join(f"{count} of {text}" for text, count in zip(texts, n, strict=True))
+        if self.surrogate is None or len(kept) < 2:
+            return _none(
+                estimand,
+                basis,
+                [
+                    f"What {parameter.name} does in general this search cannot say: trials in full "
+                    f"are {counts}; it takes at least {MIN_FULL} of each of two levels."
+                ],
+            )
+        levels = [parameter.choices[k] for k in kept]
+        drawn = self.surrogate.by_level(parameter.key, levels, best=True, rng=self.rng)
+        found = effects.from_search(
+            drawn, [texts[k] for k in kept], [n[k] for k in kept], alpha=self.alpha
+        )
+        contrasts = self._contrasts(found, lambda scale: math.ceil(len(self.searched) * scale))
+        names = {text: text for text in texts}
+        end = f"by a model of {len(self.searched)} searched trials, in full {counts}"
+        sentences = [self._say(c, names, parameter.name, end, "trials") for c in contrasts]
+        return self._statement(estimand, basis, found, contrasts, sentences)
+
+    def _champions(self, parameter: Parameter) -> Statement:
+        """Compare the best configs that were found of each level, on fresh seeds."""
+        estimand = f"the best configurations found of each level of {parameter.name}"
+        basis = "replicates on fresh seeds"
+        runs = self._replicates()
+        texts: dict[str, str] = {}
+        for config in runs:
+            flat = self.data.flats[runs[config]["trial"].iloc[0]]
+            texts[config] = level_text(flat[parameter.key])
+        levels = [t for t in map(level_text, parameter.values()) if t in texts.values()]
+        if len(levels) < 2:
+            return _none(
+                estimand,
+                basis,
+                [f"No two levels of {parameter.name} were run again on fresh seeds."],
+            )
+        configs, values = self._blocks(runs)
+        groups = [texts[config] for config in configs]
+        levels = [level for level in levels if level in groups]
+        if len(levels) < 2 or values.shape[1] < _MIN_REPEATS:
+            sentence = (
+                f"Replicates of {parameter.name} share {values.shape[1]} seeds: "
+                f"it takes at least {_MIN_REPEATS}."
+            )
+            return _none(estimand, basis, [sentence])
+        found = effects.from_replicates(values, groups, levels, alpha=self.alpha)
+        n = values.shape[1]
+        contrasts = self._contrasts(found, lambda scale: math.ceil(n * scale))
+        names = {level: f"the best {level} configuration found" for level in levels}
+        end = f"on {n} fresh seeds"
+        sentences = [self._say(c, names, parameter.name, end, "repeats of each") for c in contrasts]
+        sentences.append(self._effort(parameter))
+        return self._statement(estimand, basis, found, contrasts, sentences)
+
+    def _effort(self, parameter: Parameter) -> str:
+        """Say how hard each level was searched: a level that got less is not the worse for it."""
+        parts = []
+        for level, trials in zip(
+            parameter.values(), self._of_level(parameter, self.searched), strict=True
+        ):
+            rows = self.searched[self.searched["trial"].isin(trials)]
+            n_full, epochs = int(rows["full"].sum()), int(rows["epochs"].sum())
+            parts.append(
+                f"{level_text(level)} {len(rows)} trials, {n_full} in full, {epochs} epochs"
+            )
+        return (
+            f"This is about these configurations; how hard each level was searched: "
+            f"{'; '.join(parts)}."
+        )
+
+    def _replicates(self) -> dict[str, pd.DataFrame]:
+        """Return the replicates in full of each config."""
+        rows = self.data.trials
+        rows = rows[(rows["role"] == "replicate") & rows["full"]]
+        groups: dict[str, list[int]] = {}
+        for trial in rows["trial"]:
+            if flat := self.data.flats.get(trial):
+                groups.setdefault(identity(flat), []).append(trial)
+        return {config: rows[rows["trial"].isin(trials)] for config, trials in groups.items()}
+
+    def _blocks(self, runs: Mapping[str, pd.DataFrame]) -> tuple[list[str], effects.Floats]:
+        """Return configs and their losses on the repeats that all of them have."""
+        tables = {
+            config: pd.Series(self.sign * finite(rows["value"]), index=list(rows["repeat"]))
+            for config, rows in runs.items()
+        }
+        wide = pd.DataFrame(tables).dropna()
+        return list(wide.columns), wide.to_numpy(dtype=float).T
+
+    def _contrasts(self, found: effects.Effects, needed: Any) -> list[Contrast]:
+        contrasts = []
+        for i, j in combinations(range(len(found.levels)), 2):
+            difference, reach = float(found.difference[i, j]), float(found.margin[i, j])
+            a, b = found.levels[i], found.levels[j]
+            if difference < 0:  # the better one first
+                a, b, difference = b, a, -difference
+            low, high = difference - reach, difference + reach
+            outcome: Outcome = "undecided"
+            if low > 0:
+                outcome = "better"
+            elif max(-low, high) <= self.margin:
+                outcome = "equal"
+            more = None
+            if outcome == "undecided":
+                target = max(difference, self.margin - difference, 1e-12)
+                more = needed((reach / target) ** 2 - 1)
+            contrasts.append(
+                Contrast(
+                    a=a,
+                    b=b,
+                    difference=difference,
+                    low=low,
+                    high=high,
+                    outcome=outcome,
+                    n_more=more,
+                )
+            )
+        return contrasts
+
+    def _say(self, c: Contrast, names: Mapping[str, str], factor: str, end: str, unit: str) -> str:
+        a, b = names[c.a], names[c.b]
+        interval = f"95 %: {_show(c.low)} to {_show(c.high)}"
+        if c.outcome == "better":
+            small = ", which is less than matters" if c.high <= self.margin else ""
+            text = f"{a} beats {b} by {_show(c.difference)} ({interval}){small}, {end}."
+        elif c.outcome == "equal":
+            most = max(-c.low, c.high)
+            text = f"no difference larger than {_show(most)} between {a} and {b} (95 %), {end}."
+        else:
+            more = c.n_more or 1
+            many = f"more than {_MANY}" if more > _MANY else f"about {more}"
+            text = (
+                f"undecided between {a} and {b}: {a} is ahead by {_show(c.difference)} "
+                f"({interval}), {end}; {many} more {unit} would decide."
+            )
+        return f"{factor}: {text}"
+
+    def _statement(
+        self,
+        estimand: str,
+        basis: str,
+        found: effects.Effects,
+        contrasts: list[Contrast],
+        sentences: list[str],
+    ) -> Statement:
+        rank: dict[Outcome, int] = {"better": 0, "equal": 1, "undecided": 2, "none": 3}
+        order = sorted(range(len(contrasts)), key=lambda k: rank[contrasts[k].outcome])
+        return Statement(
+            estimand=estimand,
+            basis=basis,
+            outcome=contrasts[order[0]].outcome,
+            sentences=[sentences[k] for k in order] + sentences[len(contrasts) :],
+            levels=self._rows(found),
+            contrasts=[contrasts[k] for k in order],
+        )
+
+    def _rows(self, found: effects.Effects) -> list[dict[str, Any]]:
+        ends = np.sort(np.array([self.sign * found.low, self.sign * found.high]), axis=0)
+        return [
+            {
+                "level": level,
+                "value": float(self.sign * found.losses[k]),
+                "low": float(ends[0, k]),
+                "high": float(ends[1, k]),
+                "n": int(found.n[k]),
+            }
+            for k, level in enumerate(found.levels)
+        ]
+
+    def _response(self, parameter: Parameter) -> Statement:
+        """Say which values of a number are as good as the best one."""
+        estimand = f"each value of {parameter.name} with all else tuned for it"
+        basis = "a model of all searched trials"
+        if self.surrogate is None:
+            return _none(
+                estimand,
+                basis,
+                [
+                    f"Which {parameter.name} is best this search cannot say: it has "
+                    f"{len(self.full)} trials in full, and it takes at least {2 * MIN_FULL}."
+                ],
+            )
+        values = _grid(parameter)
+        drawn = self.surrogate.by_level(parameter.key, values, best=True, rng=self.rng)
+        texts = [_show(v) for v in values]
+        n = self._counts(parameter, values)
+        found = effects.from_search(drawn, texts, n, alpha=self.alpha)
+        best = int(found.losses.argmin())
+        gap, reach = found.difference[best], found.margin[best]
+        worse = [k for k in range(len(values)) if k != best and gap[k] - reach[k] > 0]
+        if worse:
+            good = [k for k in range(len(values)) if k not in worse]
+            sentence = (
+                f"{parameter.name}: best at about {texts[best]}; worse than that: "
+                f"{_ranges(worse, texts)}; not told apart from it: {_ranges(good, texts)} "
+                f"(95 %, by a model of {len(self.searched)} searched trials)."
+            )
+        else:
+            sentence = (
+                f"{parameter.name}: undecided: no value is told apart from the best one, about "
+                f"{texts[best]} (95 %, by a model of {len(self.searched)} searched trials)."
+            )
+        half = effects.INFLATION * (found.high - found.low) / 2
+        middle = (found.high + found.low) / 2
+        wide = effects.Effects(
+            levels=texts,
+            losses=found.losses,
+            low=middle - half,
+            high=middle + half,
+            difference=found.difference,
+            margin=found.margin,
+            n=n,
+        )
+        return Statement(
+            estimand=estimand,
+            basis=basis,
+            outcome="better" if worse else "undecided",
+            sentences=[sentence],
+            levels=[
+                {**row, "at": value, "worse": k in worse}
+                for k, (row, value) in enumerate(zip(self._rows(wide), values, strict=True))
+            ],
+        )
+
+    def _counts(self, parameter: Parameter, values: Sequence[Any]) -> list[int]:
+        """Return how many trials in full are nearest to each value."""
+        units = np.array([parameter.to_unit(v) for v in values])
+        counts = [0] * len(values)
+        for trial in self.full["trial"]:
+            flat = self.data.flats.get(trial, {})
+            if parameter.key in flat:
+                at = parameter.to_unit(flat[parameter.key])
+                counts[int(np.abs(units - at).argmin())] += 1
+        return counts
+
+    # ---- what the best config is worth ----
+
+    def worth(self) -> list[str]:
+        sentences = []
+        runs = self._replicates()
+        default = self.data.space.problems(self.study["default"]) == []
+        if runs and default:
+            key = identity(self.data.space.flatten(self.study["default"]))
+            others = [config for config in runs if config != key]
+            if key in runs and others:
+                sentences += self._against_default(runs, key, others)
+        sentences += self._on_test()
+        return sentences
+
+    def _against_default(
+        self, runs: Mapping[str, pd.DataFrame], key: str, others: Sequence[str]
+    ) -> list[str]:
+        # The one that the search ranked first: choosing by the replicates would be choosing luck.
+        searched = {
+            identity(self.data.flats[t]): self.sign * v
+            for t, v in zip(self.full["trial"], finite(self.full["value"]), strict=True)
+            if t in self.data.flats
+        }
+        best = min(others, key=lambda config: searched.get(config, math.inf))
+        configs, values = self._blocks({c: runs[c] for c in (key, best)})
+        if values.shape[1] < _MIN_REPEATS or len(configs) < 2:
+            return []
+        gaps = values[configs.index(key)] - values[configs.index(best)]
+        n, mean = len(gaps), float(gaps.mean())
+        reach = float(student.ppf(1 - self.alpha / 2, n - 1) * gaps.std(ddof=1) / math.sqrt(n))
+        interval = f"95 %: {_show(mean - reach)} to {_show(mean + reach)}; {n} fresh seeds"
+        verb = "beats" if mean - reach > 0 else "is not shown to beat"
+        sentences = [
+            f"On validation the search's best configuration {verb} the default: "
+            f"better by {_show(mean)} ({interval})."
+        ]
+        if best in searched:
+            back = float(values[configs.index(best)].mean()) - searched[best]
+            sentences.append(
+                f"On fresh seeds it is {'worse' if back > 0 else 'better'} by {_show(abs(back))} "
+                "than it was in the search: the luck of the winner."
+            )
+        return sentences
+
+    def _on_test(self) -> list[str]:
+        trials = self.data.trials
+        looked = trials[trials["test"].notna()]
+        searched = looked[looked["role"].isin(("search", "replicate", "rerun"))]
+        full = searched[searched["full"]]
+        if full.empty:
+            return ["The test part was not opened for a searched configuration."]
+        best = full.iloc[int(np.argmin(self.sign * finite(full["value"])))]
+        name = self.study["test_metric"]
+        sentences = []
+        for _, row in looked.iterrows():
+            if row["trial"] == best["trial"]:
+                continue
+            simple = row["role"] == "baseline" and row["label"] != "default"
+            other = row["label"] if simple else "the default configuration"
+            gap = self.sign * (row["test"] - best["test"])
+            verb = "beats" if gap > 0 else "does not beat"
+            sentences.append(
+                f"On the test part the best configuration {verb} {other}: {name} "
+                f"{_show(best['test'])} against {_show(row['test'])} (one seed, one look)."
+            )
+        return sentences
+
+    # ---- the search ----
+
+    def search(self) -> list[str]:
+        n = len(self.searched)
+        sentences = [
+            f"{n} configurations were tried, {len(self.full)} of them in full, with "
+            f"{int(self.searched['epochs'].sum())} epochs in all."
+        ]
+        if n < 8 or len(self.full) < 3:
+            sentences.append("That is too little to tell how well the search went.")
+            return sentences + self._failures()
+        return sentences + self._better_than_random() + self._improving() + self._failures()
+
+    def _better_than_random(self) -> list[str]:
+        """Compare what a model proposed with what came before it, where all trials got equally far.
+
+        The first trials of a model's search are drawn evenly, before it knows anything.
+        """
+        if self.study.get("method") in _RANDOM_METHODS:
+            return ["All configurations were drawn at random: there is no model to credit."]
+        first = max(6, len(self.data.space.parameters) + 2)
+        values = value_at(self.data, 1)
+        values = values.loc[self.searched.index]
+        # The default is the first trial: somebody's choice, not the method's.
+        early, late = finite(values.iloc[1:first]), finite(values.iloc[first:])
+        early, late = self.sign * early[np.isfinite(early)], self.sign * late[np.isfinite(late)]
+        if len(early) < 4 or len(late) < 4:
+            return ["Too few configurations to compare the method with chance."]
+        test = mannwhitneyu(late, early, alternative="less")
+        share = 1 - float(test.statistic) / (len(early) * len(late))
+        p = float(test.pvalue)
+        verdict = (
+            "better than chance" if p < effects.ALPHA else "not shown to be better than chance"
+        )
+        return [
+            f"Configurations that the method proposed were {verdict} at equal cost: after one "
+            f"epoch a later one beats one of the first, which were drawn evenly, in {share:.0%} of "
+            f"pairs (p = {p:.2g})."
+        ]
+
+    def _improving(self) -> list[str]:
+        full = self.full.sort_values("ended")
+        losses = self.sign * finite(full["value"])
+        if len(losses) < 6:
+            return ["Too few trials in full to tell whether the search still improves."]
+        best = np.minimum.accumulate(losses)
+        third = len(losses) - len(losses) // 3
+        gain = float(best[third - 1] - best[-1])
+        if gain > self.margin:
+            return [
+                f"The search was still improving: its last third of trials in full gained "
+                f"{_show(gain)}."
+            ]
+        return ["The last third of trials in full brought nothing that matters."]
+
+    def _failures(self) -> list[str]:
+        failed = self.searched["reason"].isin(("failed", "lost")).fillna(False)
+        if not failed.any():
+            return []
+        sentences = [f"{int(failed.sum())} of {len(failed)} trials failed or were lost."]
+        for column in self.data.columns:
+            kinds = self.searched[column]
+            if not isinstance(kinds.dtype, pd.CategoricalDtype):
+                continue
+            for level in kinds.cat.categories:
+                here = kinds == level
+                table = pd.crosstab(here, failed)
+                if table.shape == (2, 2):
+                    p = float(fisher_exact(table.to_numpy(), alternative="greater").pvalue)
+                    if p < 0.01:
+                        name = column.removeprefix("config.")
+                        sentences.append(
+                            f"They cluster at {name} = {level}: {int((here & failed).sum())} of "
+                            f"{int(here.sum())} there (p = {p:.2g})."
+                        )
+        return sentences
+
+    def following(self, factors: Iterable[Factor]) -> list[str]:
+        """Say what to try next."""
+        advice = []
+        name = self.study["name"]
+        champion = self._champion()
+        for parameter in self.data.space.parameters if champion is not None else ():
+            flat = self.data.flats.get(int(champion or 0), {})
+            if isinstance(parameter, Number) and parameter.key in flat:
+                unit = parameter.to_unit(flat[parameter.key])
+                if parameter.n_values is not None and parameter.n_values < 1 / _EDGE:
+                    at_low, at_high = (
+                        flat[parameter.key] == e for e in (parameter.low, parameter.high)
+                    )
+                else:
+                    at_low, at_high = unit < _EDGE, unit > 1 - _EDGE
+                if at_low or at_high:
+                    end = "lower" if at_low else "upper"
+                    advice.append(
+                        f"Widen {parameter.name}: the best configuration has "
+                        f"{_show(flat[parameter.key])}, at the {end} end of "
+                        f"{_show(parameter.low)} to {_show(parameter.high)}."
+                    )
+        outcomes = {s.outcome for f in factors for s in f.statements[:1]}
+        if outcomes & {"none", "undecided"}:
+            n = int(self.study.get("n_trials") or len(self.searched))
+            advice.append(
+                f"To decide what is undecided: search longer, with all of this as the start: "
+                f"--from {name} --n-trials {2 * n}; or in full, where every trial counts: "
+                "--scheduler none."
+            )
+        return advice
+
+    def _champion(self) -> int | None:
+        if self.full.empty:
+            return None
+        place = int(np.argmin(self.sign * finite(self.full["value"])))
+        return int(self.full["trial"].iloc[place])
+
+
+def _none(estimand: str, basis: str, sentences: list[str]) -> Statement:
+    return Statement(estimand=estimand, basis=basis, outcome="none", sentences=sentences)
+
+
+def _is_number(parameter: Parameter) -> bool:
+    """Say whether a factor is a matter of more or less: a number, or a choice of several."""
+    if isinstance(parameter, Number):
+        return True
+    values = list(parameter.values())
+    numbers = [v for v in values if isinstance(v, int | float) and not isinstance(v, bool)]
+    return len(values) > 2 and len(numbers) == len(values)
+
+
+def _grid(parameter: Parameter) -> list[Any]:
+    if parameter.n_values is not None and parameter.n_values <= _N_GRID:
+        return list(parameter.values())
+    units = (np.arange(_N_GRID) + 0.5) / _N_GRID
+    return list(dict.fromkeys(parameter.from_unit(float(u)) for u in units))
+
+
+def _ranges(places: Sequence[int], texts: Sequence[str]) -> str:
+    """Return runs of neighbours as ranges."""
+    runs: list[list[int]] = []
+    for k in places:
+        if runs and k == runs[-1][-1] + 1:
+            runs[-1].append(k)
+        else:
+            runs.append([k])
+    return ", ".join(
+        texts[r[0]] if len(r) == 1 else f"{texts[r[0]]} to {texts[r[-1]]}" for r in runs
+    )
+
+
+def _same(a: Any, b: Any) -> bool:
+    return identity({"": a}) == identity({"": b})
+
+
+def _show(value: Any) -> str:
+    if isinstance(value, float | np.floating):
+        return f"{float(value):.3g}"
+    return level_text(value)

@@ -1,0 +1,125 @@
+"""One frame from the journal and from MLflow, with the types of the space."""
+
+import math
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from made_studies import DEFAULT, SPACE, Made, write_study
+from ray import tune
+
+from hypertune import load_curves, load_trials
+from hypertune.analysis.frames import load, value_at
+from hypertune.errors import JournalError, SettingError
+from hypertune.records.replica import deliver
+
+BRANCHED = {
+    **SPACE,
+    "flag": tune.choice([True, False]),
+    "sizes": tune.choice([None, [64, 64]]),
+    "schedule": tune.choice(
+        [{"kind": "flat"}, {"kind": "cosine", "warmup": tune.randint(0, 5), "floor": 0.1}]
+    ),
+}
+FLAT = {**DEFAULT, "flag": True, "sizes": None, "schedule": {"kind": "flat"}}
+COSINE = {
+    **DEFAULT,
+    "cell": "lstm",
+    "flag": False,
+    "sizes": [64, 64],
+    "schedule": {"kind": "cosine", "warmup": 3, "floor": 0.1},
+}
+TRIALS = [
+    Made(losses=[3.0, 2.0, 2.5, 1.9, 2.0, 2.0, 2.0, 2.0, 2.0], config=FLAT, test=2.1),
+    Made(losses=[2.5, 2.4, math.nan], config=COSINE, reason="stopped", detail="not promoted\nxx"),
+    Made(losses=[1.5, 1.4], config=COSINE, reason="converged", metrics={"acc": 0.5}),
+    Made(losses=[0.1], config=FLAT, reason="failed", detail="RuntimeError: boom\ntrace"),
+    Made(losses=[], config=FLAT, reason="lost"),
+    Made(losses=[2.0, 1.0], config=FLAT, reason=None),
+    Made(losses=[1.7], role="baseline", label="naive", test=1.8),
+    Made(losses=[2.0] * 9, config=COSINE, role="replicate", repeat=2),
+]
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return write_study(tmp_path / "made-1", TRIALS, spec=BRANCHED, default=FLAT)
+
+
+def test_trials_have_the_types_of_the_space(folder: Path) -> None:
+    trials = load_trials(folder, epochs=(1, 3, 9))
+
+    assert len(trials) == len(TRIALS)
+    assert trials["config.window"].dtype == "Int64"
+    assert trials["config.lr"].dtype == "Float64"
+    assert trials["config.flag"].dtype == "boolean"
+    assert list(trials["config.cell"].cat.categories) == ["gru", "lstm"]
+    assert list(trials["config.sizes"].cat.categories) == ["null", "[64, 64]"]
+    assert list(trials["config.sizes"][:2]) == ["null", "[64, 64]"]
+    assert list(trials["config.schedule"][:2]) == ["flat", "cosine"]
+    assert trials["config.schedule.warmup"].isna()[0]
+    assert trials["config.schedule.warmup"][1] == 3
+    assert trials.filter(like="config.").iloc[6].isna().all()
+    assert list(trials["value"].fillna(-1)) == [1.9, 2.4, 1.4, 0.1, -1, 1.0, 1.7, 2.0]
+    assert list(trials["best_epoch"].fillna(-1)) == [4, 2, 2, 1, -1, 2, 0, 1]
+    assert list(trials["last_value"].fillna(-1)) == [2.0, 2.4, 1.4, 0.1, -1, 1.0, 1.7, 2.0]
+    assert list(trials["epochs"]) == [9, 2, 2, 1, 0, 2, 0, 9]
+    assert list(trials["full"]) == [True, False, True, False, False, False, True, True]
+    assert list(trials["detail"][1:4]) == ["not promoted", "", "RuntimeError: boom"]
+    assert (trials["role"][7], trials["repeat"][7]) == ("replicate", 2)
+    assert trials["cost_s"][0] == 9.0
+    assert trials["cost_s"].isna()[5]
+    assert list(trials["test"].fillna(-1)) == [2.1, -1, -1, -1, -1, -1, 1.8, -1]
+
+
+def test_value_at_an_epoch_is_missing_where_it_is_not_comparable(folder: Path) -> None:
+    trials = load_trials(folder, epochs=(1, 3, 9))
+
+    assert list(trials["value_at_1"].fillna(-1)) == [3.0, 2.5, 1.5, -1, -1, 2.0, -1, 2.0]
+    assert list(trials["value_at_3"].fillna(-1)) == [2.0, -1, 1.4, -1, -1, -1, -1, 2.0]
+    assert list(trials["value_at_9"].fillna(-1)) == [1.9, -1, 1.4, -1, -1, -1, 1.7, 2.0]
+    with pytest.raises(SettingError, match="epoch must be from 1 to 9, but got 10"):
+        value_at(load(folder), 10)
+
+
+def test_best_is_the_largest_where_more_is_better(tmp_path: Path) -> None:
+    folder = write_study(tmp_path / "up", [Made(losses=[1.0, 3.0, 2.0])], mode="max")
+
+    assert list(load_curves(folder)["best"]) == [1.0, 3.0, 3.0]
+    assert list(load_trials(folder)["value"]) == [3.0]
+
+
+@pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy")
+def test_mlflow_and_the_journal_give_equal_frames(folder: Path, tmp_path: Path) -> None:
+    uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
+    assert deliver(folder / "journal.db", uri, timeout_s=60).pending == 0
+
+    pd.testing.assert_frame_equal(
+        load_trials("made", tracking_uri=uri, epochs=(1, 9)), load_trials(folder, epochs=(1, 9))
+    )
+    pd.testing.assert_frame_equal(load_curves("made-1", tracking_uri=uri), load_curves(folder))
+    assert load("made-1", tracking_uri=uri).study == load(folder).study
+    with pytest.raises(SettingError, match="no study or experiment 'nothing'"):
+        load_trials("nothing", tracking_uri=uri)
+
+    other = write_study(tmp_path / "made-2", TRIALS[:1], spec=BRANCHED, default=FLAT)
+    assert deliver(other / "journal.db", uri, timeout_s=60).pending == 0
+    assert len(load_trials("made-2", tracking_uri=uri)) == 1
+    with pytest.raises(SettingError, match="'made' holds 2 studies"):
+        load_trials("made", tracking_uri=uri)
+
+
+def test_parquet_holds_the_frames(folder: Path, tmp_path: Path) -> None:
+    trials = load_trials(folder, parquet=tmp_path / "trials.parquet")
+    curves = load_curves(folder, parquet=tmp_path / "curves.parquet")
+
+    pd.testing.assert_frame_equal(pd.read_parquet(tmp_path / "trials.parquet"), trials)
+    pd.testing.assert_frame_equal(pd.read_parquet(tmp_path / "curves.parquet"), curves)
+
+
+def test_a_study_that_never_began_is_told(tmp_path: Path) -> None:
+    empty = write_study(tmp_path / "empty", [])
+    assert len(load_trials(empty)) == 0
+    assert len(load_curves(empty)) == 0
+    with pytest.raises(JournalError, match="There is no journal"):
+        load_trials(tmp_path / "none")

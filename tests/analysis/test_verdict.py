@@ -1,0 +1,189 @@
+"""Verdicts say what the data carry, with the right sign, and nothing else."""
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from made_studies import DEFAULT, Made, write_study
+from scipy import stats
+
+from hypertune.analysis import effects
+from hypertune.analysis.frames import load
+from hypertune.analysis.verdict import Statement, Verdict, judge, judge_factor
+
+LSTM = {**DEFAULT, "cell": "lstm", "lr": 3e-3}
+
+
+def replicates(gru: Sequence[float], lstm: Sequence[float], **more: Any) -> list[Made]:
+    """Return a searched trial of each cell, and its repeats with these final losses."""
+    runs = [Made(losses=[1.0] * 9), Made(losses=[1.0] * 9, config=LSTM)]
+    for losses, config in ((gru, DEFAULT), (lstm, LSTM)):
+        runs += [
+            Made(losses=[loss] * 9, config=config, role="replicate", repeat=r, **more)
+            for r, loss in enumerate(losses, start=1)
+        ]
+    return runs
+
+
+def of_configs(folder: Path) -> Statement:
+    return next(s for s in judge_factor(load(folder), "cell").statements if "replicates" in s.basis)
+
+
+@pytest.mark.parametrize(
+    ("mode", "better"), [("min", "lstm"), ("max", "gru")]
+)  # fmt: skip
+def test_replicates_give_the_paired_t_interval(mode: str, better: str, tmp_path: Path) -> None:
+    gru, lstm = [0.92, 0.93, 0.90, 0.94, 0.91], [0.90, 0.90, 0.89, 0.915, 0.89]
+    folder = write_study(tmp_path / "s", replicates(gru, lstm), mode=mode)
+
+    (contrast,) = of_configs(folder).contrasts
+    # The first look spends two thirds of 5 %.
+    paired = stats.ttest_rel(gru, lstm).confidence_interval(1 - 0.05 * 2 / 3)
+    assert (contrast.a, contrast.outcome) == (better, "better")
+    assert contrast.difference == pytest.approx(np.mean(np.subtract(gru, lstm)))
+    assert (contrast.low, contrast.high) == pytest.approx((paired.low, paired.high), rel=1e-3)
+    said = of_configs(folder).sentences
+    assert said[0].startswith(f"cell: the best {better} configuration found beats the best")
+    assert "5 fresh seeds" in said[0]
+    assert "gru 1 trials, 1 in full, 9 epochs; lstm 1 trials" in said[-1]
+
+
+def test_what_is_small_is_called_equal_and_what_is_noisy_undecided(tmp_path: Path) -> None:
+    gru, lstm = [0.920, 0.930, 0.900, 0.940], [0.9201, 0.9299, 0.9002, 0.9398]
+    equal = of_configs(write_study(tmp_path / "equal", replicates(gru, lstm)))
+    assert equal.outcome == "equal"
+    assert equal.sentences[0].startswith("cell: no difference larger than 0.000")
+
+    noisy = of_configs(
+        write_study(tmp_path / "noisy", replicates([0.9, 0.5, 0.8, 0.6], [0.6, 0.8, 0.5, 0.7]))
+    )
+    assert noisy.outcome == "undecided"
+    assert noisy.contrasts[0].low < 0 < noisy.contrasts[0].high
+    assert "more repeats of each would decide" in noisy.sentences[0]
+
+    margin = of_configs(
+        write_study(
+            tmp_path / "margin", replicates([0.9, 0.5, 0.8, 0.6], [0.6, 0.8, 0.5, 0.7]), margin=2.0
+        )
+    )
+    assert margin.outcome == "equal"
+
+
+def test_later_looks_are_wider(tmp_path: Path) -> None:
+    gru, lstm = [0.92, 0.93, 0.90, 0.94], [0.90, 0.90, 0.89, 0.915]
+    folder = write_study(tmp_path / "s", replicates(gru, lstm))
+    first = of_configs(folder).contrasts[0]
+    write_again = write_study(tmp_path / "s2", replicates(gru, lstm))
+    from hypertune.records import Journal
+
+    journal = Journal(write_again / "journal.db")
+    journal.add_event("search_end")
+    journal.close()
+    second = of_configs(write_again).contrasts[0]
+
+    assert second.low < first.low < first.high < second.high
+    assert math.fsum(effects.spent(k) for k in range(1, 60)) == pytest.approx(0.05)
+
+
+def test_only_common_repeats_in_full_count(tmp_path: Path) -> None:
+    runs = replicates([0.92, 0.93, 0.90], [0.90, 0.90, 0.89])
+    runs.append(Made(losses=[0.1] * 9, role="replicate", repeat=9))
+    runs.append(Made(losses=[0.1] * 2, config=LSTM, role="replicate", repeat=9, reason="failed"))
+    few = replicates([0.92, 0.93], [0.90, 0.90])
+
+    assert "on 3 fresh seeds" in of_configs(write_study(tmp_path / "a", runs)).sentences[0]
+    nothing = of_configs(write_study(tmp_path / "b", few))
+    assert nothing.outcome == "none"
+    assert "share 2 seeds: it takes at least 3" in nothing.sentences[0]
+
+
+def test_five_trials_cannot_say(tmp_path: Path) -> None:
+    configs = [DEFAULT, LSTM, DEFAULT, LSTM, {**DEFAULT, "window": 6}]
+    losses = [0.9, 0.1, 0.8, 0.2, 0.9]
+    trials = [Made(losses=[loss] * 9, config=c) for loss, c in zip(losses, configs, strict=True)]
+    verdict = judge(load(write_study(tmp_path / "s", trials)))
+
+    assert [f.statements[0].outcome for f in verdict.factors] == ["none", "none"]
+    assert "cannot say" in verdict.headline
+    assert "trials in full are 3 of gru, 2 of lstm" in verdict.headline
+    assert verdict.importance is None
+    assert any("too little to tell how well the search went" in s for s in verdict.search)
+
+
+def full_search(folder: Path, effect: float, n: int = 30, seed: int = 0) -> Verdict:
+    """Judge a random search in full, whose lstm is better by ``effect``, and its window alike."""
+    rng = np.random.default_rng(seed)
+    trials = []
+    for k in range(n):
+        config = {
+            "cell": ["gru", "lstm"][k % 2],
+            "window": int(rng.choice([6, 12, 24])),
+            "lr": float(10 ** rng.uniform(-4, -1)),
+            "units": int(rng.integers(8, 129)),
+        }
+        bowl = 0.05 * (math.log10(config["lr"]) + 2.5) ** 2  # type: ignore[arg-type]
+        loss = 1 + bowl - effect * (k % 2) + 0.002 * rng.standard_normal()
+        curve = [loss + 0.5 * 0.5**e for e in range(9)]
+        trials.append(Made(losses=curve, config=config))
+    return judge(load(write_study(folder, trials, method="random")))
+
+
+def test_searched_trials_in_full_decide_large_effects_only(tmp_path: Path) -> None:
+    large = full_search(tmp_path / "large", 0.2)
+    none = full_search(tmp_path / "none", 0.0)
+
+    cell = large.factors[0].statements[0]
+    assert (cell.outcome, cell.contrasts[0].a) == ("better", "lstm")
+    assert cell.contrasts[0].low < 0.2 < cell.contrasts[0].high
+    assert large.headline.startswith("cell: lstm beats gru by")
+    assert none.factors[0].statements[0].outcome in ("undecided", "equal")
+    window = none.factors[1].statements[0]
+    assert [row["level"] for row in window.levels] == ["6", "12", "24"]
+    assert sum(row["n"] for row in window.levels) == 30
+    assert large.importance is not None
+    assert next(iter(large.importance.share)) in ("cell", "lr")
+    assert large.importance.n_trials == 30
+
+
+def test_best_at_a_bound_and_failures_are_told(tmp_path: Path) -> None:
+    at_end = {**DEFAULT, "lr": 0.0999}
+    trials = [Made(losses=[1.0] * 9), Made(losses=[0.5] * 9, config=at_end)]
+    trials += [Made(losses=[0.9] * 9, config={**DEFAULT, "units": 8 + k}) for k in range(12)]
+    trials += [Made(losses=[], config={**LSTM, "units": 8 + k}, reason="failed") for k in range(8)]
+    verdict = judge(load(write_study(tmp_path / "s", trials)))
+
+    assert any(
+        s.startswith("Widen lr: the best configuration has 0.0999") for s in verdict.following
+    )
+    assert any("8 of 22 trials failed" in s for s in verdict.search)
+    assert any("cluster at cell = lstm: 8 of 8" in s for s in verdict.search)
+
+
+def test_the_best_is_set_against_the_default_and_baselines(tmp_path: Path) -> None:
+    trials = replicates([0.92, 0.93, 0.90, 0.94], [0.80, 0.81, 0.79, 0.82])
+    trials[1] = Made(losses=[0.7] * 9, config=LSTM, test=0.85)
+    trials[0] = Made(losses=[1.0] * 9, test=0.95)
+    trials.append(Made(losses=[0.9], role="baseline", label="naive", test=0.8))
+    worth = judge(load(write_study(tmp_path / "s", trials))).worth
+
+    assert worth[0].startswith("On validation the search's best configuration beats the default")
+    assert worth[1].startswith("On fresh seeds it is worse by 0.105")
+    assert worth[2].startswith("On the test part the best configuration beats the default")
+    assert worth[3].startswith("On the test part the best configuration does not beat naive")
+
+
+def test_tukey_covers_all_pairs_and_the_best_of_several_configs() -> None:
+    rng = np.random.default_rng(0)
+    truth = np.array([1.0, 1.02, 1.01, 1.05])
+    groups, levels = ["a", "a", "b", "c"], ["a", "b", "c"]
+    best = np.array([1.0, 1.01, 1.05])
+    covered = []
+    for _ in range(400):
+        values = truth[:, None] + rng.standard_normal((1, 4)) + 0.02 * rng.standard_normal((4, 4))
+        found = effects.from_replicates(values, groups, levels, alpha=0.05)
+        off = np.abs(found.difference - (best[None, :] - best[:, None])) - found.margin
+        covered.append(bool((off[~np.eye(3, dtype=bool)] <= 0).all()))
+    assert 0.93 <= np.mean(covered) <= 1.0
