@@ -7,13 +7,16 @@ if TYPE_CHECKING:
     from hypertune.methods import ask_tell
     from hypertune.study import Study
     from hypertune.trainable.forecasting import forecasting
+    from hypertune.trainable.supervised import classification, regression
 
-__all__ = ["Study", "ask_tell", "forecasting"]
+__all__ = ["Study", "ask_tell", "classification", "forecasting", "regression"]
 
 _HOMES = {
     "Study": "hypertune.study",
     "ask_tell": "hypertune.methods",
+    "classification": "hypertune.trainable.supervised",
     "forecasting": "hypertune.trainable.forecasting",
+    "regression": "hypertune.trainable.supervised",
 }
 
 

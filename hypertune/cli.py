@@ -157,7 +157,7 @@ def sync(
 def list_() -> None:
     """Show the studies, the methods and the data sets."""
     from hypertune import display
-    from hypertune.data import SERIES
+    from hypertune.data import DATA_SETS, SERIES
     from hypertune.methods import DEFAULT_METHOD, METHODS
     from hypertune.study import load_study, study_names
 
@@ -168,7 +168,7 @@ def list_() -> None:
             (name + (" (default)" if name == DEFAULT_METHOD else ""), method.summary)
             for name, method in METHODS.items()
         ],
-        [(name, series.summary) for name, series in SERIES.items()],
+        [(name, row.summary) for name, row in (SERIES | DATA_SETS).items()],
     )
 
 
