@@ -62,6 +62,15 @@ def run(
     set_: Annotated[
         list[str] | None, typer.Option("--set", help="key=value: change a fixed value.")
     ] = None,
+    data: Annotated[str | None, typer.Option(help="Another data set: see `list`.")] = None,
+    data_dir: Annotated[
+        Path | None, typer.Option(help="Where a data set lies that did not come along.")
+    ] = None,
+    csv: Annotated[Path | None, typer.Option(help="A table or series of your own.")] = None,
+    target: Annotated[str | None, typer.Option(help="Column of --csv to predict.")] = None,
+    group: Annotated[str | None, typer.Option(help="Column of --csv to split by.")] = None,
+    time: Annotated[str | None, typer.Option(help="Column of --csv with the time.")] = None,
+    npz: Annotated[Path | None, typer.Option(help="Arrays of your own: x, y, ...")] = None,
     studies_dir: Annotated[Path, typer.Option(help="Folder of the studies.")] = Path("studies"),
     tracking_uri: Annotated[
         str | None, typer.Option(help="MLflow store (default: mlflow.db beside the studies).")
@@ -81,10 +90,20 @@ def run(
     from hypertune.methods import DEFAULT_METHOD
     from hypertune.settings import Settings, parse_duration
     from hypertune.study import load_study
+    from hypertune.trainable.exchange import OtherData, with_data
 
     check = Checks()
     with check:
-        study = load_study(space)
+        other = OtherData(
+            data=data,
+            data_dir=data_dir,
+            csv=csv,
+            target=target,
+            group=group,
+            time=time,
+            npz=npz,
+        )
+        study = with_data(load_study(space), other)
         study = study.with_fixed(_overrides(set_ or []))
     durations = {"time_budget": time_budget, "trial_timeout": trial_timeout}
     seconds: dict[str, float] = {}

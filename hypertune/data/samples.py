@@ -97,6 +97,7 @@ class DataSet:
         n_classes: Number of classes; None if the targets are numbers.
         max_window: Steps of a sequence, where a study may look at the last ``window`` of them
             only; None where it may not.
+        elsewhere: Whether it does not come with the installation.
     """
 
     summary: str
@@ -105,6 +106,7 @@ class DataSet:
     read: Callable[[Path], Samples]
     n_classes: int | None
     max_window: int | None = None
+    elsewhere: bool = False
 
     @property
     def targets(self) -> str:
@@ -302,6 +304,7 @@ DATA_SETS: dict[str, DataSet] = {
             "files with --data-dir.",
         ),
         read=_fashion_mnist,
+        elsewhere=True,
         n_classes=10,
     ),
     "breast_cancer": DataSet(
@@ -346,6 +349,7 @@ DATA_SETS: dict[str, DataSet] = {
             hint="Give the folder or zip of the gestures with --data-dir.",
         ),
         read=_gestures,
+        elsewhere=True,
         n_classes=20,
     ),
 }

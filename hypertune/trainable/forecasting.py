@@ -120,15 +120,14 @@ class Forecasting:
         )
 
     def baselines(self, data: SeriesSplit, *, test: bool) -> dict[str, dict[str, float]]:
-        """Naive, seasonal naive and ridge AR; the latter's order and penalty by validation."""
+        """Naive, seasonal naive if there are seasons, ridge AR with order and penalty tuned."""
         part = "test" if test else "val"
         origins = data.origins(part)
         season = self.source.season
-        back = np.arange(1, self.horizon + 1) - season * -(-self.horizon // season)
-        forecasts = {
-            "naive": np.repeat(data.inputs(origins, 1), self.horizon, axis=1),
-            "seasonal naive": data.values[origins[:, None] + back],
-        }
+        forecasts = {"naive": np.repeat(data.inputs(origins, 1), self.horizon, axis=1)}
+        if season > 1:
+            back = np.arange(1, self.horizon + 1) - season * -(-self.horizon // season)
+            forecasts["seasonal naive"] = data.values[origins[:, None] + back]
         order, penalty = min(
             (
                 (order, penalty)
