@@ -7,7 +7,7 @@ samples the accuracy is too coarse. Baselines on the test part: majority .100; l
 .967 (loss .167).
 A space with branches: each schedule has its own settings. All are planned for the whole training,
 so a trial that is stopped early was judged before its rate came down.
-Budget: {b}
+Budget: 36 trials of up to 18 epochs; about 110 epochs in all instead of 648.
 """
 
 from ray import tune

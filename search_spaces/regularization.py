@@ -6,7 +6,7 @@ Data: 200 of the digits of 8 x 8 pixels to train on, 270 to validate, 270 to tes
 Baselines on the test part: majority .100; logistic regression .922 (loss .352).
 The model is made to overfit: 512 units and three layers for 200 samples. Every trial is judged at
 its best epoch, so that no decay and no dropout is early stopping alone; decay spares the biases.
-Budget: {b}
+Budget: 36 trials of up to 54 epochs; about 220 epochs in all instead of 1944.
 """
 
 from ray import tune
