@@ -8,15 +8,26 @@ if TYPE_CHECKING:
     from hypertune.methods import ask_tell
     from hypertune.study import Study
     from hypertune.trainable.forecasting import forecasting
+    from hypertune.trainable.supervised import classification, regression
 
-__all__ = ["Study", "ask_tell", "forecasting", "load_curves", "load_trials"]
+__all__ = [
+    "Study",
+    "ask_tell",
+    "classification",
+    "forecasting",
+    "load_curves",
+    "load_trials",
+    "regression",
+]
 
 _HOMES = {
     "Study": "hypertune.study",
     "ask_tell": "hypertune.methods",
+    "classification": "hypertune.trainable.supervised",
     "forecasting": "hypertune.trainable.forecasting",
     "load_curves": "hypertune.analysis.frames",
     "load_trials": "hypertune.analysis.frames",
+    "regression": "hypertune.trainable.supervised",
 }
 
 

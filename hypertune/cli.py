@@ -75,6 +75,15 @@ def run(
     set_: Annotated[
         list[str] | None, typer.Option("--set", help="key=value: change a fixed value.")
     ] = None,
+    data: Annotated[str | None, typer.Option(help="Another data set: see `list`.")] = None,
+    data_dir: Annotated[
+        Path | None, typer.Option(help="Where a data set lies that did not come along.")
+    ] = None,
+    csv: Annotated[Path | None, typer.Option(help="A table or series of your own.")] = None,
+    target: Annotated[str | None, typer.Option(help="Column of --csv to predict.")] = None,
+    group: Annotated[str | None, typer.Option(help="Column of --csv to split by.")] = None,
+    time: Annotated[str | None, typer.Option(help="Column of --csv with the time.")] = None,
+    npz: Annotated[Path | None, typer.Option(help="Arrays of your own: x, y, ...")] = None,
     studies_dir: StudiesDir = Path("studies"),
     tracking_uri: TrackingUri = None,
     sync_timeout: Annotated[str, typer.Option(help="Wait so long for MLflow at the end.")] = "1m",
@@ -91,11 +100,11 @@ def run(
     from hypertune.methods import DEFAULT_METHOD
     from hypertune.settings import Settings, parse_duration
     from hypertune.study import load_study
+    from hypertune.trainable.exchange import OtherData
 
     check = Checks()
     with check:
-        study = load_study(space)
-        study = study.with_fixed(_overrides(set_ or []))
+        study = load_study(space).with_fixed(_overrides(set_ or []))
     durations = {"time_budget": time_budget, "trial_timeout": trial_timeout}
     seconds: dict[str, float] = {}
     for flag, text in {**durations, "sync_timeout": sync_timeout}.items():
@@ -105,6 +114,15 @@ def run(
     with check:
         settings = Settings(
             method=method or DEFAULT_METHOD,
+            other_data=OtherData(
+                data=data,
+                data_dir=data_dir,
+                csv=csv,
+                target=target,
+                group=group,
+                time=time,
+                npz=npz,
+            ),
             scheduler=scheduler,
             start=start,
             from_study=from_,
@@ -280,7 +298,7 @@ def sync(
 def list_() -> None:
     """Show the studies, the methods and the data sets."""
     from hypertune import display
-    from hypertune.data import SERIES
+    from hypertune.data import DATA_SETS, SERIES
     from hypertune.methods import DEFAULT_METHOD, METHODS
     from hypertune.study import load_study, study_names
 
@@ -291,7 +309,7 @@ def list_() -> None:
             (name + (" (default)" if name == DEFAULT_METHOD else ""), method.summary)
             for name, method in METHODS.items()
         ],
-        [(name, series.summary) for name, series in SERIES.items()],
+        [(name, row.summary) for name, row in (SERIES | DATA_SETS).items()],
     )
 
 

@@ -9,6 +9,7 @@ from typing import Any
 from hypertune.errors import SettingError
 from hypertune.methods import DEFAULT_METHOD, unknown
 from hypertune.records import redact
+from hypertune.trainable.exchange import OtherData
 
 _UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _STORES = ("sqlite", "http", "https", "postgresql", "mysql", "mssql", "databricks")
@@ -42,6 +43,7 @@ class Settings:
         cpus_per_trial: CPUs, or a fraction of one, that a trial occupies.
         gpus_per_trial: GPUs, or a fraction of one, that a trial occupies.
         trial_timeout_s: Seconds that one epoch may take before its trial counts as hung.
+        other_data: Data to run the study on in place of its own.
         seed: Of the search and of the trials.
         name: Of the study's folder; None for ``<space>-<k>``.
         studies_dir: The folder that studies are kept in.
@@ -64,6 +66,7 @@ class Settings:
     cpus_per_trial: float = 1.0
     gpus_per_trial: float = 0.0
     trial_timeout_s: float = 600.0
+    other_data: OtherData = field(default_factory=OtherData)
     seed: int = 0
     name: str | None = None
     studies_dir: Path = field(default_factory=lambda: Path("studies"))
@@ -111,7 +114,8 @@ class Settings:
     def record(self) -> dict[str, Any]:
         """Return what a later session goes on with, as plain values without credentials."""
         return {name: getattr(self, name) for name in _RECORDED} | {
-            "tracking_uri": None if self.tracking_uri is None else redact(self.store)
+            "tracking_uri": None if self.tracking_uri is None else redact(self.store),
+            "other_data": self.other_data.record(),
         }
 
     @classmethod
@@ -127,6 +131,7 @@ class Settings:
             SettingError: A change breaks a rule, or the store's login is needed again.
         """
         known = {key: record[key] for key in cls.__dataclass_fields__ if key in record}
+        known["other_data"] = OtherData.recorded(record["other_data"])
         settings = cls(**{**known, **changes, "name": folder.name, "studies_dir": folder.parent})
         if "***" in (settings.tracking_uri or ""):
             raise SettingError(

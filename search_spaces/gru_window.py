@@ -1,10 +1,14 @@
 """GRU or LSTM, and how much of the past? Monthly sunspots, 12 months ahead.
 
     python hypertune.py --space gru_window
+    python hypertune.py --space gru_window --data electricity
 
 Data: monthly mean sunspot numbers 1749-1983, split by time (70 % / 15 % / 15 %). All windows are
 trained and judged on the same targets; errors are relative to carrying the last value on.
-Budget: 24 trials of up to 27 epochs; halving spends about 120 epochs on them instead of 648.
+Baselines on the test part, of which ridge regression is hard to beat: naive 1, seasonal naive
+(eleven years) 1.44, ridge AR of order 96 .759. On half-hourly electricity, where long windows pay:
+naive 1, seasonal naive (a week) .137, ridge AR of order 132 .209.
+Budget: 24 trials of up to 27 epochs; about 110 epochs in all instead of 648.
 """
 
 from ray import tune

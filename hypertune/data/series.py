@@ -1,57 +1,73 @@
 """Time series, and how they are split without looking ahead."""
 
-import importlib.util
+import ast
+import functools
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from hypertune.data.files import in_package
+
 Floats = NDArray[np.float32]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Series:
-    """One evenly spaced series.
+    """Where one evenly spaced series comes from.
 
     Attributes:
         summary: What it is, and where it comes from.
         season: Steps after which it repeats itself, for the seasonal naive forecast.
-        package: The installed package that brings the file.
-        file: The file inside the package's folder: numbers in reading order.
+        find: Returns its file; raises FileNotFoundError that says what to do.
+        read: Returns the values in it, oldest first, shape (time,).
     """
 
     summary: str
     season: int
-    package: str
-    file: str
+    find: Callable[[], Path]
+    read: Callable[[Path], Floats]
+
+    def load(self) -> Floats:
+        """Return the values, oldest first, shape (time,).
+
+        Raises:
+            OSError: They are not there.
+            ValueError: They are no series.
+        """
+        values = self.read(self.find())
+        if values.ndim != 1 or not np.isfinite(values).all():
+            raise ValueError(f"a series must be finite, but '{self.find()}' holds gaps")
+        return values
+
+
+def _numbers(path: Path) -> Floats:
+    return np.loadtxt(path, dtype=np.float32).ravel()
+
+
+def _taylor(path: Path) -> Floats:
+    """Return the longest list of numbers in a Python file, without running it."""
+    lists = [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.List)]
+    return np.array(ast.literal_eval(max(lists, key=lambda node: len(node.elts))), dtype=np.float32)
 
 
 SERIES: dict[str, Series] = {
     "sunspots": Series(
         summary="monthly mean sunspot numbers 1749-1983 (2,820 months; from pmdarima, MIT)",
         season=132,  # the solar cycle, about eleven years
-        package="pmdarima",
-        file="datasets/data/sunspots.txt.gz",
+        find=functools.partial(in_package, "pmdarima", "datasets/data/sunspots.txt.gz"),
+        read=_numbers,
+    ),
+    "electricity": Series(
+        summary="half-hourly electricity demand of England and Wales, summer 2000 (4,032 values; "
+        "Taylor 2003; from pmdarima, MIT)",
+        season=336,  # a week
+        find=functools.partial(in_package, "pmdarima", "datasets/taylor.py"),
+        read=_taylor,
     ),
 }
-
-
-def load_series(name: str) -> Floats:
-    """Return the values of a series, oldest first, shape (time,).
-
-    Raises:
-        FileNotFoundError: The package that brings it is not installed.
-    """
-    series = SERIES[name]
-    spec = importlib.util.find_spec(series.package)  # finds it without importing it
-    path = Path(spec.origin).parent / series.file if spec and spec.origin else None
-    if path is None or not path.is_file():
-        raise FileNotFoundError(
-            f"The data set '{name}' comes with the package {series.package}, which is not "
-            f"installed; run: pip install {series.package}"
-        )
-    return np.loadtxt(path, dtype=np.float32).ravel()
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,6 +14,7 @@ from hypertune.records import EventRow, Journal, ResultRow, TrialRow
 from hypertune.search import Search
 from hypertune.settings import Settings
 from hypertune.study import Study, load_study, study_names
+from hypertune.trainable.exchange import OtherData, with_data
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,7 +125,8 @@ class Earlier:
         """
         changed = {"n_trials": self.about["n_trials"], "time_budget_s": None, **changes}
         settings = Settings.recorded(self.about["settings"], self.folder, **changed)
-        return self._study(space), settings
+        study = with_data(self._study(space), settings.other_data)
+        return study, replace(settings, other_data=OtherData())
 
     def search(self, study: Study, settings: Settings) -> Search:
         """Return the search, rebuilt from its record."""

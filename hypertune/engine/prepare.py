@@ -15,6 +15,7 @@ from hypertune.search.searchers.random import Random
 from hypertune.settings import Settings
 from hypertune.space import Config
 from hypertune.study import Study
+from hypertune.trainable.exchange import with_data
 
 _MAX_PLAYED = 2000
 
@@ -49,6 +50,8 @@ def prepare(
     study = study.with_max_epochs(settings.max_epochs or study.max_epochs)
     space, searcher = study.search_space, METHODS[settings.method].searcher
     check = Checks()
+    with check:
+        study = with_data(study, settings.other_data)
     n_trials = study.n_trials
     first = list(start or ())
     if start is None:

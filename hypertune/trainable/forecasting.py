@@ -5,7 +5,7 @@ below 1 is better than doing nothing (Hyndman and Koehler 2006, section 3).
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -13,19 +13,20 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from hypertune.data import SERIES, SeriesSplit, load_series
+from hypertune.data import SERIES, Series, SeriesSplit
 from hypertune.data.series import Floats
 from hypertune.errors import choices
 from hypertune.models import Recurrent
 from hypertune.space import Config, Space
 from hypertune.trainable.loop import (
-    LOOP_DEFAULTS,
+    Inputs,
+    Predict,
     TensorLoop,
     Tensors,
-    loop_problems,
-    model_keys,
-    possible_values,
+    build_model,
+    config_problems,
 )
+from hypertune.trainable.optim import Rule, is_whole
 
 _RIDGE_PENALTIES = (0.1, 1.0, 10.0, 100.0, 1000.0)
 
@@ -35,9 +36,10 @@ class Forecasting:
     """The task of forecasting one series. Made by `forecasting`."""
 
     data: str
+    source: Series
     horizon: int
     max_window: int
-    model: type[nn.Module]
+    model: Callable[..., nn.Module]
     val_share: float
     test_share: float
     metrics: tuple[str, ...] = field(init=False)
@@ -45,35 +47,35 @@ class Forecasting:
 
     def __post_init__(self) -> None:
         steps = dict.fromkeys((1, self.horizon))  # the first and the last
-        names = ["mae", "mae_ratio", *(f"mae_ratio_h{step}" for step in steps)]
+        names = ["mae", "rmse", "mase", "mae_ratio", *(f"mae_ratio_h{step}" for step in steps)]
         object.__setattr__(self, "metrics", ("train_loss", *(f"val_{n}" for n in names)))
         object.__setattr__(self, "test_metrics", {f"val_{n}": f"test_{n}" for n in names})
 
+    def on(self, data: str | Series) -> "Forecasting":
+        """Return the same task on another series.
+
+        Raises:
+            ValueError: A rule is broken.
+        """
+        name, source = _source(data)
+        return replace(self, data=name, source=source)
+
     def problems(self, space: Space, fixed: Mapping[str, Any]) -> list[str]:
-        keys, needed = model_keys(self.model, ("n_features", "n_outputs"))
-        known = sorted({"window", *LOOP_DEFAULTS} | keys)
-        given = [*space.spec, *fixed]
-        problems = [
-            f"'{key}' is read neither by the training loop nor by {self.model.__name__}."
-            f"{choices(key, known)}"
-            for key in given
-            if key not in known
-        ]
-        problems += [
-            f"'{key}' is missing: put it into the space or among the fixed values"
-            for key in sorted({"window"} | needed)
-            if key not in given
-        ]
-        problems += [
-            f"window must be an integer from 1 to max_window={self.max_window} of "
-            f"forecasting(...), but got {window!r}"
-            for window in possible_values(space, fixed, "window")
-            if not (isinstance(window, int) and 1 <= window <= self.max_window)
-        ]
-        return problems + loop_problems(space, fixed)
+        window: Rule = (
+            lambda v: is_whole(v) and 1 <= v <= self.max_window,
+            f"an integer from 1 to max_window={self.max_window} of forecasting(...)",
+        )
+        return config_problems(
+            space,
+            fixed,
+            self.model,
+            given=("n_features", "n_outputs"),
+            rules={"window": window},
+            needed=("window",),
+        )
 
     def load(self, *, test: bool) -> SeriesSplit:
-        values = load_series(self.data)
+        values = self.source.load()
         n = len(values)
         n_train, n_val = (
             int(n * (1 - self.val_share - self.test_share)),
@@ -88,33 +90,26 @@ class Forecasting:
         )
 
     def start(self, config: Config, data: SeriesSplit, *, metric: str, mode: str) -> TensorLoop:
-        keys, _ = model_keys(self.model, ("n_features", "n_outputs"))
         mean, sd = data.scale
         window = config["window"]
 
-        def inputs(split: SeriesSplit, part: str) -> torch.Tensor:
+        def inputs(split: SeriesSplit, part: str) -> Inputs:
             x = (split.inputs(split.origins(part), window) - mean) / sd
-            return torch.from_numpy(x)[..., None]  # (origin, window, 1)
+            return Inputs(torch.from_numpy(x)[..., None])  # (origin, window, 1)
 
         def errors(split: SeriesSplit, part: str, outputs: torch.Tensor) -> dict[str, float]:
             return _errors(split, part, outputs.numpy() * sd + mean)
 
-        def test(
-            predict: Callable[[torch.Tensor], torch.Tensor], split: SeriesSplit
-        ) -> dict[str, float]:
+        def test(predict: Predict, split: SeriesSplit) -> dict[str, float]:
             return errors(split, "test", predict(inputs(split, "test")).cpu())
 
         targets = (data.targets(data.origins("train")) - mean) / sd
         return TensorLoop(
-            lambda: self.model(
-                n_features=1,
-                n_outputs=self.horizon,
-                **{key: value for key, value in config.items() if key in keys},
-            ),
+            lambda: build_model(self.model, {"n_features": 1, "n_outputs": self.horizon}, config),
             Tensors(
-                train_x=inputs(data, "train"),
+                train=inputs(data, "train"),
                 train_y=torch.from_numpy(targets),  # (origin, horizon)
-                val_x=inputs(data, "val"),
+                val=inputs(data, "val"),
                 validate=lambda outputs: errors(data, "val", outputs),
             ),
             loss=nn.functional.l1_loss,
@@ -125,15 +120,14 @@ class Forecasting:
         )
 
     def baselines(self, data: SeriesSplit, *, test: bool) -> dict[str, dict[str, float]]:
-        """Naive, seasonal naive and ridge AR; the latter's order and penalty by validation."""
+        """Naive, seasonal naive if there are seasons, ridge AR with order and penalty tuned."""
         part = "test" if test else "val"
         origins = data.origins(part)
-        season = SERIES[self.data].season
-        back = np.arange(1, self.horizon + 1) - season * -(-self.horizon // season)
-        forecasts = {
-            "naive": np.repeat(data.inputs(origins, 1), self.horizon, axis=1),
-            "seasonal naive": data.values[origins[:, None] + back],
-        }
+        season = self.source.season
+        forecasts = {"naive": np.repeat(data.inputs(origins, 1), self.horizon, axis=1)}
+        if season > 1:
+            back = np.arange(1, self.horizon + 1) - season * -(-self.horizon // season)
+            forecasts["seasonal naive"] = data.values[origins[:, None] + back]
         order, penalty = min(
             (
                 (order, penalty)
@@ -148,18 +142,18 @@ class Forecasting:
 
 
 def forecasting(
-    data: str,
+    data: str | Series,
     *,
     horizon: int,
     max_window: int,
-    model: type[nn.Module] = Recurrent,
+    model: Callable[..., nn.Module] = Recurrent,
     val_share: float = 0.15,
     test_share: float = 0.15,
 ) -> Forecasting:
     """Return the task of forecasting a series.
 
     Args:
-        data: Name of the series.
+        data: Name of the series, or one of one's own.
         horizon: Steps ahead; all of them are forecast at once.
         max_window: The longest window of the study. Targets start after it, for every window.
         model: Called with ``n_features``, ``n_outputs`` and those config values that its
@@ -170,8 +164,7 @@ def forecasting(
     Raises:
         ValueError: A rule is broken.
     """
-    if data not in SERIES:
-        raise ValueError(f"Unknown data set '{data}'.{choices(data, list(SERIES))}")
+    name, source = _source(data)
     if horizon < 1 or max_window < 1:
         raise ValueError(
             f"horizon and max_window must be at least 1, but got {horizon} and {max_window}"
@@ -182,13 +175,22 @@ def forecasting(
             f"{val_share} and {test_share}"
         )
     return Forecasting(
-        data=data,
+        data=name,
+        source=source,
         horizon=horizon,
         max_window=max_window,
         model=model,
         val_share=val_share,
         test_share=test_share,
     )
+
+
+def _source(data: str | Series) -> tuple[str, Series]:
+    if isinstance(data, Series):
+        return data.summary, data
+    if data not in SERIES:
+        raise ValueError(f"Unknown data set '{data}'.{choices(data, list(SERIES))}")
+    return data, SERIES[data]
 
 
 def _errors(data: SeriesSplit, part: str, forecast: NDArray[Any]) -> dict[str, float]:
@@ -199,6 +201,9 @@ def _errors(data: SeriesSplit, part: str, forecast: NDArray[Any]) -> dict[str, f
     error = np.abs(targets - forecast).mean(axis=0)  # (horizon,)
     return {
         f"{part}_mae": float(error.mean()),
+        f"{part}_rmse": float(np.sqrt(((targets - forecast) ** 2).mean())),
+        # eq. 3, Hyndman and Koehler 2006: by the naive error one step ahead in the training part
+        f"{part}_mase": float(error.mean() / np.abs(np.diff(data.values[: data.n_train])).mean()),
         f"{part}_mae_ratio": float(error.mean() / naive.mean()),
         f"{part}_mae_ratio_h1": float(error[0] / naive[0]),
         f"{part}_mae_ratio_h{data.horizon}": float(error[-1] / naive[-1]),

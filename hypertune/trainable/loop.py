@@ -8,83 +8,158 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
+from torch.optim.lr_scheduler import ReduceLROnPlateau
 
-from hypertune.space import Categorical, Config, Number, Space
+from hypertune.errors import choices
+from hypertune.space import Config, Number, Parameter, Space, Value
+from hypertune.trainable.optim import (
+    OPTIMIZERS,
+    Rule,
+    is_real,
+    is_whole,
+    make_schedule,
+    parameter_groups,
+    schedule_problems,
+)
 
 LOOP_DEFAULTS: Config = {
+    "optimizer": "adam",
     "learning_rate": 1e-3,
+    "momentum": 0.9,
     "batch_size": 64,
     "weight_decay": 0.0,
     "clip_norm": None,
     "schedule": "constant",
     "patience": None,
+    "precision": "float32",
 }
 """What the loop reads from a trial's config, and what it takes where the config is silent.
 
-``schedule`` is ``constant`` or ``cosine`` (to zero over ``max_epochs``, stepped by batch); with a
-``patience`` a trial ends as converged after so many epochs without an improvement of one in 1,000.
+Batches hold at most ``batch_size`` samples and differ by one at most, so that none is a small rest.
+``weight_decay`` spares biases and norms. A ``schedule`` is a name or a dict (see `SCHEDULES`); with
+a ``patience`` a trial ends as converged after so many epochs without an improvement of one in
+1,000. A ``precision`` of ``bfloat16`` computes the forward pass in mixed precision.
 """
 _MIN_IMPROVEMENT = 1e-3
+_N_CORNERS = 256
 
-_RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
-    "learning_rate": (lambda v: _real(v) and v > 0, "a number above 0"),
-    "batch_size": (lambda v: _whole(v) and v >= 1, "an integer of at least 1"),
-    "weight_decay": (lambda v: _real(v) and v >= 0, "a number of at least 0"),
-    "clip_norm": (lambda v: v is None or (_real(v) and v > 0), "a number above 0, or None"),
-    "schedule": (lambda v: v in ("constant", "cosine"), "constant or cosine"),
-    "patience": (lambda v: v is None or (_whole(v) and v >= 1), "an integer above 0, or None"),
+_RULES: dict[str, Rule] = {
+    "optimizer": (lambda v: v in OPTIMIZERS, f"one of {', '.join(OPTIMIZERS)}"),
+    "learning_rate": (lambda v: is_real(v) and v > 0, "a number above 0"),
+    "momentum": (lambda v: is_real(v) and 0 < v < 1, "a number between 0 and 1"),
+    "batch_size": (lambda v: is_whole(v) and v >= 1, "an integer of at least 1"),
+    "weight_decay": (lambda v: is_real(v) and v >= 0, "a number of at least 0"),
+    "clip_norm": (lambda v: v is None or (is_real(v) and v > 0), "a number above 0, or None"),
+    "patience": (lambda v: v is None or (is_whole(v) and v >= 1), "an integer above 0, or None"),
+    "precision": (lambda v: v in ("float32", "bfloat16"), "float32 or bfloat16"),
 }
 
 
-def _whole(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
+def config_problems(
+    space: Space,
+    fixed: Mapping[str, Any],
+    model: Callable[..., nn.Module],
+    *,
+    given: tuple[str, ...],
+    rules: Mapping[str, Rule],
+    needed: tuple[str, ...] = (),
+) -> list[str]:
+    """Return which keys nobody reads, which are missing, and which values break a rule.
+
+    Args:
+        space: What is searched.
+        fixed: What is not.
+        model: Reads what its ``__init__`` names.
+        given: Parameters of the model that the task fills in itself.
+        rules: What the task reads besides, with what must hold.
+        needed: Those of them that must be there.
+    """
+    keys, missing = model_keys(model, given)
+    known = sorted({*rules, *LOOP_DEFAULTS} | keys)
+    there = [*space.spec, *fixed]
+    problems = [
+        f"'{key}' is read neither by the training loop nor by {model.__name__}."
+        f"{choices(key, known)}"
+        for key in there
+        if key not in known
+    ]
+    problems += [
+        f"'{key}' is missing: put it into the space or among the fixed values"
+        for key in sorted({*needed} | missing)
+        if key not in there
+    ]
+    for config in corners(space, fixed):
+        for key, (holds, text) in {**_RULES, **rules}.items():
+            if key in config and not holds(config[key]):
+                problems.append(f"{key} must be {text}, but got {config[key]!r}")
+        problems += schedule_problems(config.get("schedule", "constant"))
+    return list(dict.fromkeys(problems))
 
 
-def _real(value: Any) -> bool:
-    return _whole(value) or isinstance(value, float)
+def corners(space: Space, fixed: Mapping[str, Any]) -> list[Config]:
+    """Return configs with every choice in some of them, and all numbers at one of their ends."""
+    rng = np.random.default_rng(0)
+
+    def value_of(parameter: Parameter) -> Value:
+        if isinstance(parameter, Number):
+            return parameter.snap(rng.choice([parameter.low, parameter.high]))
+        return parameter.from_unit(rng.random())
+
+    return [{**fixed, **space.nest(space.build(value_of))} for _ in range(_N_CORNERS)]
 
 
-def loop_problems(space: Space, fixed: Mapping[str, Any]) -> list[str]:
-    """Return which values of a study the loop could not run with."""
-    problems = []
-    for name, (holds, rule) in _RULES.items():
-        values = possible_values(space, fixed, name)
-        wrong = [value for value in values if not holds(value)]
-        problems += [f"{name} must be {rule}, but got {wrong[0]!r}"] if wrong else []
-    return problems
+class Inputs:
+    """What a model is called with: tensors whose first dimensions agree.
 
+    Args:
+        x: Inputs, shape (n, ...).
+        lengths: Of sequences padded at their ends, shape (n,): how many steps are true ones. The
+            model is then called with the inputs and the lengths, without the steps that none of
+            the batch needs.
+    """
 
-def possible_values(space: Space, fixed: Mapping[str, Any], name: str) -> list[Any]:
-    """Return what a key of the config may be: its one value, its choices, or its two ends."""
-    values = [known[name] for known in (fixed, space.constants) if name in known]
-    for parameter in space.parameters:
-        if parameter.name == name and isinstance(parameter, Number):
-            values += [parameter.low, parameter.high]
-        elif parameter.name == name and isinstance(parameter, Categorical):
-            values += parameter.choices
-    return values
+    def __init__(self, x: torch.Tensor, lengths: torch.Tensor | None = None) -> None:
+        self.x, self.lengths = x, lengths
+
+    def __len__(self) -> int:
+        return len(self.x)
+
+    def __getitem__(self, rows: torch.Tensor | slice) -> tuple[torch.Tensor, ...]:
+        if self.lengths is None:
+            return (self.x[rows],)
+        lengths = self.lengths[rows]
+        return self.x[rows][:, : int(lengths.max())], lengths
+
+    def to(self, device: torch.device) -> "Inputs":
+        """Return the same on a device."""
+        return Inputs(self.x.to(device), None if self.lengths is None else self.lengths.to(device))
 
 
 @dataclass(frozen=True, kw_only=True)
 class Tensors:
-    """What a trial trains and validates on; first dimensions agree.
+    """What a trial trains and validates on.
 
     Attributes:
-        train_x, train_y: Training inputs and targets.
-        val_x: Validation inputs.
-        validate: Maps the model's outputs on ``val_x`` to metrics.
+        train: Training inputs.
+        train_y: Their targets, shape (n, ...).
+        val: Validation inputs.
+        validate: Maps the model's outputs on ``val`` to metrics.
     """
 
-    train_x: torch.Tensor
+    train: Inputs
     train_y: torch.Tensor
-    val_x: torch.Tensor
+    val: Inputs
     validate: Callable[[torch.Tensor], dict[str, float]]
 
 
+Predict = Callable[[Inputs], torch.Tensor]
+
+
 class TensorLoop:
-    """Trains a model by Adam on slices of tensors.
+    """Trains a model on slices of tensors.
 
     Args:
         model: Called once the random state is set, so that the seed fixes its initial weights.
@@ -101,7 +176,7 @@ class TensorLoop:
         tensors: Tensors,
         *,
         loss: Callable[[torch.Tensor, torch.Tensor], torch.Tensor],
-        test: Callable[[Callable[[torch.Tensor], torch.Tensor], Any], dict[str, float]],
+        test: Callable[[Predict, Any], dict[str, float]],
         config: Config,
         metric: str,
         mode: str,
@@ -112,22 +187,27 @@ class TensorLoop:
         torch.manual_seed(config["seed"])
         self.order = torch.Generator().manual_seed(config["seed"])
         self.model = model().to(self.device)
-        self.x, self.y = tensors.train_x.to(self.device), tensors.train_y.to(self.device)
-        self.val_x = tensors.val_x.to(self.device)
+        self.train, self.y = tensors.train.to(self.device), tensors.train_y.to(self.device)
+        self.val = tensors.val.to(self.device)
         self.validate, self.loss, self._test = tensors.validate, loss, test
-        self.batch_size: int = settings["batch_size"]
         self.clip_norm: float | None = settings["clip_norm"]
         self.patience: int | None = settings["patience"]
-        self.optimizer = torch.optim.Adam(
-            self.model.parameters(),
-            lr=settings["learning_rate"],
-            weight_decay=settings["weight_decay"],
-            fused=True,
+        self.mixed: bool = settings["precision"] == "bfloat16"
+        self.n_batches = math.ceil(len(self.train) / settings["batch_size"])
+        self.optimizer = OPTIMIZERS[settings["optimizer"]](
+            parameter_groups(self.model, settings["weight_decay"]),
+            settings["learning_rate"],
+            settings["momentum"],
         )
-        n_batches = math.ceil(len(self.x) / self.batch_size) * config["max_epochs"]
-        self.schedule = torch.optim.lr_scheduler.LambdaLR(
-            self.optimizer, _factor(settings["schedule"], n_batches)
+        schedule = make_schedule(
+            self.optimizer,
+            settings["schedule"],
+            n_epochs=config["max_epochs"],
+            n_batches=self.n_batches,
         )
+        by_epoch = isinstance(schedule, ReduceLROnPlateau)
+        self.schedule = schedule
+        self.batch_schedule = None if by_epoch else schedule
         self.metric, self.sign = metric, -1.0 if mode == "max" else 1.0
         self.epoch, self.best_epoch, self.best = 0, 0, math.inf
         self.plateau_epoch, self.plateau = 0, math.inf  # the last improvement that counts
@@ -136,29 +216,37 @@ class TensorLoop:
     def step(self) -> Mapping[str, float]:
         self.model.train()
         total = torch.zeros((), device=self.device)
-        order = torch.randperm(len(self.x), generator=self.order).to(self.device)
-        for rows in torch.split(order, self.batch_size):
-            loss = self.loss(self.model(self.x[rows]), self.y[rows])
+        order = torch.randperm(len(self.train), generator=self.order).to(self.device)
+        for rows in torch.tensor_split(order, self.n_batches):
+            with torch.autocast(self.device.type, torch.bfloat16, enabled=self.mixed):
+                loss = self.loss(self.model(*self.train[rows]), self.y[rows])
             self.optimizer.zero_grad(set_to_none=True)
             torch.autograd.backward(loss)
             if self.clip_norm is not None:
                 nn.utils.clip_grad_norm_(self.model.parameters(), self.clip_norm)
             self.optimizer.step()
-            self.schedule.step()
+            if self.batch_schedule is not None:
+                self.batch_schedule.step()
             total += loss.detach() * len(rows)
         self.epoch += 1
-        train_loss = float(total) / len(self.x)
+        train_loss = float(total) / len(self.train)
         if not math.isfinite(train_loss):
             raise FloatingPointError(f"train_loss is {train_loss} in epoch {self.epoch}")
-        metrics = {"train_loss": train_loss, **self.validate(self.predict(self.val_x).cpu())}
-        self._keep_best(self.sign * metrics[self.metric])
+        metrics = {"train_loss": train_loss, **self.validate(self.predict(self.val).cpu())}
+        loss_now = self.sign * metrics[self.metric]
+        if isinstance(self.schedule, ReduceLROnPlateau):
+            self.schedule.step(loss_now)
+        self._keep_best(loss_now)
         return metrics
 
     @torch.no_grad()
-    def predict(self, x: torch.Tensor) -> torch.Tensor:
+    def predict(self, inputs: Inputs) -> torch.Tensor:
         """Return the outputs of the model as it is, without dropout."""
         self.model.eval()
-        return torch.cat([self.model(part.to(self.device)) for part in torch.split(x, 1024)])
+        inputs, parts = inputs.to(self.device), range(0, len(inputs), 1024)
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.mixed):
+            outputs = [self.model(*inputs[slice(at, at + 1024)]) for at in parts]
+        return torch.cat(outputs).float()
 
     @property
     def converged(self) -> bool:
@@ -186,7 +274,7 @@ class TensorLoop:
             "best_weights": self.best_weights,
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
-            "schedule": {"last_epoch": self.schedule.last_epoch},
+            "schedule": None if self.schedule is None else self.schedule.state_dict(),
             "order": self.order.get_state(),
             "random": torch.get_rng_state(),
         }
@@ -201,17 +289,12 @@ class TensorLoop:
         self.best_weights = state["best_weights"]
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
-        self.schedule.last_epoch = state["schedule"]["last_epoch"]
+        if self.schedule is not None:
+            self.schedule.load_state_dict(state["schedule"])
         self.order.set_state(state["order"].cpu())
         torch.set_rng_state(state["random"].cpu())
         if "random_cuda" in state:
             torch.cuda.set_rng_state(state["random_cuda"].cpu(), self.device)
-
-
-def _factor(schedule: str, n_batches: int) -> Callable[[int], float]:
-    if schedule == "constant":
-        return lambda batch: 1.0
-    return lambda batch: 0.5 * (1.0 + math.cos(math.pi * min(batch / n_batches, 1.0)))
 
 
 def use_threads(n: int) -> None:
@@ -220,11 +303,13 @@ def use_threads(n: int) -> None:
     torch.set_num_threads(n)
 
 
-def model_keys(model: type[nn.Module], given: tuple[str, ...]) -> tuple[set[str], set[str]]:
-    """Return the config keys that a model class takes, and those of them that it needs.
+def model_keys(
+    model: Callable[..., nn.Module], given: tuple[str, ...]
+) -> tuple[set[str], set[str]]:
+    """Return the config keys that a model takes, and those of them that it needs.
 
     Args:
-        model: Its ``__init__`` names them.
+        model: A class, whose ``__init__`` names them, or a function.
         given: Parameters that the task fills in itself.
     """
     parameters = [
@@ -236,3 +321,18 @@ def model_keys(model: type[nn.Module], given: tuple[str, ...]) -> tuple[set[str]
         {p.name for p in parameters},
         {p.name for p in parameters if p.default is p.empty},
     )
+
+
+def build_model(
+    model: Callable[..., nn.Module], given: Mapping[str, Any], config: Config
+) -> nn.Module:
+    """Return a model, made of what it names among ``given`` and the config.
+
+    Args:
+        model: A class or a function.
+        given: What the task fills in.
+        config: Whole config of the trial.
+    """
+    keys, _ = model_keys(model, ())
+    everything = {**config, **given}
+    return model(**{key: everything[key] for key in keys if key in everything})

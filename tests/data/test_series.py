@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from hypertune.data import SERIES, Series, SeriesSplit, load_series
+from hypertune.data import SERIES, SeriesSplit
 
 
 def split(n_train: int = 12, n_val: int = 16, n: int = 20, max_window: int = 4) -> SeriesSplit:
@@ -15,7 +15,7 @@ def split(n_train: int = 12, n_val: int = 16, n: int = 20, max_window: int = 4) 
 
 @pytest.mark.parametrize("name", SERIES)
 def test_series_is_finite_and_longer_than_some_seasons(name: str) -> None:
-    values = load_series(name)
+    values = SERIES[name].load()
 
     assert values.dtype == np.float32
     assert values.ndim == 1
@@ -25,19 +25,17 @@ def test_series_is_finite_and_longer_than_some_seasons(name: str) -> None:
 
 
 def test_sunspots_are_in_the_order_of_time() -> None:
-    values = load_series("sunspots")
+    values = SERIES["sunspots"].load()
 
     assert values[:3] == pytest.approx([58.0, 62.6, 70.0])  # January to March 1749
     assert len(values) == 12 * (1983 - 1749 + 1)
 
 
-@pytest.mark.parametrize("package", ["no_such_package", "numpy"])
-def test_missing_series_says_what_to_install(package: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    series = Series(summary="", season=1, package=package, file="no/such/file.txt")
-    monkeypatch.setitem(SERIES, "gone", series)
+def test_electricity_repeats_itself_by_the_week() -> None:
+    values, week = SERIES["electricity"].load(), 336
 
-    with pytest.raises(FileNotFoundError, match=f"'gone' comes with .* pip install {package}"):
-        load_series("gone")
+    assert (len(values), values[0], values[-1]) == (4032, 22262.0, 23132.0)
+    assert np.corrcoef(values[:-week], values[week:])[0, 1] > 0.95
 
 
 @pytest.mark.parametrize(

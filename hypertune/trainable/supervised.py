@@ -1,0 +1,390 @@
+"""Classification and regression of tables, images and sequences."""
+
+import functools
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from hypertune.data import DATA_SETS, SPLITS, DataSet, Samples, split_rows
+from hypertune.errors import choices
+from hypertune.models import MLP
+from hypertune.space import Config, Space
+from hypertune.trainable.loop import (
+    Inputs,
+    Predict,
+    TensorLoop,
+    Tensors,
+    build_model,
+    config_problems,
+)
+from hypertune.trainable.metrics import class_metrics, number_metrics
+from hypertune.trainable.optim import Rule, is_real, is_whole
+
+Loss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+
+REGRESSION_LOSSES: dict[str, Loss] = {
+    "mse": nn.functional.mse_loss,
+    "mae": nn.functional.l1_loss,
+    "huber": nn.functional.huber_loss,
+}
+_GIVEN = ("n_features", "n_outputs", "input_shape")
+_SMOOTHING: Rule = (lambda v: is_real(v) and 0 <= v < 1, "a number from 0 to below 1")
+_INVERSE_PENALTIES = (0.003, 0.03, 0.3)
+_RIDGE_PENALTIES = (0.1, 1.0, 10.0, 100.0, 1000.0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScaledParts:
+    """The parts of a data set, scaled by the training part.
+
+    Attributes:
+        train, val: Samples whose inputs have mean 0 and standard deviation 1 in the training part,
+            by feature or channel; what comes after the end of a sequence is 0.
+        test: The same; None while the search is under way.
+        y_mean, y_sd: Of the training targets, if they are numbers.
+    """
+
+    train: Samples
+    val: Samples
+    test: Samples | None
+    y_mean: float
+    y_sd: float
+
+    def part(self, name: str) -> Samples:
+        """Return a part by its name."""
+        part: Samples = getattr(self, name)
+        return part
+
+
+@dataclass(frozen=True, kw_only=True)
+class Supervised:
+    """A task with one answer a sample. Made by `classification` or `regression`."""
+
+    data: str
+    source: DataSet
+    model: Callable[..., nn.Module]
+    loss: str
+    split: str
+    val_share: float
+    test_share: float
+    n_train: int | None
+    metrics: tuple[str, ...] = field(init=False)
+    test_metrics: Mapping[str, str] = field(init=False)
+
+    def __post_init__(self) -> None:
+        names = ["mae", "rmse", "rmse_ratio"]
+        if self.source.targets == "classes":
+            names = ["loss", "accuracy", "macro_f1"]
+            names += ["auroc"] if self.source.n_classes == 2 else []
+        object.__setattr__(self, "metrics", ("train_loss", *(f"val_{n}" for n in names)))
+        object.__setattr__(self, "test_metrics", {f"val_{n}": f"test_{n}" for n in names})
+
+    def on(self, data: str | DataSet) -> "Supervised":
+        """Return the same task on other data.
+
+        Raises:
+            ValueError: A rule is broken.
+        """
+        name, source = _source(data, self.source.targets)
+        return replace(self, data=name, source=source, split=source.split)
+
+    def problems(self, space: Space, fixed: Mapping[str, Any]) -> list[str]:
+        rules: dict[str, Rule] = {}
+        if self.source.targets == "classes":
+            rules["label_smoothing"] = _SMOOTHING
+        if (longest := self.source.max_window) is not None:
+            rules["window"] = (
+                lambda v: is_whole(v) and 1 <= v <= longest,
+                f"an integer from 1 to {longest}, the steps of a sample",
+            )
+        return config_problems(space, fixed, self.model, given=_GIVEN, rules=rules)
+
+    def load(self, *, test: bool) -> ScaledParts:
+        samples = self.source.load()
+        rows = split_rows(samples, self.split, val_share=self.val_share, test_share=self.test_share)
+        train_rows = rows["train"]
+        if self.n_train is not None:
+            train_rows = _some(samples, train_rows, self.n_train)
+        train = samples.take(train_rows)
+        mean, sd = _scale(train)
+        y = train.y.astype(np.float64)
+        return ScaledParts(
+            train=_scaled(train, mean, sd),
+            val=_scaled(samples.take(rows["val"]), mean, sd),
+            test=_scaled(samples.take(rows["test"]), mean, sd) if test else None,
+            y_mean=float(y.mean()),
+            y_sd=float(y.std()) or 1.0,
+        )
+
+    def start(self, config: Config, data: ScaledParts, *, metric: str, mode: str) -> TensorLoop:
+        shape = data.train.x.shape[1:]
+        window = config.get("window")
+        given = {
+            "n_features": shape[0] if len(shape) == 3 else shape[-1],
+            "n_outputs": _n_outputs(data.train),
+            "input_shape": shape if window is None else (window, *shape[1:]),
+        }
+
+        def inputs(part: Samples) -> Inputs:
+            lengths = None if part.lengths is None else torch.tensor(part.lengths)
+            # A copy: what the workers share cannot be written to, and PyTorch warns about that.
+            x = part.x if window is None else part.x[:, -window:]
+            return Inputs(torch.tensor(x), lengths)
+
+        def test(predict: Predict, whole: ScaledParts) -> dict[str, float]:
+            assert whole.test is not None
+            return self._metrics("test", whole, predict(inputs(whole.test)).cpu())
+
+        return TensorLoop(
+            lambda: build_model(self.model, given, config),
+            Tensors(
+                train=inputs(data.train),
+                train_y=self._targets(data),
+                val=inputs(data.val),
+                validate=functools.partial(self._metrics, "val", data),
+            ),
+            loss=self._loss(config, data),
+            test=test,
+            config=config,
+            metric=metric,
+            mode=mode,
+        )
+
+    def _targets(self, data: ScaledParts) -> torch.Tensor:
+        if data.train.classes:
+            return torch.tensor(data.train.y.astype(np.int64))
+        return torch.tensor(((data.train.y - data.y_mean) / data.y_sd).astype(np.float32))
+
+    def _loss(self, config: Config, data: ScaledParts) -> Loss:
+        if not data.train.classes:
+            loss = REGRESSION_LOSSES[self.loss]
+            return lambda outputs, y: loss(outputs[:, 0], y)
+        smoothing = config.get("label_smoothing", 0.0)
+        if len(data.train.classes) > 2:
+            return lambda outputs, y: nn.functional.cross_entropy(
+                outputs, y, label_smoothing=smoothing
+            )
+        return lambda outputs, y: nn.functional.binary_cross_entropy_with_logits(
+            outputs[:, 0], y * (1.0 - smoothing) + smoothing / 2
+        )
+
+    def _metrics(self, part: str, data: ScaledParts, outputs: torch.Tensor) -> dict[str, float]:
+        samples = data.part(part)
+        if not samples.classes:
+            told = outputs[:, 0].numpy() * data.y_sd + data.y_mean
+            return number_metrics(part, told, samples.y, data.y_mean)
+        if len(samples.classes) == 2:  # one logit against none
+            outputs = torch.cat([torch.zeros_like(outputs), outputs], dim=1)
+        return class_metrics(part, outputs, torch.tensor(samples.y.astype(np.int64)))
+
+    def baselines(self, data: ScaledParts, *, test: bool) -> dict[str, dict[str, float]]:
+        """Majority and logistic regression, or mean and ridge; penalties by validation."""
+        part = "test" if test else "val"
+        if data.train.classes:
+            return _class_baselines(data, part)
+        return _number_baselines(data, part)
+
+
+def classification(
+    data: str | DataSet,
+    *,
+    model: Callable[..., nn.Module] = MLP,
+    split: str | None = None,
+    val_share: float = 0.15,
+    test_share: float = 0.15,
+    n_train: int | None = None,
+) -> Supervised:
+    """Return the task of telling classes; of two classes by one logit.
+
+    Args:
+        data: Name of a data set, or one of one's own.
+        model: Called with those of ``n_features`` (features, or channels), ``n_outputs`` and
+            ``input_shape`` (of one sample), and those config values, that it names; maps a batch
+            of inputs, and of padded sequences their true lengths, to (batch, output).
+        split: ``stratified``, ``random`` or ``group``; None for what suits the data.
+        val_share: Share of the samples, or groups, that the search is steered by.
+        test_share: Share that is looked at once, when all is over; unread where the data come with
+            a test part.
+        n_train: Training samples, fewer than there are; None for all.
+
+    Raises:
+        ValueError: A rule is broken.
+    """
+    return _supervised(
+        "classes", "cross-entropy", data, model, split, val_share, test_share, n_train
+    )
+
+
+def regression(
+    data: str | DataSet,
+    *,
+    model: Callable[..., nn.Module] = MLP,
+    loss: str = "mse",
+    split: str | None = None,
+    val_share: float = 0.15,
+    test_share: float = 0.15,
+    n_train: int | None = None,
+) -> Supervised:
+    """Return the task of telling one number a sample.
+
+    Args:
+        data: Name of a data set, or one of one's own.
+        model: As for `classification`.
+        loss: ``mse``, ``mae`` or ``huber``, of targets scaled to a standard deviation of 1.
+        split: As for `classification`.
+        val_share: As for `classification`.
+        test_share: As for `classification`.
+        n_train: As for `classification`.
+
+    Raises:
+        ValueError: A rule is broken.
+    """
+    if loss not in REGRESSION_LOSSES:
+        raise ValueError(f"Unknown loss '{loss}'.{choices(loss, list(REGRESSION_LOSSES))}")
+    return _supervised("numbers", loss, data, model, split, val_share, test_share, n_train)
+
+
+def _supervised(
+    targets: str,
+    loss: str,
+    data: str | DataSet,
+    model: Callable[..., nn.Module],
+    split: str | None,
+    val_share: float,
+    test_share: float,
+    n_train: int | None,
+) -> Supervised:
+    name, source = _source(data, targets)
+    if split not in (None, *SPLITS):
+        raise ValueError(f"Unknown split '{split}'.{choices(split, SPLITS)}")
+    if split == "stratified" and targets == "numbers":
+        raise ValueError("a stratified split needs classes; choose random or group")
+    if not (val_share > 0 and test_share > 0 and val_share + test_share < 1):
+        raise ValueError(
+            "val_share and test_share must be above 0, and below 1 together, but got "
+            f"{val_share} and {test_share}"
+        )
+    if n_train is not None and n_train < 2:
+        raise ValueError(f"n_train must be at least 2, but got {n_train}")
+    return Supervised(
+        data=name,
+        source=source,
+        model=model,
+        loss=loss,
+        split=split or source.split,
+        val_share=val_share,
+        test_share=test_share,
+        n_train=n_train,
+    )
+
+
+def _source(data: str | DataSet, targets: str) -> tuple[str, DataSet]:
+    if isinstance(data, DataSet):
+        name, source = data.summary, data
+    elif data in DATA_SETS:
+        name, source = data, DATA_SETS[data]
+    else:
+        raise ValueError(f"Unknown data set '{data}'.{choices(data, list(DATA_SETS))}")
+    if source.targets != targets:
+        raise ValueError(f"the targets of '{name}' are {source.targets}, not {targets}")
+    return name, source
+
+
+def _n_outputs(train: Samples) -> int:
+    return len(train.classes) if len(train.classes) > 2 else 1
+
+
+def _some(samples: Samples, rows: NDArray[np.int64], n: int) -> NDArray[np.int64]:
+    """Return ``n`` of the rows, each class in its share."""
+    from sklearn.model_selection import train_test_split  # the driver's business
+
+    if n >= len(rows):
+        raise ValueError(f"n_train must be below {len(rows)}, the training samples, but is {n}")
+    classes = samples.y[rows] if samples.classes else None
+    kept, _ = train_test_split(rows, train_size=n, stratify=classes, random_state=0)
+    return np.sort(kept)
+
+
+def _scale(train: Samples) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return mean and standard deviation by feature or channel, in the training part alone."""
+    x = train.x.astype(np.float64)
+    if train.lengths is not None:
+        x = x[np.arange(x.shape[1]) < train.lengths[:, None]]  # (true step, channel)
+    axes = {"table": (0,), "sequence": tuple(range(x.ndim - 1)), "image": (0, 2, 3)}[train.kind]
+    keep = train.kind == "image"
+    mean, sd = x.mean(axis=axes, keepdims=keep), x.std(axis=axes, keepdims=keep)
+    return mean, np.where(sd > 0, sd, 1.0)
+
+
+def _scaled(samples: Samples, mean: NDArray[np.float64], sd: NDArray[np.float64]) -> Samples:
+    x = ((samples.x - mean) / sd).astype(np.float32)
+    if samples.lengths is not None:
+        x[np.arange(x.shape[1]) >= samples.lengths[:, None]] = 0.0
+    return replace(samples, x=x)
+
+
+def _features(samples: Samples) -> NDArray[np.float32]:
+    """Return what a linear model is given, shape (n, feature).
+
+    Of sequences: mean, deviation, least and greatest value, mean change and last value by channel.
+    """
+    if samples.kind != "sequence":
+        return samples.x.reshape(len(samples.x), -1).astype(np.float32)
+    lengths = samples.lengths
+    if lengths is None:
+        lengths = np.full(len(samples.x), samples.x.shape[1])
+    rows = []
+    for x, n in zip(samples.x, lengths, strict=True):
+        true = x[:n]
+        change = np.abs(np.diff(true, axis=0)).mean(axis=0) if n > 1 else np.zeros(x.shape[1])
+        rows.append([true.mean(0), true.std(0), true.min(0), true.max(0), change, true[-1]])
+    return np.array(rows, dtype=np.float32).reshape(len(rows), -1)
+
+
+def _class_baselines(data: ScaledParts, part: str) -> dict[str, dict[str, float]]:
+    from sklearn.linear_model import LogisticRegression  # the driver's business
+
+    y = data.train.y.astype(np.int64)
+    n_classes = len(data.train.classes)
+
+    def judge(name: str, shares: NDArray[np.float64]) -> dict[str, float]:
+        truth = torch.tensor(data.part(name).y.astype(np.int64))
+        return class_metrics(name, torch.tensor(np.log(np.maximum(shares, 1e-12))), truth)
+
+    features = {name: _features(data.part(name)) for name in {"train", "val", part}}
+
+    def shares(model: Any, name: str) -> NDArray[np.float64]:
+        result = np.zeros((len(features[name]), n_classes))
+        result[:, model.classes_] = model.predict_proba(features[name])
+        return result
+
+    models = [
+        LogisticRegression(C=c, max_iter=300, tol=1e-3).fit(features["train"], y)
+        for c in _INVERSE_PENALTIES
+    ]
+    best = min(models, key=lambda model: judge("val", shares(model, "val"))["val_loss"])
+    majority = np.bincount(y, minlength=n_classes) / len(y)
+    return {
+        "majority": judge(part, np.tile(majority, (len(data.part(part).x), 1))),
+        "logistic regression": judge(part, shares(best, part)),
+    }
+
+
+def _number_baselines(data: ScaledParts, part: str) -> dict[str, dict[str, float]]:
+    from sklearn.linear_model import Ridge  # the driver's business
+
+    def judge(name: str, told: NDArray[Any]) -> dict[str, float]:
+        return number_metrics(name, told, data.part(name).y, data.y_mean)
+
+    features = {name: _features(data.part(name)) for name in {"train", "val", part}}
+    models = [Ridge(alpha=a).fit(features["train"], data.train.y) for a in _RIDGE_PENALTIES]
+    best = min(models, key=lambda m: judge("val", m.predict(features["val"]))["val_rmse"])
+    return {
+        "mean": judge(part, np.full(len(data.part(part).y), data.y_mean)),
+        "ridge": judge(part, best.predict(features[part])),
+    }

@@ -1,0 +1,31 @@
+"""Which optimizer, at which learning rate? An MLP on digits.
+
+    python hypertune.py --space optimizer_lr
+
+Data: 1,797 digits of 8 x 8 pixels, stratified (70 % / 15 % / 15 %). Judged by the loss: on 270
+samples the accuracy is too coarse. Baselines on the test part: majority .100; logistic regression
+.967 (loss .167).
+A trial that diverges ends as failed; that too is an answer.
+Budget: 40 trials of up to 27 epochs; about 150 epochs in all instead of 1080.
+"""
+
+from ray import tune
+
+from hypertune import Study, classification
+from hypertune.models import MLP
+
+study = Study(
+    question="Which optimizer is best at its best learning rate, and which forgives a wrong one?",
+    factors=("optimizer", "learning_rate"),
+    space={
+        "optimizer": tune.choice(["sgd", "nesterov", "adam", "adamw", "rmsprop"]),
+        "learning_rate": tune.loguniform(1e-4, 1.0),
+    },
+    default={"optimizer": "adam", "learning_rate": 1e-3},
+    fixed={"n_units": 64, "n_layers": 2, "batch_size": 64, "weight_decay": 1e-4},
+    trainable=classification("digits", model=MLP),
+    metric="val_loss",
+    mode="min",
+    max_epochs=27,
+    n_trials=40,
+)

@@ -1,0 +1,32 @@
+"""Weight decay, dropout or just stopping early? A large MLP on 200 digits.
+
+    python hypertune.py --space regularization
+
+Data: 200 of the digits of 8 x 8 pixels to train on, 270 to validate, 270 to test, stratified.
+Baselines on the test part: majority .100; logistic regression .922 (loss .352).
+The model is made to overfit: 512 units and three layers for 200 samples. Every trial is judged at
+its best epoch, so that no decay and no dropout is early stopping alone; decay spares the biases.
+Budget: 36 trials of up to 54 epochs; about 220 epochs in all instead of 1944.
+"""
+
+from ray import tune
+
+from hypertune import Study, classification
+from hypertune.models import MLP
+
+study = Study(
+    question="What do weight decay and dropout add to early stopping where samples are few?",
+    factors=("weight_decay", "dropout"),
+    space={
+        "weight_decay": tune.choice([0.0, 0.01, 0.1, 1.0, 3.0]),
+        "dropout": tune.choice([0.0, 0.2, 0.4, 0.6, 0.8]),
+        "learning_rate": tune.loguniform(3e-4, 1e-2),
+    },
+    default={"weight_decay": 0.01, "dropout": 0.2, "learning_rate": 1e-3},
+    fixed={"optimizer": "adamw", "n_units": 512, "n_layers": 3, "batch_size": 32},
+    trainable=classification("digits", model=MLP, n_train=200),
+    metric="val_loss",
+    mode="min",
+    max_epochs=54,
+    n_trials=36,
+)
