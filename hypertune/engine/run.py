@@ -228,19 +228,24 @@ def _start_configs(study: Study, path: Path | None) -> list[dict[str, Any]]:
     return configs
 
 
-def planned_epochs(search: Search) -> int:
+def planned_epochs(search: Search, *, saves: bool = True) -> int:
     """Return about how many epochs a search takes if no trial converges, by playing it through.
 
     How many trials are promoted depends on the order in which good and bad ones come: a mean.
+
+    Args:
+        search: It is left as it is.
+        saves: Whether a promoted trial goes on from a checkpoint; else it trains again from the
+            start, and these epochs count too.
     """
     n_trials = search.n_trials or 1
     n_played = min(n_trials, _MAX_PLAYED)  # of more, a part is played, and the rest is like it
     plays = max(1, min(20, _MAX_PLAYED // n_played))
-    total = sum(_played(search, n_played, seed) for seed in range(plays))
+    total = sum(_played(search, n_played, seed, saves) for seed in range(plays))
     return round(total / plays * (n_trials / n_played))
 
 
-def _played(search: Search, n_trials: int, seed: int) -> int:
+def _played(search: Search, n_trials: int, seed: int, saves: bool) -> int:
     play, rng = (
         search.like(Random(search.space, search.max_epochs, seed), n_trials),
         np.random.default_rng(seed),
@@ -248,7 +253,7 @@ def _played(search: Search, n_trials: int, seed: int) -> int:
     losses: dict[int, float] = {}
     total = 0
     while (job := play.ask()) is not None:
-        total += job.to_epoch - job.from_epoch
+        total += job.to_epoch - (job.from_epoch if saves else 0)
         play.tell(job.trial, job.to_epoch, losses.setdefault(job.trial, rng.random()))
     return total
 
