@@ -153,6 +153,14 @@ def show_plan(out: Console, study: Study, settings: Settings, plan: Plan) -> Non
         ("MLflow", plan.store),
         ("disk", f"{_size(plan.free_bytes)} free"),
     ]
+    if plan.n_repeated:
+        rows.append(
+            (
+                "again",
+                f"about {plan.n_repeated} epochs on top: the trainable saves no checkpoints, so a "
+                "promoted trial trains again from the start",
+            )
+        )
     if settings.time_budget_s is not None:
         rows.append(("time budget", duration(settings.time_budget_s)))
     if plan.probe is not None:

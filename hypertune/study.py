@@ -21,6 +21,10 @@ RESERVED = ("max_epochs", "seed", "device")
 """Keys of a trial's config that the service sets itself."""
 
 
+class TrialEnded(Exception):  # noqa: N818, no error
+    """Raised by `Loop.step` where training has ended by itself: there is no further epoch."""
+
+
 class Loop(Protocol):
     """A model in training, on a worker. One `step` is one epoch."""
 
@@ -33,7 +37,11 @@ class Loop(Protocol):
         """More epochs would not help."""
 
     def step(self) -> Mapping[str, float]:
-        """Train one epoch and return its metrics."""
+        """Train one epoch and return its metrics.
+
+        Raises:
+            TrialEnded: Training has ended by itself.
+        """
 
     def save(self, folder: Path) -> None:
         """Write all that `load` needs into an existing empty folder."""
@@ -51,7 +59,7 @@ class Task(Protocol):
 
     @property
     def metrics(self) -> tuple[str, ...]:
-        """Names of the metrics that every epoch reports."""
+        """Names of the metrics that every epoch reports; none if the first one will tell."""
 
     @property
     def test_metrics(self) -> Mapping[str, str]:
@@ -83,7 +91,9 @@ class Study:
         factors: Names of the parameters that the question is about.
         space: Nested dict of Ray Tune domains.
         default: The nested config that one would have used without a search. It is tried first.
-        trainable: The task: data and how to train on them.
+        trainable: A task, such as ``forecasting(...)``, ``command(...)`` or ``estimator(...)``; or
+            a function ``train(config, report)`` or a class with ``step()`` of one's own. Here it
+            is the task that was made of it.
         metric: The metric that the search goes by; a validation metric.
         mode: Whether ``min`` or ``max`` of it is good.
         max_epochs: Epochs of a trial in full.
@@ -99,7 +109,7 @@ class Study:
     factors: Sequence[str]
     space: Mapping[str, Any]
     default: Mapping[str, Any]
-    trainable: Task
+    trainable: Any
     metric: str
     max_epochs: int
     n_trials: int
@@ -109,6 +119,7 @@ class Study:
     source: str = ""
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "trainable", _task(self.trainable))
         problems = self._problems()
         if problems:
             raise StudyError(f"Study '{self.name}' is not valid", problems)
@@ -124,7 +135,8 @@ class Study:
     @property
     def test_metric(self) -> str | None:
         """The metric's name on the test part; None if the task has none."""
-        return self.trainable.test_metrics.get(self.metric)
+        task: Task = self.trainable
+        return task.test_metrics.get(self.metric)
 
     def config(self, searched: Mapping[str, Any], *, seed: int) -> Config:
         """Return a trial's whole config: what is searched, what is fixed and what is reserved."""
@@ -194,14 +206,23 @@ class Study:
     def _task_problems(self, space: Space) -> list[str]:
         if not isinstance(self.trainable, Task):
             return [
-                "trainable must be a task such as forecasting(...), but got "
+                "trainable must be a task such as forecasting(...), a function "
+                "train(config, report) or a class with step(), but got "
                 f"{type(self.trainable).__name__}"
             ]
         problems = []
-        if self.metric not in self.trainable.metrics:
+        if self.trainable.metrics and self.metric not in self.trainable.metrics:
             known = choices(self.metric, self.trainable.metrics)
             problems.append(f"metric '{self.metric}' is not reported by the task.{known}")
         return problems + self.trainable.problems(space, self.fixed)
+
+
+def _task(trainable: Any) -> Any:
+    """Return the task that a function or a class stands for; what is none of them as it is."""
+    if isinstance(trainable, Task) or not callable(trainable):
+        return trainable
+    # By name: what trains stands above what is asked, and takes a second to import.
+    return importlib.import_module("hypertune.trainable.own").own_task(trainable)
 
 
 def _kind(value: Any) -> type:
