@@ -6,13 +6,17 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from hypertune.methods import ask_tell
     from hypertune.study import Study
+    from hypertune.trainable.command import command
     from hypertune.trainable.forecasting import forecasting
+    from hypertune.trainable.function import TrialStopped
 
-__all__ = ["Study", "ask_tell", "forecasting"]
+__all__ = ["Study", "TrialStopped", "ask_tell", "command", "forecasting"]
 
 _HOMES = {
     "Study": "hypertune.study",
+    "TrialStopped": "hypertune.trainable.function",
     "ask_tell": "hypertune.methods",
+    "command": "hypertune.trainable.command",
     "forecasting": "hypertune.trainable.forecasting",
 }
 

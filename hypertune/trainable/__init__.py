@@ -1,5 +1,6 @@
 """The trial: config and data -> model -> epoch -> report."""
 
+from hypertune.trainable.command import command
 from hypertune.trainable.forecasting import forecasting
 
-__all__ = ["forecasting"]
+__all__ = ["command", "forecasting"]
