@@ -38,6 +38,7 @@ _RANKS = 0.3  # weight of ranks in the targets; the rest is that of sizes
 _GAP, _GAP_IN_FULL = 0.8, 0.3
 _MAX_CANDIDATES = 2500
 _MAX_COVARIANCES = 400_000  # of candidates and what is known: they take the time
+_N_CHECKED = 200  # candidates at most that are asked whether they may be tried
 _ROUNDS = 3
 _N_BASES = 8
 
@@ -75,7 +76,7 @@ class Auto(Searcher):
             self._points.append(self._encoding.points([trial.flat])[0])
         points = np.array(self._points[: len(trials)])
         knowledge = self._knowledge(trials, points)
-        return self._encoding.flat(self._propose(trials, points, knowledge, given, rng))
+        return self._propose(trials, points, knowledge, given, rng)
 
     # ---- what is known ----
 
@@ -133,8 +134,8 @@ class Auto(Searcher):
         known: "_Knowledge",
         given: Mapping[str, Value],
         rng: np.random.Generator,
-    ) -> Floats:
-        """Return the point of the largest expected improvement among random and local ones."""
+    ) -> Flat:
+        """Return the config of the largest expected improvement among random and local ones."""
         ranked = np.argsort(known.expected, kind="stable")
         unfinished = [
             number
@@ -171,8 +172,12 @@ class Auto(Searcher):
             more = self._near(best, n // 3, 0.5 ** (k + 1), rng)
             candidates = np.vstack([best, self._encoding.given(more, given)])
             merits = merit(candidates)
-        point: Floats = candidates[int(np.argmax(merits))]
-        return point
+        ranking = np.argsort(-merits, kind="stable")
+        proposals = (self._encoding.flat(candidates[row]) for row in ranking[:_N_CHECKED])
+        feasible = self.feasible or (lambda flat: True)
+        # If none of them may be tried, the search says so of the best, and asks again.
+        first = self._encoding.flat(candidates[ranking[0]])
+        return next((flat for flat in proposals if feasible(flat)), first)
 
     def _near(self, bases: Floats, n: int, scale: float, rng: np.random.Generator) -> Floats:
         """Return points that differ from one of ``bases`` in one, some or all parameters."""
