@@ -141,6 +141,7 @@ def show_plan(out: Console, study: Study, settings: Settings, plan: Plan) -> Non
     rows = [
         ("space", f"{size} configs"),
         ("fixed", ", ".join(f"{k}={v}" for k, v in flat_names(study.fixed).items()) or "nothing"),
+        *_constraints(study, plan),
         ("data", study.trainable.data),
         ("method", settings.method),
         (
@@ -173,6 +174,13 @@ def show_plan(out: Console, study: Study, settings: Settings, plan: Plan) -> Non
         ]
     _pairs(out, rows)
     out.print("Nothing was started.")
+
+
+def _constraints(study: Study, plan: Plan) -> list[tuple[str, str]]:
+    if not study.constraints:
+        return []
+    rules = ", ".join(f"{name} {rule}" for name, rule in study.constraint_texts.items())
+    return [("constraints", f"{rules}; {plan.feasible:.0%} of random configs keep them")]
 
 
 def show_summary(out: Console, summary: Summary, outcome: Outcome, settings: Settings) -> None:

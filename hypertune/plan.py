@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import itertools
 import os
 import shutil
 import tempfile
@@ -21,9 +22,11 @@ from hypertune.records import redact
 from hypertune.settings import Settings
 from hypertune.space import Config
 from hypertune.study import Study, Task, TrialEnded
+from hypertune.trainable.constraints import Constraints
 from hypertune.trainable.loop import use_threads
 from hypertune.trainable.own import OwnLoop, saves
 
+_N_FEASIBLE = 50  # random configs that are held against the constraints
 _START_S = 25.0  # Ray, workers and records, on two cores
 
 
@@ -49,6 +52,7 @@ class Plan:
     Attributes:
         parameters: Name and range of each parameter.
         n_configs: Distinct configs in the space; None if there are infinitely many.
+        feasible: Share of random configs that break no constraint.
         n_trials, max_epochs, n_epochs: The budget; epochs in all, if no trial converges early.
         n_repeated: Epochs besides, where promoted trials train again from the start.
         n_concurrent: Trials at a time, by what this machine has.
@@ -59,6 +63,7 @@ class Plan:
 
     parameters: Sequence[tuple[str, str]]
     n_configs: int | None
+    feasible: float
     n_trials: int
     max_epochs: int
     n_epochs: int
@@ -91,6 +96,7 @@ def make_plan(study: Study, settings: Settings, *, probe: bool) -> Plan:
     return Plan(
         parameters=[(p.key, p.rule()) for p in space.parameters],
         n_configs=space.n_configs,
+        feasible=_feasible(study, settings.seed),
         n_trials=n_trials,
         max_epochs=study.max_epochs,
         n_epochs=n_epochs,
@@ -103,12 +109,21 @@ def make_plan(study: Study, settings: Settings, *, probe: bool) -> Plan:
     )
 
 
+def _feasible(study: Study, seed: int) -> float:
+    """Return which share of random configs may be tried."""
+    rules, space, rng = Constraints(study), study.search_space, np.random.default_rng(seed)
+    n = _N_FEASIBLE if study.constraints else 1
+    return sum(rules.hold(space.nest(space.sample(rng))) for _ in range(n)) / n
+
+
 def _probe(study: Study, settings: Settings, n_epochs: int, n_concurrent: int) -> Probe:
     """Train the default and two random configs for two epochs each; the second one is timed."""
     use_threads(max(1, int(settings.cpus_per_trial)))
     data = load_data(study)
     space, rng = study.search_space, np.random.default_rng(settings.seed)
-    configs = [dict(study.default), *(space.nest(space.sample(rng)) for _ in range(2))]
+    rules = Constraints(study)
+    samples = (space.nest(space.sample(rng)) for _ in range(_N_FEASIBLE))
+    configs = [dict(study.default), *itertools.islice(filter(rules.hold, samples), 2)]
     seconds, size = [], 0
     for searched in configs:
         config = {**study.config(searched, seed=settings.seed), "device": "cpu"}

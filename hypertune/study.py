@@ -3,9 +3,10 @@
 import importlib
 import importlib.util
 import pkgutil
+import re
 import sys
 import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -17,6 +18,8 @@ from ray import cloudpickle
 from hypertune.errors import SettingError, StudyError, choices
 from hypertune.space import Config, Space, is_plain
 
+CONSTRAINT = r"(<=|>=|<|>)\s*(\d+(?:\.\d*)?(?:e[+-]?\d+)?)"
+"""How a constraint on a size is written."""
 RESERVED = ("max_epochs", "seed", "device")
 """Keys of a trial's config that the service sets itself."""
 
@@ -99,6 +102,9 @@ class Study:
         max_epochs: Epochs of a trial in full.
         n_trials: How many configs to try by default.
         fixed: Values for what is not searched.
+        constraints: What must hold before a config is trained, by name: a limit to a size that the
+            task can tell, such as ``{"n_parameters": "<= 1e6"}``, or a function of the config that
+            says whether it may be tried. What breaks one is never trained.
         name, source: Name and path of its file, filled in when a study is loaded.
 
     Raises:
@@ -115,6 +121,7 @@ class Study:
     n_trials: int
     mode: Literal["min", "max"] = "min"
     fixed: Mapping[str, Any] = field(default_factory=dict)
+    constraints: Mapping[str, str | Callable[[Config], bool]] = field(default_factory=dict)
     name: str = "study"
     source: str = ""
 
@@ -137,6 +144,11 @@ class Study:
         """The metric's name on the test part; None if the task has none."""
         task: Task = self.trainable
         return task.test_metrics.get(self.metric)
+
+    @property
+    def constraint_texts(self) -> dict[str, str]:
+        """The constraints, for people."""
+        return {k: v if isinstance(v, str) else "must hold" for k, v in self.constraints.items()}
 
     def config(self, searched: Mapping[str, Any], *, seed: int) -> Config:
         """Return a trial's whole config: what is searched, what is fixed and what is reserved."""
@@ -201,6 +213,12 @@ class Study:
         if not self.factors:
             problems.append("factors must name at least one parameter that the question is about")
         problems += [f"default: {problem}" for problem in space.problems(self.default)]
+        problems += [
+            f"constraints: {name} must be a limit such as '<= 1e6', or a function of the config, "
+            f"but got {rule!r}"
+            for name, rule in self.constraints.items()
+            if not (re.fullmatch(CONSTRAINT, rule) if isinstance(rule, str) else callable(rule))
+        ]
         return problems + self._task_problems(space)
 
     def _task_problems(self, space: Space) -> list[str]:

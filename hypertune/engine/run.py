@@ -21,7 +21,7 @@ import ray
 from hypertune.engine.driver import Driver, Observer, Progress
 from hypertune.engine.ray_tune import capacity, ray_session, search_on_ray
 from hypertune.engine.warm_start import warm_start
-from hypertune.errors import Checks, SettingError
+from hypertune.errors import Checks, SettingError, StudyError
 from hypertune.methods import METHODS, make_search
 from hypertune.provenance import environment
 from hypertune.records import Delivery, Journal, Uploader, redact
@@ -30,6 +30,7 @@ from hypertune.search.searchers.random import Random
 from hypertune.settings import Settings
 from hypertune.space import Number
 from hypertune.study import Study
+from hypertune.trainable.constraints import Constraints
 
 _MAX_PLAYED = 2000
 
@@ -178,11 +179,14 @@ def prepare(study: Study, settings: Settings) -> tuple[Study, Search]:
     """
     study = study.with_max_epochs(settings.max_epochs or study.max_epochs)
     space, searcher = study.search_space, METHODS[settings.method].searcher
-    check = Checks()
+    check, rules = Checks(), Constraints(study)
     start: tuple[dict[str, Any], ...] = ()
     n_trials = study.n_trials
     with check:
         start = (dict(study.default), *_start_configs(study, settings.start))
+        broken = [text for config in start for text in rules.broken(config)]
+        if broken:
+            raise StudyError("Configs to try first break constraints of the study", broken)
     with check:
         if settings.earlier is not None:
             start = (*start, *warm_start(study, settings.earlier).configs)
@@ -204,6 +208,7 @@ def prepare(study: Study, settings: Settings) -> tuple[Study, Search]:
             seed=settings.seed,
             start=start,
             scheduler=settings.scheduler,
+            feasible=rules.hold if study.constraints else None,
         )
     check.done()
     return study, made
@@ -305,6 +310,7 @@ def _description(
         "test_metric": study.test_metric,
         "default": dict(study.default),
         "fixed": dict(study.fixed),
+        "constraints": study.constraint_texts,
         "log_parameters": sorted(
             {p.name for p in study.search_space.parameters if isinstance(p, Number) and p.log}
         ),

@@ -9,6 +9,8 @@ Example:
         test_metrics = {"val_loss": "test_loss"}  # optional, with test
         def test(self): ...
         converged = False  # optional: more epochs would not help
+        @staticmethod
+        def sizes(config): ...  # optional: for constraints; a dict of numbers, without training
         def close(self): ...  # optional
 """
 
@@ -47,6 +49,11 @@ class Stepwise(OwnTask):
     def test_metrics(self) -> Mapping[str, str]:  # type: ignore[override]
         """The class's own."""
         return getattr(self.kind, "test_metrics", {}) if hasattr(self.kind, "test") else {}
+
+    def sizes(self, config: Config) -> Mapping[str, float]:
+        """Return what the class knows of a config's sizes."""
+        sizes = getattr(self.kind, "sizes", None)
+        return {} if sizes is None else dict(sizes(own_config(config)))
 
     def problems(self, space: Space, fixed: Mapping[str, Any]) -> list[str]:
         kind, name = self.kind, self.kind.__name__
