@@ -7,16 +7,18 @@ if TYPE_CHECKING:
     from hypertune.methods import ask_tell
     from hypertune.study import Study
     from hypertune.trainable.command import command
+    from hypertune.trainable.estimator import estimator
     from hypertune.trainable.forecasting import forecasting
     from hypertune.trainable.function import TrialStopped
 
-__all__ = ["Study", "TrialStopped", "ask_tell", "command", "forecasting"]
+__all__ = ["Study", "TrialStopped", "ask_tell", "command", "estimator", "forecasting"]
 
 _HOMES = {
     "Study": "hypertune.study",
     "TrialStopped": "hypertune.trainable.function",
     "ask_tell": "hypertune.methods",
     "command": "hypertune.trainable.command",
+    "estimator": "hypertune.trainable.estimator",
     "forecasting": "hypertune.trainable.forecasting",
 }
 

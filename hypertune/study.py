@@ -232,7 +232,10 @@ class Study:
         if self.trainable.metrics and self.metric not in self.trainable.metrics:
             known = choices(self.metric, self.trainable.metrics)
             problems.append(f"metric '{self.metric}' is not reported by the task.{known}")
-        return problems + self.trainable.problems(space, self.fixed)
+        better = getattr(self.trainable, "modes", {}).get(self.metric, self.mode)
+        if better != self.mode:
+            problems.append(f"mode must be '{better}' for {self.metric}, but got '{self.mode}'")
+        return problems + list(self.trainable.problems(space, self.fixed))
 
 
 def _task(trainable: Any) -> Any:
