@@ -136,6 +136,7 @@ class CommandLoop(OwnLoop):
         self._guard: subprocess.Popen[bytes] | None = None
         self._reports: _Added | None = None
         self._ahead: deque[dict[str, Any]] = deque()  # reports that were not asked for yet
+        self._goes_on = False  # from a state, and has reported nothing since
         self._first: int | None = None  # what the command calls its first epoch
         self._said: deque[str] = deque(maxlen=_N_LINES)
         self._keys: dict[str, None] = {}  # of reports that lacked the metric
@@ -151,9 +152,7 @@ class CommandLoop(OwnLoop):
                 if status is not None:
                     self._over(status)
                 time.sleep(_POLL_S)
-        metrics = self._metrics(self._ahead.popleft())
-        self.epoch += 1
-        return metrics
+        return self._metrics(self._ahead.popleft())
 
     def save(self, folder: Path) -> None:
         """End the command, and keep its state and what it had reported early."""
@@ -177,6 +176,7 @@ class CommandLoop(OwnLoop):
     # ---- the process ----
 
     def _begin(self) -> None:
+        self._goes_on = self.epoch > 0
         scratch = self._work / "scratch"
         scratch.mkdir()
         whole = json.dumps(self._config)
@@ -273,13 +273,16 @@ class CommandLoop(OwnLoop):
         return int(number) + 1 - self._first
 
     def _metrics(self, report: Mapping[str, Any]) -> dict[str, float]:
-        """Return the metrics of the report that is next."""
+        """Take the report that is next, and return its metrics."""
         due = self.epoch + 1
-        if "epoch" in report and self._number(report) != due:
+        self.epoch = self._number(report) if "epoch" in report else due
+        # It may have been ended between the saving of a state and the line that is about it.
+        if self.epoch != due and not (self._goes_on and self.epoch > due):
             raise ValueError(
                 f"epochs must be reported one by one: {due - 1 + (self._first or 0)} is next, but "
                 f"got {report['epoch']}"
             )
+        self._goes_on = False
         value = report[self._metric]
         if not _is_number(value):
             raise TypeError(f"{self._metric} must be a number, but got {value!r}")

@@ -125,12 +125,18 @@ def test_what_is_reported_early_is_kept(tmp_path: Path, script: Callable[[str], 
     second.close()
 
 
-def test_state_that_lags_behind_what_was_reported_is_caught_up_with(
-    make_worker: Make, job: WorkerJob, script: Callable[[str], str], tmp_path: Path
+@pytest.mark.parametrize(("saved", "epochs"), [(1, [3, 4]), (2, [3, 4]), (3, [4]), (4, [2])])
+def test_state_may_lag_behind_what_was_reported_or_be_ahead_of_it(
+    saved: int,
+    epochs: list[int],
+    make_worker: Make,
+    job: WorkerJob,
+    script: Callable[[str], str],
+    tmp_path: Path,
 ) -> None:
     checkpoint = tmp_path / "epoch-2"
     (checkpoint / "state").mkdir(parents=True)
-    (checkpoint / "state" / "epoch").write_text("1")
+    (checkpoint / "state" / "epoch").write_text(str(saved))
     (checkpoint / "epoch.json").write_text("2")
     (checkpoint / "early.json").write_text('{"first": 1, "reports": []}')
     job = replace(job, config=CONFIG, to_epoch=4, checkpoint=str(checkpoint))
@@ -139,7 +145,8 @@ def test_state_that_lags_behind_what_was_reported_is_caught_up_with(
         make_worker(job, command(["{python}", script(SCRIPT), "{x}", "{checkpoint_dir}"]))
     )
 
-    assert [r["epoch"] for r in results] == [3, 4]
+    assert [r["epoch"] for r in results] == epochs
+    assert (results[-1]["failure"], results[-1]["converged"]) == (None, saved == 4)
 
 
 def test_epochs_may_be_counted_from_zero_or_not_at_all_and_the_command_may_end_early(
