@@ -7,13 +7,19 @@ if TYPE_CHECKING:
     from hypertune.analysis.frames import load_curves, load_trials
     from hypertune.methods import ask_tell
     from hypertune.study import Study
+    from hypertune.trainable.command import command
+    from hypertune.trainable.estimator import estimator
     from hypertune.trainable.forecasting import forecasting
+    from hypertune.trainable.function import TrialStopped
     from hypertune.trainable.supervised import classification, regression
 
 __all__ = [
     "Study",
+    "TrialStopped",
     "ask_tell",
     "classification",
+    "command",
+    "estimator",
     "forecasting",
     "load_curves",
     "load_trials",
@@ -22,8 +28,11 @@ __all__ = [
 
 _HOMES = {
     "Study": "hypertune.study",
+    "TrialStopped": "hypertune.trainable.function",
     "ask_tell": "hypertune.methods",
     "classification": "hypertune.trainable.supervised",
+    "command": "hypertune.trainable.command",
+    "estimator": "hypertune.trainable.estimator",
     "forecasting": "hypertune.trainable.forecasting",
     "load_curves": "hypertune.analysis.frames",
     "load_trials": "hypertune.analysis.frames",

@@ -143,6 +143,7 @@ def show_plan(out: Console, study: Study, settings: Settings, plan: Plan) -> Non
     rows = [
         ("space", f"{size} configs"),
         ("fixed", ", ".join(f"{k}={v}" for k, v in flat_names(study.fixed).items()) or "nothing"),
+        *_constraints(study, plan),
         ("data", study.trainable.data),
         ("method", settings.method),
         (
@@ -155,6 +156,14 @@ def show_plan(out: Console, study: Study, settings: Settings, plan: Plan) -> Non
         ("MLflow", plan.store),
         ("disk", f"{_size(plan.free_bytes)} free"),
     ]
+    if plan.n_repeated:
+        rows.append(
+            (
+                "again",
+                f"about {plan.n_repeated} epochs on top: the trainable saves no checkpoints, so a "
+                "promoted trial trains again from the start",
+            )
+        )
     if settings.time_budget_s is not None:
         rows.append(("time budget", duration(settings.time_budget_s)))
     if plan.probe is not None:
@@ -167,6 +176,13 @@ def show_plan(out: Console, study: Study, settings: Settings, plan: Plan) -> Non
         ]
     _pairs(out, rows)
     out.print("Nothing was started.")
+
+
+def _constraints(study: Study, plan: Plan) -> list[tuple[str, str]]:
+    if not study.constraints:
+        return []
+    rules = ", ".join(f"{name} {rule}" for name, rule in study.constraint_texts.items())
+    return [("constraints", f"{rules}; {plan.feasible:.0%} of random configs keep them")]
 
 
 def show_summary(out: Console, summary: Summary, outcome: Outcome) -> None:

@@ -70,6 +70,10 @@ class Checks:
 
 def choices(value: object, known: Sequence[str]) -> str:
     """Return the end of an error message: the nearest name, if any, and all the choices."""
+    return f"{nearest(value, known)} Choose one of: {', '.join(known)}."
+
+
+def nearest(value: object, known: Sequence[str]) -> str:
+    """Return a question that names the nearest choice; nothing if none is near."""
     near = get_close_matches(str(value), known, n=1)
-    hint = f" Did you mean '{near[0]}'?" if near else ""
-    return f"{hint} Choose one of: {', '.join(known)}."
+    return f" Did you mean '{near[0]}'?" if near else ""

@@ -1,6 +1,6 @@
 """METHODS: every way to search, one row each. The command line, `list` and the tests read it."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from typing import Any
@@ -114,6 +114,7 @@ def make_search(
     seed: int = 0,
     start: Sequence[Config] = (),
     scheduler: str | None = None,
+    feasible: Callable[[Config], bool] | None = None,
 ) -> Search:
     """Return the ask/tell object of a method.
 
@@ -126,6 +127,7 @@ def make_search(
         seed: Of all chance.
         start: Nested configs to try first.
         scheduler: A row of SCHEDULERS in place of the method's own.
+        feasible: Says of a nested config whether it may be tried at all; None if every one may.
 
     Raises:
         SettingError: There is no such method, or it cannot honour the space.
@@ -145,6 +147,7 @@ def make_search(
         n_trials=n_trials,
         seed=seed,
         start=start,
+        feasible=feasible,
     )
 
 

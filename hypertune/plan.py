@@ -1,6 +1,8 @@
 """What a run would do, without doing it."""
 
 import contextlib
+import io
+import itertools
 import os
 import shutil
 import tempfile
@@ -8,6 +10,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import ray
@@ -17,9 +20,13 @@ from hypertune.engine import capacity, load_data, planned_epochs, prepare, usabl
 from hypertune.errors import SettingError
 from hypertune.records import redact
 from hypertune.settings import Settings
-from hypertune.study import Study
+from hypertune.space import Config
+from hypertune.study import Study, Task, TrialEnded
+from hypertune.trainable.constraints import Constraints
 from hypertune.trainable.loop import use_threads
+from hypertune.trainable.own import OwnLoop, saves
 
+_N_FEASIBLE = 50  # random configs that are held against the constraints
 _START_S = 25.0  # Ray, workers and records, on two cores
 
 
@@ -45,7 +52,9 @@ class Plan:
     Attributes:
         parameters: Name and range of each parameter.
         n_configs: Distinct configs in the space; None if there are infinitely many.
+        feasible: Share of random configs that break no constraint.
         n_trials, max_epochs, n_epochs: The budget; epochs in all, if no trial converges early.
+        n_repeated: Epochs besides, where promoted trials train again from the start.
         n_concurrent: Trials at a time, by what this machine has.
         folder, store: Where records go.
         free_bytes: Space left there.
@@ -54,9 +63,11 @@ class Plan:
 
     parameters: Sequence[tuple[str, str]]
     n_configs: int | None
+    feasible: float
     n_trials: int
     max_epochs: int
     n_epochs: int
+    n_repeated: int
     n_concurrent: int
     folder: Path
     store: str
@@ -73,6 +84,7 @@ def make_plan(study: Study, settings: Settings, *, probe: bool) -> Plan:
     study, search = prepare(study, settings)
     space, n_trials = study.search_space, search.n_trials or 0
     n_epochs = planned_epochs(search)
+    n_repeated = 0 if saves(study.trainable) else planned_epochs(search, saves=False) - n_epochs
     cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     here = {"CPU": float(cpus), "GPU": float(torch.cuda.device_count())}
     if os.environ.get("RAY_ADDRESS") or ray.is_initialized():
@@ -84,15 +96,24 @@ def make_plan(study: Study, settings: Settings, *, probe: bool) -> Plan:
     return Plan(
         parameters=[(p.key, p.rule()) for p in space.parameters],
         n_configs=space.n_configs,
+        feasible=_feasible(study, settings.seed),
         n_trials=n_trials,
         max_epochs=study.max_epochs,
         n_epochs=n_epochs,
+        n_repeated=n_repeated,
         n_concurrent=n_concurrent,
         folder=folder,
         store=redact(settings.store),
         free_bytes=shutil.disk_usage(root).free,
-        probe=_probe(study, settings, n_epochs, n_concurrent) if probe else None,
+        probe=_probe(study, settings, n_epochs + n_repeated, n_concurrent) if probe else None,
     )
+
+
+def _feasible(study: Study, seed: int) -> float:
+    """Return which share of random configs may be tried."""
+    rules, space, rng = Constraints(study), study.search_space, np.random.default_rng(seed)
+    n = _N_FEASIBLE if study.constraints else 1
+    return sum(rules.hold(space.nest(space.sample(rng))) for _ in range(n)) / n
 
 
 def _probe(study: Study, settings: Settings, n_epochs: int, n_concurrent: int) -> Probe:
@@ -100,29 +121,45 @@ def _probe(study: Study, settings: Settings, n_epochs: int, n_concurrent: int) -
     use_threads(max(1, int(settings.cpus_per_trial)))
     data = load_data(study)
     space, rng = study.search_space, np.random.default_rng(settings.seed)
-    configs = [dict(study.default), *(space.nest(space.sample(rng)) for _ in range(2))]
+    rules = Constraints(study)
+    samples = (space.nest(space.sample(rng)) for _ in range(_N_FEASIBLE))
+    configs = [dict(study.default), *itertools.islice(filter(rules.hold, samples), 2)]
     seconds, size = [], 0
     for searched in configs:
         config = {**study.config(searched, seed=settings.seed), "device": "cpu"}
-        try:
-            loop = study.trainable.start(config, data, metric=study.metric, mode=study.mode)
-            # A config that diverges is not the probe's business: the search will record it.
-            with contextlib.suppress(ArithmeticError):
-                loop.step()
-            start = time.perf_counter()
-            with contextlib.suppress(ArithmeticError):
-                loop.step()
-            seconds.append(time.perf_counter() - start)
-            with tempfile.TemporaryDirectory() as folder:
-                loop.save(Path(folder))
-                size = max(size, sum(f.stat().st_size for f in Path(folder).rglob("*")))
-        except Exception as error:  # the user's code
-            raise SettingError(
-                f"The probe failed with {searched}: {type(error).__name__}: {error}"
-            ) from error
+        # A trial prints what it likes; here that would come between the lines of the plan.
+        with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+            try:
+                took, n_bytes = _probed(study, config, data)
+            except Exception as error:  # the user's code
+                raise SettingError(
+                    f"The probe failed with {searched}: {type(error).__name__}: {error}"
+                ) from error
+        seconds.append(took)
+        size = max(size, n_bytes)
     mean = sum(seconds) / len(seconds)
     return Probe(
         epoch_s=seconds,
         checkpoint_bytes=size,
         total_s=_START_S + mean * n_epochs / n_concurrent,
     )
+
+
+def _probed(study: Study, config: Config, data: Any) -> tuple[float, int]:
+    """Train a trial for two epochs; return what the second took, and the size of a checkpoint."""
+    task: Task = study.trainable
+    loop = task.start(config, data, metric=study.metric, mode=study.mode)
+    try:
+        # A config that diverges is not the probe's business: the search will record it.
+        for _ in range(2):
+            start = time.perf_counter()
+            with contextlib.suppress(ArithmeticError, TrialEnded):
+                loop.step()
+        seconds = time.perf_counter() - start
+        with tempfile.TemporaryDirectory() as folder:
+            if not (isinstance(loop, OwnLoop) and loop.saves == "never"):
+                loop.save(Path(folder))
+            return seconds, sum(f.stat().st_size for f in Path(folder).rglob("*"))
+    finally:
+        if isinstance(loop, OwnLoop):
+            loop.close()

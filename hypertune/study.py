@@ -3,9 +3,10 @@
 import importlib
 import importlib.util
 import pkgutil
+import re
 import sys
 import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -17,8 +18,14 @@ from ray import cloudpickle
 from hypertune.errors import SettingError, StudyError, choices
 from hypertune.space import Config, Space, is_plain
 
+CONSTRAINT = r"(<=|>=|<|>)\s*(\d+(?:\.\d*)?(?:e[+-]?\d+)?)"
+"""How a constraint on a size is written."""
 RESERVED = ("max_epochs", "seed", "device")
 """Keys of a trial's config that the service sets itself."""
+
+
+class TrialEnded(Exception):  # noqa: N818, no error
+    """Raised by `Loop.step` where training has ended by itself: there is no further epoch."""
 
 
 class Loop(Protocol):
@@ -33,7 +40,11 @@ class Loop(Protocol):
         """More epochs would not help."""
 
     def step(self) -> Mapping[str, float]:
-        """Train one epoch and return its metrics."""
+        """Train one epoch and return its metrics.
+
+        Raises:
+            TrialEnded: Training has ended by itself.
+        """
 
     def save(self, folder: Path) -> None:
         """Write all that `load` needs into an existing empty folder."""
@@ -51,7 +62,7 @@ class Task(Protocol):
 
     @property
     def metrics(self) -> tuple[str, ...]:
-        """Names of the metrics that every epoch reports."""
+        """Names of the metrics that every epoch reports; none if the first one will tell."""
 
     @property
     def test_metrics(self) -> Mapping[str, str]:
@@ -83,12 +94,17 @@ class Study:
         factors: Names of the parameters that the question is about.
         space: Nested dict of Ray Tune domains.
         default: The nested config that one would have used without a search. It is tried first.
-        trainable: The task: data and how to train on them.
+        trainable: A task, such as ``forecasting(...)``, ``command(...)`` or ``estimator(...)``; or
+            a function ``train(config, report)`` or a class with ``step()`` of one's own. Here it
+            is the task that was made of it.
         metric: The metric that the search goes by; a validation metric.
         mode: Whether ``min`` or ``max`` of it is good.
         max_epochs: Epochs of a trial in full.
         n_trials: How many configs to try by default.
         fixed: Values for what is not searched.
+        constraints: What must hold before a config is trained, by name: a limit to a size that the
+            task can tell, such as ``{"n_parameters": "<= 1e6"}``, or a function of the config that
+            says whether it may be tried. What breaks one is never trained.
         name, source: Name and path of its file, filled in when a study is loaded.
 
     Raises:
@@ -99,16 +115,18 @@ class Study:
     factors: Sequence[str]
     space: Mapping[str, Any]
     default: Mapping[str, Any]
-    trainable: Task
+    trainable: Any
     metric: str
     max_epochs: int
     n_trials: int
     mode: Literal["min", "max"] = "min"
     fixed: Mapping[str, Any] = field(default_factory=dict)
+    constraints: Mapping[str, str | Callable[[Config], bool]] = field(default_factory=dict)
     name: str = "study"
     source: str = ""
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "trainable", _task(self.trainable))
         problems = self._problems()
         if problems:
             raise StudyError(f"Study '{self.name}' is not valid", problems)
@@ -124,7 +142,13 @@ class Study:
     @property
     def test_metric(self) -> str | None:
         """The metric's name on the test part; None if the task has none."""
-        return self.trainable.test_metrics.get(self.metric)
+        task: Task = self.trainable
+        return task.test_metrics.get(self.metric)
+
+    @property
+    def constraint_texts(self) -> dict[str, str]:
+        """The constraints, for people."""
+        return {k: v if isinstance(v, str) else "must hold" for k, v in self.constraints.items()}
 
     def config(self, searched: Mapping[str, Any], *, seed: int) -> Config:
         """Return a trial's whole config: what is searched, what is fixed and what is reserved."""
@@ -189,19 +213,37 @@ class Study:
         if not self.factors:
             problems.append("factors must name at least one parameter that the question is about")
         problems += [f"default: {problem}" for problem in space.problems(self.default)]
+        problems += [
+            f"constraints: {name} must be a limit such as '<= 1e6', or a function of the config, "
+            f"but got {rule!r}"
+            for name, rule in self.constraints.items()
+            if not (re.fullmatch(CONSTRAINT, rule) if isinstance(rule, str) else callable(rule))
+        ]
         return problems + self._task_problems(space)
 
     def _task_problems(self, space: Space) -> list[str]:
         if not isinstance(self.trainable, Task):
             return [
-                "trainable must be a task such as forecasting(...), but got "
+                "trainable must be a task such as forecasting(...), a function "
+                "train(config, report) or a class with step(), but got "
                 f"{type(self.trainable).__name__}"
             ]
         problems = []
-        if self.metric not in self.trainable.metrics:
+        if self.trainable.metrics and self.metric not in self.trainable.metrics:
             known = choices(self.metric, self.trainable.metrics)
             problems.append(f"metric '{self.metric}' is not reported by the task.{known}")
-        return problems + self.trainable.problems(space, self.fixed)
+        better = getattr(self.trainable, "modes", {}).get(self.metric, self.mode)
+        if better != self.mode:
+            problems.append(f"mode must be '{better}' for {self.metric}, but got '{self.mode}'")
+        return problems + list(self.trainable.problems(space, self.fixed))
+
+
+def _task(trainable: Any) -> Any:
+    """Return the task that a function or a class stands for; what is none of them as it is."""
+    if isinstance(trainable, Task) or not callable(trainable):
+        return trainable
+    # By name: what trains stands above what is asked, and takes a second to import.
+    return importlib.import_module("hypertune.trainable.own").own_task(trainable)
 
 
 def _kind(value: Any) -> type:

@@ -1,6 +1,6 @@
-"""What tests share: one local Ray for all of them, and the toy study."""
+"""What tests share: one local Ray for all of them, a worker without Ray, and the toy study."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -9,7 +9,10 @@ import pytest
 import ray
 from ray import tune
 
-from hypertune.study import Study, load_study
+from hypertune.study import Study, Task, load_study
+from hypertune.trainable.worker import Worker, WorkerJob
+
+Make = Callable[[WorkerJob, Task], Worker]
 
 TOY = Path(__file__).parent / "studies" / "toy.py"
 
@@ -37,3 +40,44 @@ def doing(study: Study, *what: str, **fixed: Any) -> Study:
         default={"x": 0.5, "do": what[0]},
         fixed={**study.fixed, **fixed},
     )
+
+
+@pytest.fixture
+def job(tmp_path: Path) -> WorkerJob:
+    return WorkerJob(
+        key="a1",
+        trial=3,
+        config={"a": 1},
+        to_epoch=2,
+        checkpoint=None,
+        folder=str(tmp_path / "checkpoints" / "3"),
+        metric="loss",
+        mode="min",
+        timeout_s=60.0,
+        n_threads=1,
+    )
+
+
+@pytest.fixture
+def make_worker(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Make]:
+    """Make workers in this process; Ray hands over task and data in the same way."""
+    # Every epoch is reported at once; otherwise short ones are reported together.
+    monkeypatch.setattr("hypertune.trainable.worker._REPORT_EVERY_S", 0.0)
+    # Outside of a cluster the question would start one.
+    monkeypatch.setattr(ray, "get_gpu_ids", list)
+    monkeypatch.setattr("ray.tune.trainable.trainable.DEFAULT_STORAGE_PATH", str(tmp_path / "ray"))
+    made: list[Worker] = []
+    before = ray.is_initialized()
+
+    def make(job: WorkerJob, given: Task) -> Worker:
+        class LocalWorker(Worker):
+            def setup(self, config: dict[str, Any]) -> None:  # type: ignore[override]
+                super().setup(config, task=given, data="the data")
+
+        made.append(LocalWorker(config=job.to_dict()))
+        return made[-1]
+
+    yield make
+    for worker in made:
+        worker.stop()
+    assert ray.is_initialized() == before

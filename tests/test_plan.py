@@ -13,6 +13,7 @@ import pytest
 import torch
 from ray import tune
 
+from hypertune import display
 from hypertune.errors import SettingError
 from hypertune.methods import make_search
 from hypertune.plan import Plan, make_plan
@@ -145,6 +146,34 @@ def test_nothing_is_made_by_a_plan_with_a_probe(
     assert found.probe.checkpoint_bytes > 1000
     mean = statistics.mean(found.probe.epoch_s)
     assert found.probe.total_s > found.n_epochs * mean
+
+
+@pytest.mark.parametrize("saves", [True, False])
+def test_plan_counts_what_is_trained_again_where_nothing_is_saved(
+    saves: bool, study: Study, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def train(config: Any, report: Any) -> None:
+        print("noise")  # noqa: T201
+        for epoch in range(1, config["max_epochs"] + 1):
+            report(epoch=epoch, val_mae_ratio=1.0, save=lambda folder: None)
+
+    def without_save(config: Any, report: Any) -> None:
+        print("noise")  # noqa: T201
+        for epoch in range(1, config["max_epochs"] + 1):
+            report(epoch=epoch, val_mae_ratio=1.0)
+
+    own = replace(study, trainable=train if saves else without_save)
+    found = plan(own, tmp_path, probe=True, method="asha", n_trials=9, max_epochs=9)
+    in_full = plan(own, tmp_path, method="random", n_trials=9, max_epochs=9)
+
+    # 9 trials of 1 epoch, 3 to 9 of them to 3, 1 to 3 of these to 9; each promotion begins anew.
+    assert (found.n_repeated > 0) != saves
+    assert saves or 3 * 1 + 1 * 3 <= found.n_repeated <= 9 * 1 + 3 * 3
+    assert in_full.n_repeated == 0
+    display.show_plan(display.console(), own, Settings(), found)
+    shown = capsys.readouterr().out
+    assert ("promoted trial trains again from the start" in shown) != saves
+    assert "noise" not in shown
 
 
 def test_probe_trains_a_default_that_leaves_out_constants_of_the_space(

@@ -5,10 +5,11 @@ from typing import Any
 
 import pytest
 from ray import tune
+from torch import nn
 
 from hypertune import Study, forecasting
 from hypertune.errors import SettingError, StudyError
-from hypertune.study import load_study, study_names
+from hypertune.study import Task, load_study, study_names
 
 SPACE = {"window": tune.choice([6, 12]), "cell": tune.choice(["gru", "lstm"])}
 VALID: dict[str, Any] = {
@@ -46,6 +47,21 @@ def test_valid_study_tells_the_whole_config_of_a_trial() -> None:
     assert study.with_max_epochs(3).max_epochs == 3
 
 
+def test_function_and_class_are_made_tasks_whose_metrics_are_not_known_yet() -> None:
+    class Mine:
+        def __init__(self, config: Any) -> None:
+            return
+
+        def step(self) -> dict[str, float]:
+            return {}
+
+    for trainable in (lambda config, report: None, Mine):
+        study = Study(**{**VALID, "trainable": trainable, "metric": "anything"})
+        assert isinstance(study.trainable, Task)
+        assert study.test_metric is None
+        assert study.with_max_epochs(3).trainable is study.trainable
+
+
 def test_metric_may_have_no_counterpart_on_the_test_part() -> None:
     assert Study(**{**VALID, "metric": "train_loss"}).test_metric is None
 
@@ -63,7 +79,10 @@ def test_metric_may_have_no_counterpart_on_the_test_part() -> None:
         ({"fixed": {"window": 3}}, "'window' is in the space and must not be set besides"),
         ({"default": {"window": 7, "cell": "gru"}}, "default: window must be one of 6, 12"),
         ({"default": {"window": 6}}, "default: cell is missing"),
-        ({"trainable": 3}, "trainable must be a task such as forecasting(...), but got int"),
+        ({"trainable": 3}, "trainable must be a task such as forecasting(...), a function"),
+        ({"trainable": nn.Module}, "trainable must be a task such as forecasting(...), a function"),
+        ({"trainable": dict}, "trainable must be a task such as forecasting(...), a function"),
+        ({"trainable": lambda config: 1}, "<lambda>() must take two arguments, (config, report)"),
         ({"metric": "val_mse"}, "metric 'val_mse' is not reported by the task. Did you mean"),
         ({"space": {**SPACE, "x": tune.choice([])}}, "x: a choice must hold at least one value"),
     ],

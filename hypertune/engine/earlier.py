@@ -164,6 +164,7 @@ class Earlier:
             "default": study.default,
             "metric": study.metric,
             "mode": study.mode,
+            "constraints": study.constraint_texts,
         }
         before = {**self.about, "space": self.about["parameters"]}
         changed = [key for key in now if json.loads(json.dumps(now[key])) != before[key]]

@@ -8,13 +8,14 @@ from typing import Any
 import numpy as np
 
 from hypertune.engine.warm_start import warm_start
-from hypertune.errors import Checks, SettingError
+from hypertune.errors import Checks, SettingError, StudyError
 from hypertune.methods import METHODS, make_search
 from hypertune.search import Search
 from hypertune.search.searchers.random import Random
 from hypertune.settings import Settings
 from hypertune.space import Config
 from hypertune.study import Study
+from hypertune.trainable.constraints import Constraints
 from hypertune.trainable.exchange import with_data
 
 _MAX_PLAYED = 2000
@@ -52,11 +53,15 @@ def prepare(
     check = Checks()
     with check:
         study = with_data(study, settings.other_data)
+    rules = Constraints(study)
     n_trials = study.n_trials
     first = list(start or ())
     if start is None:
         with check:
             first = [dict(study.default), *_start_configs(study, settings.start)]
+            broken = [text for config in first for text in rules.broken(config)]
+            if broken:
+                raise StudyError("Configs to try first break constraints of the study", broken)
         with check:
             if settings.earlier is not None:
                 first += warm_start(study, settings.earlier).configs
@@ -78,6 +83,7 @@ def prepare(
             seed=settings.seed,
             start=first,
             scheduler=settings.scheduler,
+            feasible=rules.hold if study.constraints else None,
         )
     check.done()
     return study, made
@@ -102,19 +108,24 @@ def _start_configs(study: Study, path: Path | None) -> list[dict[str, Any]]:
     return configs
 
 
-def planned_epochs(search: Search) -> int:
+def planned_epochs(search: Search, *, saves: bool = True) -> int:
     """Return about how many epochs a search takes if no trial converges, by playing it through.
 
     How many trials are promoted depends on the order in which good and bad ones come: a mean.
+
+    Args:
+        search: It is left as it is.
+        saves: Whether a promoted trial goes on from a checkpoint; else it trains again from the
+            start, and these epochs count too.
     """
     n_trials = search.n_trials or 1
     n_played = min(n_trials, _MAX_PLAYED)  # of more, a part is played, and the rest is like it
     plays = max(1, min(20, _MAX_PLAYED // n_played))
-    total = sum(_played(search, n_played, seed) for seed in range(plays))
+    total = sum(_played(search, n_played, seed, saves) for seed in range(plays))
     return round(total / plays * (n_trials / n_played))
 
 
-def _played(search: Search, n_trials: int, seed: int) -> int:
+def _played(search: Search, n_trials: int, seed: int, saves: bool) -> int:
     play, rng = (
         search.like(Random(search.space, search.max_epochs, seed), n_trials),
         np.random.default_rng(seed),
@@ -122,6 +133,6 @@ def _played(search: Search, n_trials: int, seed: int) -> int:
     losses: dict[int, float] = {}
     total = 0
     while (job := play.ask()) is not None:
-        total += job.to_epoch - job.from_epoch
+        total += job.to_epoch - (job.from_epoch if saves else 0)
         play.tell(job.trial, job.to_epoch, losses.setdefault(job.trial, rng.random()))
     return total

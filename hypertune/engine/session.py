@@ -217,6 +217,7 @@ def _description(study: Study, settings: Settings, search: Search) -> dict[str, 
         "test_metric": study.test_metric,
         "default": dict(study.default),
         "fixed": dict(study.fixed),
+        "constraints": study.constraint_texts,
         "log_parameters": sorted(
             {p.name for p in study.search_space.parameters if isinstance(p, Number) and p.log}
         ),

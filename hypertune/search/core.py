@@ -11,7 +11,7 @@ Several jobs may be out at a time. All decisions follow from the history of the 
 `Search.restore` gives the history back, and the search goes on as if it had never been away.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -24,6 +24,7 @@ from hypertune.space import Config, Flat, Space, Value, identity
 
 _SUGGESTIONS = 5  # a model that repeats itself would do so all day
 _DRAWS = 100
+_FEASIBLE_DRAWS = 2000  # where a part of the space alone may be tried
 _LISTED_CONFIGS = 10**5
 
 
@@ -49,6 +50,7 @@ class Search:
         n_trials: How many distinct configs to try; None for as many as are asked for.
         seed: Suggestion k draws from ``default_rng([seed, k, attempt])``, and from nothing else.
         start: Nested configs to try first.
+        feasible: Says of a nested config whether it may be tried at all; None if every one may.
     """
 
     def __init__(
@@ -62,6 +64,7 @@ class Search:
         n_trials: int | None,
         seed: int = 0,
         start: Sequence[Config] = (),
+        feasible: Callable[[Config], bool] | None = None,
     ) -> None:
         self.space = space
         self.trials: list[Trial] = []
@@ -73,6 +76,10 @@ class Search:
         self._seed = seed
         self._start = [space.flatten(config) for config in start]
         self._seen: set[str] = set()
+        self._feasible = feasible
+        self._known_feasible: dict[str, bool] = {}
+        if feasible is not None:
+            searcher.feasible = self._allowed
         self._again: list[tuple[Trial, int]] = []
         self._exhausted = False
 
@@ -264,7 +271,7 @@ class Search:
         k = len(self.trials)
         flat = self._start[k] if k < len(self._start) else None
         origin, expected = "the study's default" if k == 0 else "a config to start from", None
-        if flat is None or not _has(flat, given) or self._identity(flat) in self._seen:
+        if flat is None or not _has(flat, given) or not self._new(flat):
             flat = self._distinct(k, given)
             origin, expected = self._searcher.why, self._searcher.expects
         if flat is None:
@@ -282,28 +289,38 @@ class Search:
                 flat = self._searcher.suggest_given(self.trials, rng, given)
             else:
                 flat = self._searcher.suggest(self.trials, rng)
-            if self._identity(flat) not in self._seen:
+            if self._new(flat):
                 return flat
         # A searcher that keeps proposing what was tried is helped out by chance, and where almost
         # all was tried, by what is left.
         self._searcher.why = "drawn from what was not tried yet: the searcher repeated itself"
         self._searcher.expects = None
         rng = np.random.default_rng([self._seed, k, _SUGGESTIONS])
-        for _ in range(_DRAWS):
+        for _ in range(_DRAWS if self._feasible is None else _FEASIBLE_DRAWS):
             flat = self.space.build(
                 lambda p: given[p.key] if p.key in given else p.from_unit(rng.random())
             )
-            if self._identity(flat) not in self._seen:
+            if self._new(flat):
                 return flat
         n = self.space.n_configs
         if n is None or n > _LISTED_CONFIGS:
             return None
         left = [
-            config
-            for config in self.space.configs()
-            if _has(config, given) and self._identity(config) not in self._seen
+            config for config in self.space.configs() if _has(config, given) and self._new(config)
         ]
         return left[rng.integers(len(left))] if left else None
+
+    def _new(self, flat: Flat) -> bool:
+        """Say whether a config may be tried and was not."""
+        return self._identity(flat) not in self._seen and self._allowed(flat)
+
+    def _allowed(self, flat: Flat) -> bool:
+        if self._feasible is None:
+            return True
+        key = self._identity(flat)
+        if key not in self._known_feasible:
+            self._known_feasible[key] = self._feasible(self.space.nest(flat))
+        return self._known_feasible[key]
 
     def _identity(self, flat: Flat) -> str:
         """Return a text that is equal for equal configs, whichever branches they come from."""

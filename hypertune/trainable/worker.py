@@ -15,9 +15,11 @@ import ray
 import torch
 from ray import tune
 
+from hypertune.errors import nearest
 from hypertune.space import Config
-from hypertune.study import Loop, Task
+from hypertune.study import Loop, Task, TrialEnded
 from hypertune.trainable.loop import use_threads
+from hypertune.trainable.own import OwnLoop, Saves
 
 _SAVE_EVERY_S = 30.0
 _REPORT_EVERY_S = 0.5
@@ -69,11 +71,12 @@ class Worker(tune.Trainable):
         self.task, self.data = task, data
         self.device = "cuda" if ray.get_gpu_ids() and torch.cuda.is_available() else "cpu"
         self._hang: tuple[Path, TextIO] | None = None
+        self.loop: Loop | None = None
         self.reset_config(config)
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
+        self._drop_loop()  # of a job that was cut short
         self.job = WorkerJob(**new_config["job"])
-        self.loop: Loop | None = None
         self.saved_epoch, self.saved_at = 0, time.monotonic()
         return True
 
@@ -82,7 +85,7 @@ class Worker(tune.Trainable):
         begun, epochs = time.monotonic(), []
         while True:
             result = self._try()
-            if "epoch" in result:
+            if {"epoch", "metrics"} <= result.keys():
                 epochs.append(result)
             late = time.monotonic() - begun > _REPORT_EVERY_S
             if result["done"] or late:
@@ -105,6 +108,7 @@ class Worker(tune.Trainable):
         if self.loop is not None and self.loop.epoch > self.saved_epoch:
             with contextlib.suppress(Exception):
                 self._save()
+        self._drop_loop()
         self._drop_hang_file()
 
     def _epoch(self) -> dict[str, Any]:
@@ -120,19 +124,26 @@ class Worker(tune.Trainable):
                 self.saved_epoch = self.loop.epoch
         if job.test_data is not None:
             return self._judge(self.loop, ray.get(job.test_data))
-        metrics = {name: float(value) for name, value in self.loop.step().items()}
+        try:
+            metrics = {name: float(value) for name, value in self.loop.step().items()}
+        except TrialEnded:
+            return self._ended(self.loop)
         if job.metric not in metrics:
             known = ", ".join(metrics) or "nothing"
+            if near := nearest(job.metric, list(metrics)):
+                known += f".{near}"
             return self._failure(f"the metric '{job.metric}' was not reported, but {known}")
         if not math.isfinite(metrics[job.metric]):
             value, epoch = metrics[job.metric], self.loop.epoch
             return self._failure(f"{job.metric} is {value} in epoch {epoch}")
         epoch, converged = self.loop.epoch, self.loop.converged
         done = epoch >= job.to_epoch or converged
-        if done or time.monotonic() - self.saved_at > _SAVE_EVERY_S:
+        if done or (
+            _saves(self.loop) == "any time" and time.monotonic() - self.saved_at > _SAVE_EVERY_S
+        ):
             self._save()
         if done:
-            self.loop = None
+            self._drop_loop()
         return {
             "epoch": epoch,
             "metrics": metrics,
@@ -141,17 +152,38 @@ class Worker(tune.Trainable):
             "done": done,
         }
 
+    def _ended(self, loop: Loop) -> dict[str, Any]:
+        """Return what is to be said of training that has ended by itself after its last epoch."""
+        if loop.epoch > self.saved_epoch:
+            self._save()
+        self._drop_loop()
+        return {"epoch": loop.epoch, "converged": True, "done": True}
+
     def _judge(self, loop: Loop, test_data: Any) -> dict[str, Any]:
         metrics = {name: float(value) for name, value in loop.test(test_data).items()}
-        self.loop = None
+        self._drop_loop()
         return {"metrics": metrics, "done": True}
 
     def _failure(self, text: str, lines: str = "") -> dict[str, Any]:
-        self.loop = None
+        self._drop_loop()
         return {"failure": text, "traceback": lines, "done": True}
+
+    def _drop_loop(self) -> None:
+        """Be done with the present loop. One that goes on outside of its steps is ended."""
+        loop, self.loop = self.loop, None
+        if isinstance(loop, OwnLoop):
+            try:
+                self._arm()
+                loop.close()
+            except Exception:
+                traceback.print_exc()  # into the worker's log: what was trained is reported
+            finally:
+                faulthandler.cancel_dump_traceback_later()
 
     def _save(self) -> None:
         assert self.loop is not None
+        if _saves(self.loop) == "never":
+            return
         folder, epoch = Path(self.job.folder), self.loop.epoch
         part, whole = folder / f"epoch-{epoch}.part", folder / f"epoch-{epoch}"
         shutil.rmtree(part, ignore_errors=True)
@@ -183,8 +215,15 @@ class Worker(tune.Trainable):
             path = hang_file(Path(self.job.folder).parent, self.job.key)
             path.parent.mkdir(parents=True, exist_ok=True)
             self._hang = path, path.open("w")
+        self._arm()
+
+    def _arm(self) -> None:
         assert self._hang is not None
         faulthandler.dump_traceback_later(self.job.timeout_s, exit=True, file=self._hang[1])
+
+
+def _saves(loop: Loop) -> Saves:
+    return loop.saves if isinstance(loop, OwnLoop) else "any time"
 
 
 def hang_file(checkpoints: Path, key: str) -> Path:

@@ -234,3 +234,37 @@ def test_models_find_better_configs_than_chance(model: str, n_trials: int, n_see
 
     mean = {m: statistics.mean(best(m, seed) for seed in range(n_seeds)) for m in ("random", model)}
     assert mean[model] < 0.5 * mean["random"]
+
+
+@ROWS
+def test_no_config_is_tried_that_may_not_be(method: str) -> None:
+    space = {"n": tune.randint(0, 40), "k": tune.choice(["a", "b", "c"])}
+
+    def feasible(config: Config) -> bool:
+        return bool(config["n"] < 10 and config["k"] != "c")
+
+    start = ({"n": 3, "k": "a"}, {"n": 30, "k": "a"})
+    n_trials = 120 if method == "grid" else 14
+    search = make(method, space, n_trials=n_trials, start=start, feasible=feasible)
+    while (job := search.ask()) is not None:
+        for epoch in range(job.from_epoch + 1, job.to_epoch + 1):
+            search.tell(job.trial, epoch, -job.config["n"] + 1 / epoch)
+
+    tried = [search.space.nest(trial.flat) for trial in search.trials]
+    assert tried[0] == start[0]
+    assert all(map(feasible, tried))
+    # A grid tries all that may be tried; 10 times 2 of its 120 configs may.
+    assert len({identity(config) for config in tried}) == (20 if method == "grid" else 14)
+
+
+def test_default_method_finds_what_is_best_of_what_may_be_tried() -> None:
+    space = {"x": tune.uniform(0, 1), "y": tune.uniform(0, 1)}
+
+    def feasible(config: Config) -> bool:
+        return bool(config["x"] + config["y"] < 0.4)
+
+    search = make("auto", space, n_trials=30, max_epochs=1, feasible=feasible)
+    while (job := search.ask()) is not None:
+        search.tell(job.trial, 1, -job.config["x"] - job.config["y"])
+
+    assert min(trial.losses[1] for trial in search.trials) < -0.39

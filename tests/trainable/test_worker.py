@@ -1,13 +1,14 @@
 """A worker runs one job after another, and no failing trial takes it down. No Ray is started."""
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import ray
+from conftest import Make
 
 from hypertune.space import Config
 from hypertune.study import Loop
@@ -65,53 +66,13 @@ class FakeTask:
         return {}
 
 
-class LocalWorker(Worker):
-    """A worker in this process; Ray hands over task and data in the same way."""
-
-    def setup(self, config: dict[str, Any]) -> None:  # type: ignore[override]
-        super().setup(config, task=FakeTask(), data="the data")
-
-
 def boom(*args: object) -> Any:
     raise RuntimeError("out of\nluck")
 
 
 @pytest.fixture
-def job(tmp_path: Path) -> WorkerJob:
-    return WorkerJob(
-        key="a1",
-        trial=3,
-        config={"a": 1},
-        to_epoch=2,
-        checkpoint=None,
-        folder=str(tmp_path / "checkpoints" / "3"),
-        metric="loss",
-        mode="min",
-        timeout_s=60.0,
-        n_threads=1,
-    )
-
-
-@pytest.fixture
-def make(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> Iterator[Callable[[WorkerJob], LocalWorker]]:
-    # Every epoch is reported at once; otherwise short ones are reported together.
-    monkeypatch.setattr("hypertune.trainable.worker._REPORT_EVERY_S", 0.0)
-    # Outside of a cluster the question would start one.
-    monkeypatch.setattr(ray, "get_gpu_ids", list)
-    monkeypatch.setattr("ray.tune.trainable.trainable.DEFAULT_STORAGE_PATH", str(tmp_path / "ray"))
-    made: list[LocalWorker] = []
-    before = ray.is_initialized()
-
-    def make(job: WorkerJob) -> LocalWorker:
-        made.append(LocalWorker(config=job.to_dict()))
-        return made[-1]
-
-    yield make
-    for worker in made:
-        worker.stop()
-    assert ray.is_initialized() == before
+def make(make_worker: Make) -> Callable[[WorkerJob], Worker]:
+    return lambda job: make_worker(job, FakeTask())
 
 
 def epochs(folder: str) -> list[str]:
@@ -119,7 +80,7 @@ def epochs(folder: str) -> list[str]:
 
 
 def test_job_ends_at_its_epoch_with_a_checkpoint_and_the_next_goes_on_from_it(
-    job: WorkerJob, make: Callable[[WorkerJob], LocalWorker]
+    job: WorkerJob, make: Callable[[WorkerJob], Worker]
 ) -> None:
     worker = make(job)
     results = [worker.train(), worker.train()]
@@ -151,14 +112,17 @@ def test_job_ends_at_its_epoch_with_a_checkpoint_and_the_next_goes_on_from_it(
         ({"start": boom}, "RuntimeError: out of\nluck"),
         ({"at": 1, "what": lambda: {"loss": math.nan}}, "loss is nan in epoch 1"),
         ({"at": 1, "what": lambda: {"loss": math.inf}}, "loss is inf in epoch 1"),
-        ({"at": 1, "what": lambda: {"los": 1.0}}, "the metric 'loss' was not reported, but los"),
+        (
+            {"at": 1, "what": lambda: {"los": 1.0}},
+            "the metric 'loss' was not reported, but los. Did you mean 'los'?",
+        ),
         ({"at": 1, "what": dict}, "the metric 'loss' was not reported, but nothing"),
         ({"at": 1, "what": lambda: {"loss": None}}, "TypeError: float() argument must be"),
         ({"load": "gone"}, "FileNotFoundError"),
     ],
 )
 def test_trial_that_fails_says_why_and_leaves_the_worker_to_the_next_one(
-    config: Config, failure: str, job: WorkerJob, make: Callable[[WorkerJob], LocalWorker]
+    config: Config, failure: str, job: WorkerJob, make: Callable[[WorkerJob], Worker]
 ) -> None:
     worker = make(replace(job, config=config, checkpoint=config.get("load")))
     result = worker.train()
@@ -173,7 +137,7 @@ def test_trial_that_fails_says_why_and_leaves_the_worker_to_the_next_one(
 
 
 def test_failing_epoch_leaves_no_checkpoint_behind_the_last_good_one(
-    job: WorkerJob, make: Callable[[WorkerJob], LocalWorker]
+    job: WorkerJob, make: Callable[[WorkerJob], Worker]
 ) -> None:
     worker = make(job)
     worker.train()
@@ -192,7 +156,7 @@ def test_failing_epoch_leaves_no_checkpoint_behind_the_last_good_one(
 
 
 def test_converged_trial_ends_its_job_early_with_a_checkpoint(
-    job: WorkerJob, make: Callable[[WorkerJob], LocalWorker]
+    job: WorkerJob, make: Callable[[WorkerJob], Worker]
 ) -> None:
     result = make(replace(job, to_epoch=9, config={"converge_at": 1})).train()
 
@@ -201,7 +165,7 @@ def test_converged_trial_ends_its_job_early_with_a_checkpoint(
 
 
 def test_metrics_beside_the_searched_one_may_be_anything_finite_or_not(
-    job: WorkerJob, make: Callable[[WorkerJob], LocalWorker]
+    job: WorkerJob, make: Callable[[WorkerJob], Worker]
 ) -> None:
     config = {"at": 1, "what": lambda: {"loss": 1, "other": math.nan}}
     result = make(replace(job, config=config)).train()
@@ -211,7 +175,7 @@ def test_metrics_beside_the_searched_one_may_be_anything_finite_or_not(
 
 
 def test_job_that_is_cut_short_keeps_its_epochs_and_leaves_no_other_file(
-    job: WorkerJob, make: Callable[[WorkerJob], LocalWorker], tmp_path: Path
+    job: WorkerJob, make: Callable[[WorkerJob], Worker], tmp_path: Path
 ) -> None:
     worker = make(replace(job, to_epoch=9))
     for _ in range(3):
@@ -241,7 +205,7 @@ def test_newest_checkpoint_is_whole_and_not_beyond_what_was_recorded(
 
 
 def test_test_part_is_judged_from_the_checkpoint_without_training(
-    job: WorkerJob, make: Callable[[WorkerJob], LocalWorker], monkeypatch: pytest.MonkeyPatch
+    job: WorkerJob, make: Callable[[WorkerJob], Worker], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     parts = {"reference to the test part": 8.0}
     monkeypatch.setattr(ray, "get", parts.__getitem__)
@@ -259,9 +223,9 @@ def test_test_part_is_judged_from_the_checkpoint_without_training(
 
 
 def test_workers_that_swap_trials_keep_their_hang_files_apart(
-    job: WorkerJob, make: Callable[[WorkerJob], LocalWorker]
+    job: WorkerJob, make: Callable[[WorkerJob], Worker]
 ) -> None:
-    def give(worker: LocalWorker, trial: int, key: str) -> None:
+    def give(worker: Worker, trial: int, key: str) -> None:
         folder = str(Path(job.folder).with_name(str(trial)))
         task = replace(job, trial=trial, key=key, to_epoch=1, folder=folder)
         worker.reset_config(task.to_dict())

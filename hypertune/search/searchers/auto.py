@@ -38,6 +38,7 @@ _RANKS = 0.3  # weight of ranks in the targets; the rest is that of sizes
 _GAP, _GAP_IN_FULL = 0.8, 0.3
 _MAX_CANDIDATES = 2500
 _MAX_COVARIANCES = 400_000  # of candidates and what is known: they take the time
+_N_CHECKED = 200  # candidates at most that are asked whether they may be tried
 _ROUNDS = 3
 _N_BASES = 8
 
@@ -78,13 +79,14 @@ class Auto(Searcher):
             self._points.append(self._encoding.points([trial.flat])[0])
         points = np.array(self._points[: len(trials)])
         knowledge = self._knowledge(trials, points)
-        point = self._propose(trials, points, knowledge, given, rng)
+        flat = self._propose(trials, points, knowledge, given, rng)
         self.why = (
             f"by a Gaussian process on {len(knowledge.model)} results: largest expected improvement"
         )
-        (expected,), _ = knowledge.model.predict(self._encoding.features(point[None]))
+        features = self._encoding.features(self._encoding.points([flat]))
+        (expected,), _ = knowledge.model.predict(features)
         self.expects = knowledge.loss(float(expected))
-        return self._encoding.flat(point)
+        return flat
 
     # ---- what is known ----
 
@@ -154,8 +156,8 @@ class Auto(Searcher):
         known: "_Knowledge",
         given: Mapping[str, Value],
         rng: np.random.Generator,
-    ) -> Floats:
-        """Return the point of the largest expected improvement among random and local ones."""
+    ) -> Flat:
+        """Return the config of the largest expected improvement among random and local ones."""
         ranked = np.argsort(known.expected, kind="stable")
         unfinished = [
             number
@@ -192,8 +194,12 @@ class Auto(Searcher):
             more = self._near(best, n // 3, 0.5 ** (k + 1), rng)
             candidates = np.vstack([best, self._encoding.given(more, given)])
             merits = merit(candidates)
-        point: Floats = candidates[int(np.argmax(merits))]
-        return point
+        ranking = np.argsort(-merits, kind="stable")
+        proposals = (self._encoding.flat(candidates[row]) for row in ranking[:_N_CHECKED])
+        feasible = self.feasible or (lambda flat: True)
+        # If none of them may be tried, the search says so of the best, and asks again.
+        first = self._encoding.flat(candidates[ranking[0]])
+        return next((flat for flat in proposals if feasible(flat)), first)
 
     def _near(self, bases: Floats, n: int, scale: float, rng: np.random.Generator) -> Floats:
         """Return points that differ from one of ``bases`` in one, some or all parameters."""

@@ -1,7 +1,7 @@
 """The contract of a searcher."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
@@ -16,7 +16,13 @@ class Searcher(ABC):
         space: The space to propose from.
         max_epochs: The epoch at which trials are to be good.
         seed: For what is fixed once for a search; each suggestion gets a source of its own.
+
+    Attributes:
+        feasible: Says which flat configs may be tried, for searchers that can make use of it: what
+            they propose is checked in any case. None if all may.
     """
+
+    feasible: Callable[[Flat], bool] | None = None
 
     slow = False
     """A suggestion takes so long that workers would wait for it."""

@@ -1,0 +1,1 @@
+"""How to bring one's own training: run these by path."""
