@@ -256,6 +256,95 @@ def rerun(
 
 
 @app.command()
+def ui(
+    study: Annotated[
+        str | None, typer.Argument(metavar="[STUDY]", help="Name of the study's folder.")
+    ] = None,
+    port: Annotated[
+        int | None, typer.Option(help="Port to listen on; default: a free one.")
+    ] = None,
+    studies_dir: StudiesDir = Path("studies"),
+    tracking_uri: TrackingUri = None,
+    open_: Annotated[bool, typer.Option("--open", help="Open the page in a browser.")] = False,
+) -> None:
+    """Show a study's trials in MLflow, until Ctrl-C."""
+    from hypertune.engine import read_outcome, study_folder
+    from hypertune.settings import Settings
+
+    page = ""
+    store = Settings(studies_dir=studies_dir, tracking_uri=tracking_uri).store
+    if study is not None:
+        outcome = read_outcome(study_folder(studies_dir, study), tracking_uri=tracking_uri)
+        store, page = outcome.store, outcome.page
+    _serve(store, page, port=port, open_page=open_)
+
+
+@app.command()
+def server(
+    store: Annotated[
+        str | None,
+        typer.Option(help="Database (postgresql://..., sqlite:///...); default: ./mlflow.db."),
+    ] = None,
+    artifacts: Annotated[
+        str, typer.Option(help="Folder or bucket for artifacts; default: ./mlartifacts.")
+    ] = "mlartifacts",
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="Port to listen on.")] = 5000,
+) -> None:
+    """Run an MLflow server for studies to come, until Ctrl-C or SIGTERM."""
+    from hypertune.settings import Settings
+
+    if host not in ("127.0.0.1", "localhost", "::1"):
+        print(
+            f"Warning: whoever reaches {host} can read and change all runs. Put a login in front.",
+            file=sys.stderr,
+        )
+    uri = (
+        Settings(tracking_uri=store).store if store else f"sqlite:///{Path('mlflow.db').resolve()}"
+    )
+    where = artifacts if "://" in artifacts else str(Path(artifacts).resolve())
+    _serve(uri, "", port=port, host=host, artifacts=where, hint=True)
+
+
+def _serve(
+    store: str,
+    page: str,
+    *,
+    port: int | None,
+    host: str = "127.0.0.1",
+    artifacts: str = "",
+    open_page: bool = False,
+    hint: bool = False,
+) -> None:
+    """Run a server, or point to the one that is there, and print where to look."""
+    import signal
+    import tempfile
+    import webbrowser
+
+    from hypertune.records import redact
+    from hypertune.records.server import mlflow_server
+
+    if store.startswith(("http:", "https:")):
+        print(f"{redact(store).rstrip('/')}{page}")
+        return
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    with tempfile.TemporaryDirectory(prefix="hypertune-mlflow-") as folder:
+        log = Path(folder) / "server.log"
+        print("Starting an MLflow server ...", flush=True)
+        try:
+            with mlflow_server(store, log=log, host=host, port=port, artifacts=artifacts) as url:
+                print(f"{url}{page}", flush=True)
+                if hint:
+                    print(f"Use it with: hypertune run ... --tracking-uri {url}", flush=True)
+                print("Ctrl-C ends it.", flush=True)
+                if open_page:
+                    webbrowser.open(f"{url}{page}")
+                signal.pause()
+        except KeyboardInterrupt:
+            print("Ended.")
+
+
+@app.command()
 def delete(
     study: StudyName,
     studies_dir: StudiesDir = Path("studies"),

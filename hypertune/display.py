@@ -287,20 +287,15 @@ def _show_next(out: Console, outcome: Outcome) -> None:
         out.print("Deliver the rest to MLflow:", style="bold")
         login = f" --tracking-uri {redact(store)}" if "***" in redact(store) else ""
         out.print(f"  hypertune sync {folder.name}{login}{flags}")
-    if delivery.experiment_id is None:
+    if not outcome.page:
         return
-    page = f"/#/experiments/{delivery.experiment_id}/runs/{delivery.run_id}"
     out.print()
-    if store.startswith("sqlite:"):
-        path = Path(store.removeprefix("sqlite:///"))
-        out.print("See all trials in MLflow:", style="bold")
-        out.print(
-            f"  mlflow server --host 127.0.0.1 --port 5000 --backend-store-uri sqlite:///{path}"
-        )
-        out.print(f"  http://127.0.0.1:5000{page}")
-    elif store.startswith("http"):
-        out.print("See all trials in MLflow:", style="bold")
-        out.print(f"  {redact(store).rstrip('/')}{page}")
+    out.print("See all trials in MLflow:", style="bold")
+    if store.startswith(("http:", "https:")):
+        out.print(f"  {redact(store).rstrip('/')}{outcome.page}")
+    else:
+        login = f" --tracking-uri {redact(store)}" if "***" in redact(store) else ""
+        out.print(f"  hypertune ui {folder.name}{login}{flags}")
 
 
 def show_studies(out: Console, studies: Iterable[tuple[Summary, Outcome]]) -> None:

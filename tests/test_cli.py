@@ -176,7 +176,7 @@ def test_a_study_runs_from_any_folder_to_a_summary(tmp_path: Path) -> None:
         "ridge AR(",
         "test_mae_ratio",
         "4 searched, 4 of them to the end",
-        "mlflow server --host 127.0.0.1",
+        "hypertune ui gru_window-1",
     ):
         assert text in out
     assert re.search(r"On the test part the best configuration (beats|does not beat) naive", out)

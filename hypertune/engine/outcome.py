@@ -31,6 +31,13 @@ class Outcome:
     delivery: Delivery
     under_way: bool = False
 
+    @property
+    def page(self) -> str:
+        """Where an MLflow server shows the study; empty while MLflow does not know it."""
+        if self.delivery.experiment_id is None:
+            return ""
+        return f"/#/experiments/{self.delivery.experiment_id}/runs/{self.delivery.run_id}"
+
 
 def read_outcome(folder: Path, *, tracking_uri: str | None = None) -> Outcome:
     """Return how a study stands, by what lies in its folder.

@@ -55,7 +55,7 @@ CREATE TABLE IF NOT EXISTS events (
     data TEXT NOT NULL);
 CREATE INDEX IF NOT EXISTS events_of_trial ON events (trial);
 """
-FORMAT = 1
+FORMAT = 2
 
 
 @dataclass(frozen=True, kw_only=True)
