@@ -86,6 +86,7 @@ def run(
     npz: Annotated[Path | None, typer.Option(help="Arrays of your own: x, y, ...")] = None,
     studies_dir: StudiesDir = Path("studies"),
     tracking_uri: TrackingUri = None,
+    disk_budget: Annotated[str, typer.Option(help="What checkpoints may take.")] = "10GB",
     sync_timeout: Annotated[str, typer.Option(help="Wait so long for MLflow at the end.")] = "1m",
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Show the plan, start nothing.")
@@ -98,7 +99,7 @@ def run(
     """Search a study's space, keep every trial, and say what was found."""
     from hypertune import display, engine, plan
     from hypertune.methods import DEFAULT_METHOD
-    from hypertune.settings import Settings, parse_duration
+    from hypertune.settings import Settings, parse_duration, parse_size
     from hypertune.study import load_study
     from hypertune.trainable.exchange import OtherData
 
@@ -111,6 +112,9 @@ def run(
         with check:
             if text is not None:
                 seconds[f"{flag}_s"] = parse_duration(text, flag)
+    disk_budget_bytes = 0.0
+    with check:
+        disk_budget_bytes = parse_size(disk_budget, "disk_budget")
     with check:
         settings = Settings(
             method=method or DEFAULT_METHOD,
@@ -132,6 +136,7 @@ def run(
             cpus_per_trial=cpus_per_trial,
             gpus_per_trial=gpus_per_trial,
             seed=seed,
+            disk_budget_bytes=disk_budget_bytes,
             name=name,
             studies_dir=studies_dir,
             tracking_uri=tracking_uri,

@@ -21,6 +21,7 @@ _RECORDED = (
     "gpus_per_trial",
     "time_budget_s",
     "trial_timeout_s",
+    "disk_budget_bytes",
     "seed",
 )
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
@@ -48,6 +49,7 @@ class Settings:
         name: Of the study's folder; None for ``<space>-<k>``.
         studies_dir: The folder that studies are kept in.
         tracking_uri: MLflow store; None for ``mlflow.db`` beside the folder of studies.
+        disk_budget_bytes: What checkpoints may take; those of the least promising trials go first.
         sync_timeout_s: Seconds to wait at the end until MLflow has everything.
         verbose: Let Ray speak.
 
@@ -71,6 +73,7 @@ class Settings:
     name: str | None = None
     studies_dir: Path = field(default_factory=lambda: Path("studies"))
     tracking_uri: str | None = None
+    disk_budget_bytes: float = 10e9
     sync_timeout_s: float = 60.0
     verbose: bool = False
 
@@ -82,6 +85,7 @@ class Settings:
             "n_concurrent": (self.n_concurrent, 1, "at least 1"),
             "seed": (self.seed, 0, "at least 0"),
             "gpus_per_trial": (self.gpus_per_trial, 0, "at least 0"),
+            "disk_budget_bytes": (self.disk_budget_bytes, 0, "at least 0"),
             "sync_timeout_s": (self.sync_timeout_s, 0, "at least 0"),
         }
         for name, (value, least, rule) in rules.items():
@@ -158,7 +162,22 @@ class Settings:
 
 
 def _flag(name: str) -> str:
-    return "--" + name.removesuffix("_s").replace("_", "-")
+    return "--" + name.removesuffix("_s").removesuffix("_bytes").replace("_", "-")
+
+
+def parse_size(text: str, name: str = "size") -> float:
+    """Return the bytes of a text such as ``500MB`` or ``10GB``.
+
+    Raises:
+        SettingError: It is no size.
+    """
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)([kMGT])B", text)
+    if found is None:
+        raise SettingError(
+            f"{_flag(name)} must be a number with a unit (kB, MB, GB or TB), such as 10GB, but got "
+            f"'{text}'."
+        )
+    return float(found[1]) * {"k": 1e3, "M": 1e6, "G": 1e9, "T": 1e12}[found[2]]
 
 
 def parse_duration(text: str, name: str = "duration") -> float:

@@ -58,6 +58,7 @@ def call(monkeypatch: pytest.MonkeyPatch, folder: Path, *args: str) -> int:
         ([*GOOD, "--from", "nobody"], "There is no journal at 'studies/nobody/journal.db'"),
         ([*GOOD, "--scheduler", "ahsa"], "Unknown scheduler 'ahsa'. Did you mean 'asha'?"),
         ([*GOOD, "--set", "batch_size=0"], "batch_size must be an integer of at least 1"),
+        ([*GOOD, "--disk-budget", "10"], "--disk-budget must be a number with a unit"),
         ([*GOOD, "--probe"], "--probe goes with --dry-run"),
         ([*GOOD, "--studies-dir", "empty.py"], "--studies-dir must be a folder to write in"),
         ([*GOOD, "--dry-run", "--studies-dir", "empty.py/a"], "must be a folder to write in"),

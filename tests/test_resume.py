@@ -4,6 +4,7 @@ Ray and MLflow are not needed for that: jobs run one after another in this proce
 """
 
 import contextlib
+import errno
 import json
 import shutil
 from dataclasses import replace
@@ -20,6 +21,7 @@ from ray import tune
 from hypertune import engine
 from hypertune.analysis import summarize
 from hypertune.engine import Outcome
+from hypertune.engine.checkpoints import Checkpoints
 from hypertune.engine.driver import Driver
 from hypertune.engine.folder import locked
 from hypertune.errors import HypertuneError, JournalError, SettingError
@@ -191,6 +193,48 @@ def test_without_its_checkpoints_a_trial_begins_anew_and_its_results_stay(
     shutil.rmtree(folder / "checkpoints")
     engine.resume(folder, space=study)
     assert record(folder) == record(whole.studies_dir / "whole")
+
+
+def test_checkpoints_keep_to_their_budget_and_trials_without_one_train_again(
+    toy: Study, one: OneWorker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = settings(tmp_path, method="asha", n_trials=12, name="whole")
+    engine.run(toy, whole)
+    n_most = 0
+    weigh = Checkpoints.weigh
+
+    def counted(self: Checkpoints, trial: int) -> None:
+        nonlocal n_most
+        n_most = max(n_most, len(list(self.root.glob("trial-*"))))
+        weigh(self, trial)
+
+    monkeypatch.setattr(Checkpoints, "weigh", counted)
+    tight = settings(tmp_path, method="asha", n_trials=12, disk_budget_bytes=3.0)  # of a byte each
+    folder = engine.run(toy, tight).folder
+    assert n_most <= 4
+    assert record(folder) == record(whole.studies_dir / "whole")
+
+
+def test_a_finished_study_keeps_few_files(toy: Study, one: OneWorker, tmp_path: Path) -> None:
+    folder = engine.run(toy, settings(tmp_path, method="asha", n_trials=150)).folder
+    assert sum(path.is_file() for path in folder.rglob("*")) < 100
+    assert engine.resume(folder, space=toy, changes={"n_trials": 160}).error is None
+
+
+def test_a_full_disk_ends_the_search_and_fails_no_trial(
+    toy: Study, one: OneWorker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(self: Worker) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Worker, "_save", full)
+        outcome = engine.run(toy, settings(tmp_path, method="asha"))
+    assert outcome.error is not None
+    assert "A checkpoint cannot be written: [Errno 28] No space left on device" in outcome.error
+    assert [row[5] for row in record(outcome.folder) if row[2] == "search"] == ["interrupted"]
+    again = engine.resume(outcome.folder, space=toy)
+    assert (again.error, again.stopped_by) == (None, None)
 
 
 @pytest.mark.parametrize("method", ["asha", "random", "hyperband", "auto"])

@@ -2,7 +2,6 @@
 
 import contextlib
 import functools
-import shutil
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -11,18 +10,20 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import ray
 
-from hypertune.errors import HypertuneError
+from hypertune.engine.checkpoints import Checkpoints
+from hypertune.errors import HypertuneError, JournalError
 from hypertune.records import Journal
-from hypertune.search import Job, Reason, Search, incumbent
+from hypertune.search import Job, Reason, Search, Trial, incumbent
 from hypertune.settings import Settings
 from hypertune.study import Study
-from hypertune.trainable.worker import WorkerJob, hang_file, newest_checkpoint
+from hypertune.trainable.worker import WorkerJob, hang_file
 
 FINAL = ("complete", "converged", "failed", "lost")
 """How trials end that are never run again; those that were stopped or interrupted may go on."""
 MAX_LOST = 2
 """A job whose worker died is tried again so many times."""
 _DRAIN_S = 10.0
+_KEPT = 20  # checkpoints of a finished study
 _SYNC_EVERY_S = 0.5
 _HOPELESS = (
     3  # so many trials that all lost their workers, and no result ever: it is not the trials
@@ -120,7 +121,7 @@ class Driver:
         warning: Callable[[], str | None] = lambda: None,
     ) -> None:
         self.study, self.settings, self.search, self.journal = study, settings, search, journal
-        self.checkpoints = folder.resolve() / "checkpoints"
+        self.checkpoints = Checkpoints(folder.resolve() / "checkpoints", settings.disk_budget_bytes)
         self.n_concurrent = n_concurrent
         self.progress, self.observer, self.warning = progress, observer, warning
         self.out: dict[str, Out] = {}
@@ -146,7 +147,7 @@ class Driver:
 
         A trial that was under way goes on first, from its newest checkpoint.
         """
-        for leftover in self.checkpoints.glob("hang-*.txt"):  # of workers that were killed
+        for leftover in self.checkpoints.root.glob("hang-*.txt"):  # of workers that were killed
             leftover.unlink(missing_ok=True)
         trials = self.journal.trials()
         self.next_id = max((trial.id for trial in trials), default=-1) + 1
@@ -162,7 +163,7 @@ class Driver:
         for record in self.search.trials:
             trial_id = self.ids[record.number]
             if record.waiting and record.epoch < record.to_epoch:
-                saved = self._checkpoint(trial_id, record.epoch)
+                saved = self.checkpoints.newest(trial_id, record.epoch)
                 self.search.lost(record.number, saved[0] if saved else 0)
             elif record.reason is not None:
                 self._count_end(record.reason)
@@ -307,7 +308,7 @@ class Driver:
         first = self.search.trials[0]
         default = self.ids[0] if first.full else self.default
         for label, trial in {"best": self.ids[best.number], "default": default}.items():
-            if trial is not None and trial not in known and self._checkpoint(trial):
+            if trial is not None and trial not in known and self._has_checkpoint(trial):
                 self.to_test.append((label, trial))
                 known.add(trial)
         self._record_baselines()
@@ -375,14 +376,14 @@ class Driver:
             reached = max((row.epoch for row in self.journal.results(trial=trial)), default=0)
         else:
             reached = self.search.trials[number].epoch
-        checkpoint = self._checkpoint(trial, None if test else reached)
+        checkpoint = self.checkpoints.newest(trial, self.search.max_epochs if test else reached)
         job = WorkerJob(
             key=key,
             trial=trial,
             config=self.study.config(config, seed=self.settings.seed),
             to_epoch=to_epoch,
             checkpoint=str(checkpoint[1]) if checkpoint else None,
-            folder=str(self.folder(trial)),
+            folder=str(self.checkpoints.folder(trial)),
             metric=self.study.metric,
             mode=self.study.mode,
             timeout_s=self.settings.trial_timeout_s,
@@ -397,14 +398,6 @@ class Driver:
             test=test,
         )
         return job
-
-    def folder(self, trial: int) -> Path:
-        """Return the folder of a trial's checkpoints."""
-        return self.checkpoints / f"trial-{trial:03d}"
-
-    def _checkpoint(self, trial: int, up_to: int | None = None) -> tuple[int, Path] | None:
-        most = self.search.max_epochs if up_to is None else up_to
-        return newest_checkpoint(self.folder(trial), most)
 
     # ---- epochs back ----
 
@@ -425,6 +418,8 @@ class Driver:
         """Take in what a worker reported: epochs, a look at the test part, or a failure."""
         out = self.out[key]
         out.heard = time.monotonic()
+        if result.get("disk_full"):
+            raise JournalError(f"A checkpoint cannot be written: {result['failure']}.")
         if not out.placed:
             out.placed = True
             where = {"node": result.get("hostname"), "device": result["device"]}
@@ -463,6 +458,10 @@ class Driver:
         elif epoch >= out.job.to_epoch:
             self.journal.set_state(trial, "waiting")
             del self.out[key]
+            self.checkpoints.weigh(trial)
+            if self.checkpoints.too_many:
+                # A trial that lost its checkpoint trains again when it is promoted after all.
+                self.checkpoints.trim(self.ids[t.number] for t in reversed(self._promising()))
         elif out.cut:
             self.cut_short = self.cut_short or not self.halted
             self._end(key, "interrupted", f"by {self.stopped_by}")
@@ -472,7 +471,7 @@ class Driver:
         """Take note of a worker that died under a job; another one goes on from its checkpoint."""
         if (out := self.out.get(key)) is None:
             return
-        hang = hang_file(self.checkpoints, key)
+        hang = hang_file(self.checkpoints.root, key)
         traceback = hang.read_text(errors="replace") if hang.is_file() else ""
         hang.unlink(missing_ok=True)
         if time.monotonic() - out.heard >= self.settings.trial_timeout_s and out.test is None:
@@ -508,7 +507,7 @@ class Driver:
             if out.number is None:
                 self.default_due = True
             else:
-                saved = self._checkpoint(trial, self.search.trials[out.number].epoch)
+                saved = self.checkpoints.newest(trial, self.search.trials[out.number].epoch)
                 self.search.lost(out.number, saved[0] if saved else 0)
 
     def _end(self, key: str, reason: Reason, detail: str | None) -> None:
@@ -519,7 +518,7 @@ class Driver:
             self.search.end(number, reason)
         self.journal.set_state(trial, "ended", reason=reason, detail=detail)
         if reason in ("failed", "lost"):
-            shutil.rmtree(self.folder(trial), ignore_errors=True)
+            self.checkpoints.drop(trial)
         elif number is not None and reason in ("complete", "converged"):
             self._keep_best(number)
         if number is not None:
@@ -528,6 +527,15 @@ class Driver:
     def _count_end(self, reason: Reason) -> None:
         self.progress.n_ended[reason] = self.progress.n_ended.get(reason, 0) + 1
 
+    def _promising(self) -> list[Trial]:
+        """Return the trials that may go on, those first that got furthest and were best."""
+        left = [t for t in self.search.trials if t.losses and t.reason in (None, "stopped")]
+        waiting = [t for t in left if not t.running]
+        return sorted(waiting, key=lambda t: (-t.epoch, t.best[t.epoch], t.number))
+
+    def _has_checkpoint(self, trial: int) -> bool:
+        return self.checkpoints.newest(trial, self.search.max_epochs) is not None
+
     def _keep_best(self, number: int) -> None:
         """Keep one checkpoint of the full trials: the best one's (and the default's)."""
         best = incumbent(self.search.trials)
@@ -535,7 +543,7 @@ class Driver:
         if best is not None and best.number == number:
             dropped, self.best_kept = self.best_kept or 0, number
         if dropped > 0:
-            shutil.rmtree(self.folder(self.ids[dropped]), ignore_errors=True)
+            self.checkpoints.drop(self.ids[dropped])
 
     def _note_best(self, trial: int, value: float) -> None:
         best, better = self.progress.best, min if self.study.mode == "min" else max
@@ -571,6 +579,13 @@ class Driver:
                 reason, detail = "interrupted", f"by {stopped_by}"
             self.journal.set_state(self.ids[trial.number], "ended", reason=reason, detail=detail)
         self.progress.n_ended["stopped"] = sum(t.reason == "stopped" for t in self.search.trials)
+        if self.stopped_by is None:
+            # It may be extended: then most that is promoted is among these.
+            kept = {self.ids[t.number] for t in self._promising()[:_KEPT]}
+            best = incumbent(self.search.trials)
+            kept |= {self.ids[best.number]} if best is not None else set()
+            kept |= {t for t in [*self.ids[:1], self.default] if t is not None}
+            self.checkpoints.keep(kept)
         error = None if self.error is None else f"{type(self.error).__name__}: {self.error}"
         self.journal.add_event("search_end", None, {"stopped_by": self.stopped_by, "error": error})
         self.journal.sync()

@@ -1,6 +1,7 @@
 """The worker's side: an actor that Ray Tune keeps warm and hands one job after another."""
 
 import contextlib
+import errno
 import faulthandler
 import math
 import os
@@ -99,6 +100,9 @@ class Worker(tune.Trainable):
         except (Exception, SystemExit) as error:
             if "CUDA error" in str(error) and not isinstance(error, torch.OutOfMemoryError):
                 os._exit(1)  # this process can use its GPU no more: let another one take over
+            if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+                # It is not the trial's fault, and would be the next one's as well.
+                return self._failure(f"{error}") | {"disk_full": True}
             return self._failure(f"{type(error).__name__}: {error}", traceback.format_exc())
         finally:
             faulthandler.cancel_dump_traceback_later()
