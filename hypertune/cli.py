@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from hypertune.errors import Checks, HypertuneError, SettingError
+from hypertune.errors import Checks, HypertuneError, SettingError, choices
 
 if TYPE_CHECKING:
     from hypertune.engine import Outcome
@@ -225,6 +225,44 @@ def show(study: StudyName, studies_dir: StudiesDir = Path("studies")) -> None:
 
     folder = engine.study_folder(studies_dir, study)
     display.show_summary(display.console(), summarize(folder), engine.read_outcome(folder))
+
+
+@app.command()
+def trials(
+    study: StudyName,
+    format_: Annotated[
+        str, typer.Option("--format", "-f", help="table, csv, json or parquet.")
+    ] = "table",
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="File to write; parquet needs one.")
+    ] = None,
+    studies_dir: StudiesDir = Path("studies"),
+) -> None:
+    """Print all trials of a study, or write them to a file."""
+    from hypertune import display, engine
+    from hypertune.analysis import load_trials
+
+    formats = ("table", "csv", "json", "parquet")
+    if format_ not in formats:
+        raise SettingError(f"Unknown format '{format_}'.{choices(format_, formats)}")
+    frame = load_trials(engine.study_folder(studies_dir, study))
+    if format_ == "parquet":
+        if output is None:
+            raise SettingError("--format parquet needs a file: --output trials.parquet.")
+        frame.to_parquet(output)
+        return
+    if format_ == "table":
+        display.show_trials(display.console(), frame)
+        return
+    text = (
+        frame.to_csv(index=False)
+        if format_ == "csv"
+        else frame.to_json(orient="records", date_format="iso", indent=1)
+    )
+    if output is not None:
+        output.write_text(text)
+    else:
+        print(text.rstrip("\n"))
 
 
 @app.command()

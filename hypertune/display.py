@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console, Group
 from rich.live import Live
@@ -21,6 +21,9 @@ from hypertune.plan import Plan
 from hypertune.records import flat_names, redact
 from hypertune.settings import Settings
 from hypertune.study import Study
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 _PLAIN_EVERY_S = 10.0
 _STAGES = {
@@ -321,6 +324,21 @@ def _state(outcome: Outcome) -> str:
     if outcome.under_way:
         return "under way"
     return "finished" if outcome.stopped_by is None else f"ended early by {outcome.stopped_by}"
+
+
+def show_trials(out: Console, trials: "pd.DataFrame") -> None:
+    """Print a study's trials."""
+    columns = ["trial", "role", "reason", "epochs", "value", "best_epoch", "test", "cost_s"]
+    columns += [name for name in trials.columns if name.startswith("config.")]
+    table = Table(box=None, pad_edge=False)
+    for name in columns:
+        number = name in ("trial", "epochs", "value", "best_epoch", "test", "cost_s")
+        title = name.removeprefix("config.")
+        table.add_column(Text(title), justify="right" if number else "left", no_wrap=True)
+    shown = trials[columns].astype(object).where(trials[columns].notna(), None)
+    for row in shown.itertuples(index=False):
+        table.add_row(*(Text("" if value is None else _number(value)) for value in row))
+    out.print(table)
 
 
 def show_explanation(out: Console, known: Explanation) -> None:

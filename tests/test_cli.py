@@ -278,6 +278,13 @@ def test_a_driver_that_is_killed_leaves_a_study_that_goes_on(
     assert re.search("proposed +the study's default", capsys.readouterr().out)
     assert call(monkeypatch, tmp_path, "show", "sleepy-1") == 0
     assert "9 searched" in capsys.readouterr().out
+    assert call(monkeypatch, tmp_path, "trials", "sleepy-1", "-f", "csv") == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert (len(lines), lines[0][:11]) == (1 + len(trials), "trial,role,")
+    assert call(monkeypatch, tmp_path, "trials", "sleepy-1", "-f", "jsn") == 2
+    assert "Did you mean 'json'?" in capsys.readouterr().err
+    assert call(monkeypatch, tmp_path, "trials", "sleepy-1") == 0
+    assert "complete" in capsys.readouterr().out
     assert call(monkeypatch, tmp_path, "resume", "sleepy-1") == 2
     assert call(monkeypatch, tmp_path, "delete", "sleepy-1", "--yes") == 0
     assert not (tmp_path / "studies" / "sleepy-1").exists()
