@@ -1,0 +1,472 @@
+"""Is anything lost? Drivers, workers and MLflow servers are killed at random; then all is compared.
+
+    python benchmarks/chaos.py                 # an hour on two cores
+    python benchmarks/chaos.py --kills 2 --worker-kills 2 --server-faults 5     # some minutes
+
+- *drivers*: studies are started on the command line, SIGKILLed at a random moment, resumed, killed
+  again, up to four times each, and resumed to their end; ``--kills`` times for each method;
+- *workers*: while a study runs, a process that trains is SIGKILLed every few seconds;
+- *torn tails*: the write-ahead log of a killed study is cut at a random byte, as a loss of power
+  may leave it; then the study is resumed;
+- *servers*: a journal grows by 100 results a second; its uploader delivers to a real MLflow server
+  through a proxy that answers 500, 401 or 403, hangs, or loses answers after the server has done
+  its work; the server is also killed, and comes back after some seconds.
+
+The trained "model" is a sequence in which every value follows from the one before, so that a
+checkpoint that is lost or taken twice shows in all later values. After each study, row by row:
+
+- *lost*: a result that was in the journal at a kill and is not there, or not the same, in the end;
+  a gap in the epochs of a trial; a result or a trial of the journal that MLflow does not have;
+- *duplicated*: a trial with two runs in MLflow, a step with two values;
+- *wrong*: a value that is not what the sequence has at this epoch; a value in MLflow that is not
+  the journal's; a trial that ended in a way that it should not have.
+
+Ends with status 1 if there is any of them. Linux only.
+"""
+
+import argparse
+import contextlib
+import http.client
+import http.server
+import json
+import os
+import random
+import signal
+import sqlite3
+import subprocess
+import sys
+import tempfile
+import textwrap
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from hypertune.records import Journal, Uploader
+from hypertune.records.replica import deliver
+from hypertune.records.server import mlflow_server
+
+ROOT = Path(__file__).parents[1]
+METHODS = ("random", "tpe", "hyperband", "bohb", "auto")
+MAX_KILLS = 4  # of one study
+STUDY = textwrap.dedent('''
+    """A sequence in which every value follows from the one before."""
+
+    import json
+    import time
+
+    from ray import tune
+
+    from hypertune import Study
+
+
+    class Sequence:
+        def __init__(self, config):
+            self.config, self.epoch, self.value = config, 0, config["x"]
+
+        def step(self):
+            time.sleep(self.config["sleep_s"])
+            self.epoch += 1
+            self.value = (self.value * 997.0 + self.epoch) % 1.0
+            return {"loss": self.value, "twice": 2 * self.value}
+
+        def save(self, folder):
+            (folder / "state.json").write_text(json.dumps([self.epoch, self.value]))
+
+        def load(self, folder):
+            self.epoch, self.value = json.loads((folder / "state.json").read_text())
+
+
+    study = Study(
+        question="Is anything lost?",
+        factors=("x",),
+        space={"x": tune.uniform(0, 1), "y": tune.uniform(0, 1)},
+        default={"x": 0.5, "y": 0.5},
+        fixed={"sleep_s": 0.06},
+        trainable=Sequence,
+        metric="loss",
+        max_epochs=27,
+        n_trials=12,
+    )
+''')
+
+Rows = dict[tuple[int, int], tuple[int, float]]
+
+
+def values(x: float, n: int) -> list[float]:
+    """Return what the sequence has at epochs 1 to n."""
+    value, found = x, []
+    for epoch in range(1, n + 1):
+        value = (value * 997.0 + epoch) % 1.0
+        found.append(value)
+    return found
+
+
+# ---- what is compared ----
+
+
+def results(folder: Path) -> Rows:
+    """Return time and loss by trial and epoch, but for baselines without epochs."""
+    with contextlib.closing(Journal(folder / "journal.db", read_only=True)) as journal:
+        rows = journal.results()
+    return {(r.trial, r.epoch): (r.t_ms, r.metrics["loss"]) for r in rows if r.epoch > 0}
+
+
+def compare(folder: Path, store: Path, seen: Rows, *, may_be_lost: bool = False) -> Counter[str]:
+    """Return how much is lost, duplicated and wrong in a finished study."""
+    found: Counter[str] = Counter(lost=0, duplicated=0, wrong=0)
+    rows = results(folder)
+    found["lost"] += sum(rows.get(key) != row for key, row in seen.items())
+    with contextlib.closing(Journal(folder / "journal.db", read_only=True)) as journal:
+        trials, study_id = journal.trials(), journal.study()["study_id"]
+    fine = {"complete", "stopped", "lost"} if may_be_lost else {"complete", "stopped"}
+    for trial in trials:
+        if "x" not in trial.config:
+            continue
+        epochs = sorted(epoch for number, epoch in rows if number == trial.id)
+        found["lost"] += epochs != list(range(1, len(epochs) + 1))
+        found["wrong"] += trial.reason not in fine
+        expected = values(trial.config["x"], len(epochs))
+        found["wrong"] += sum(
+            rows[trial.id, e][1] != v for e, v in enumerate(expected, 1) if (trial.id, e) in rows
+        )
+    return found + in_mlflow(store, study_id, rows, {t.id for t in trials if "x" in t.config})
+
+
+def in_mlflow(store: Path, study_id: str, rows: Rows, trials: set[int]) -> Counter[str]:
+    """Return how much of some trials is lost, duplicated and wrong in MLflow's database."""
+    found: Counter[str] = Counter(lost=0, duplicated=0, wrong=0)
+    with contextlib.closing(sqlite3.connect(store)) as db:
+        runs = db.execute(
+            "SELECT a.run_uuid, CAST(b.value AS INTEGER) FROM tags a JOIN tags b USING (run_uuid) "
+            "WHERE a.key = 'hypertune.study_id' AND a.value = ? AND b.key = 'hypertune.trial'",
+            (study_id,),
+        ).fetchall()
+        count = Counter(trial for _, trial in runs if trial in trials)
+        found["lost"] += len(trials - count.keys())
+        found["duplicated"] += sum(n - 1 for n in count.values())
+        there: dict[tuple[int, int], list[tuple[int, float]]] = {}
+        for run, trial in runs:
+            for step, t_ms, value in db.execute(
+                "SELECT step, timestamp, value FROM metrics WHERE run_uuid = ? AND key = 'loss'",
+                (run,),
+            ):
+                if trial in trials:
+                    there.setdefault((trial, step), []).append((t_ms, value))
+    found["lost"] += len(rows.keys() - there.keys())
+    found["duplicated"] += sum(len(there[key]) - 1 for key in there)
+    found["wrong"] += sum(there[key][0] != rows.get(key) for key in there)
+    return found
+
+
+# ---- drivers, workers, torn tails ----
+
+
+class Command:
+    """hypertune's command line, as a process."""
+
+    def __init__(self, folder: Path, *args: str) -> None:
+        self.folder = folder
+        self.log = (folder / "log.txt").open("a")
+        self.process = subprocess.Popen(
+            [sys.executable, str(ROOT / "hypertune.py"), *args],
+            cwd=folder,
+            env={**os.environ, "PYTHONPATH": str(ROOT)},
+            stdout=self.log,
+            stderr=self.log,
+        )
+
+    def finish(self) -> int:
+        """Wait for its end; return its exit status."""
+        try:
+            return self.process.wait(timeout=600)
+        finally:
+            self.process.kill()
+            self.log.close()
+
+    def kill(self) -> None:
+        self.process.kill()
+        self.process.wait()
+        self.log.close()
+
+    def searching(self, journal: Path, n_before: int) -> bool:
+        """Wait until the journal holds new results; return False if the process ended before."""
+        while self.process.poll() is None:
+            if journal.is_file():
+                with (
+                    contextlib.suppress(Exception),
+                    contextlib.closing(sqlite3.connect(journal)) as db,
+                ):
+                    (n,) = db.execute("SELECT count(*) FROM results WHERE epoch > 0").fetchone()
+                    if n > n_before:
+                        return True
+            time.sleep(0.05)
+        return False
+
+
+def run_args(name: str, method: str, rng: random.Random, *more: str) -> list[str]:
+    study = ["--space", "chaos_study.py", "--name", name, "--method", method]
+    return [*study, "--seed", str(rng.randrange(1000)), "--n-concurrent", "2", *more]
+
+
+def killed_drivers(
+    folder: Path, method: str, n: int, rng: random.Random
+) -> tuple[int, Counter[str]]:
+    """Kill drivers of studies by one method; return how often, and what was found."""
+    n_kills, total, number = 0, Counter[str](), 0
+    while n_kills < n:
+        number += 1
+        name = f"{method}-{number}"
+        study, seen, mine = folder / "studies" / name, Rows(), 0
+        command = Command(folder, *run_args(name, method, rng))
+        while mine < min(MAX_KILLS, n - n_kills):
+            if not command.searching(study / "journal.db", len(seen)):
+                break
+            time.sleep(rng.expovariate(1.0))
+            if command.process.poll() is not None:
+                break
+            command.kill()
+            mine += 1
+            seen |= results(study)
+            command = Command(folder, "resume", name)
+        status = command.finish()
+        n_kills += mine
+        total += compare(study, folder / "mlflow.db", seen)
+        # Status 2: it was killed after its end, and there was nothing to resume.
+        total["wrong"] += status not in ((0, 2) if mine else (0,))
+    return n_kills, total
+
+
+def killed_workers(folder: Path, n: int, rng: random.Random) -> tuple[int, Counter[str]]:
+    """Kill training processes of studies that run."""
+    n_kills, total, number = 0, Counter[str](), 0
+    while n_kills < n:
+        number += 1
+        name = f"workers-{number}"
+        study = folder / "studies" / name
+        command = Command(folder, *run_args(name, "asha", rng, "--n-trials", "40"))
+        if command.searching(study / "journal.db", 0):
+            family = psutil.Process(command.process.pid)
+            while command.process.poll() is None and n_kills < n:
+                time.sleep(rng.uniform(1, 4))
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    workers = [p for p in family.children(recursive=True) if trains(p)]
+                    if workers:
+                        rng.choice(workers).kill()
+                        n_kills += 1
+        status = command.finish()
+        total += compare(study, folder / "mlflow.db", {}, may_be_lost=True)
+        total["wrong"] += status != 0
+    return n_kills, total
+
+
+def trains(process: psutil.Process) -> bool:
+    with contextlib.suppress(psutil.Error):
+        return "Trainable" in " ".join(process.cmdline())
+    return False
+
+
+def torn_tails(folder: Path, n: int, rng: random.Random) -> tuple[int, Counter[str]]:
+    """Cut the end of the journal's write-ahead log off after a kill."""
+    total = Counter[str]()
+    for number in range(n):
+        name = f"torn-{number}"
+        study = folder / "studies" / name
+        command = Command(folder, *run_args(name, "asha", rng))
+        if not command.searching(study / "journal.db", 3):
+            total["wrong"] += 1
+            continue
+        command.kill()
+        time.sleep(1)
+        wal = study / "journal.db-wal"
+        if wal.exists() and wal.stat().st_size:
+            os.truncate(wal, int(wal.stat().st_size * rng.uniform(0.3, 1)))
+        (study / "journal.db-shm").unlink(missing_ok=True)
+        # What MLflow had got of the tail is no longer the journal's: it starts from nothing.
+        for path in study.glob("replica.db*"):
+            path.unlink()
+        left = results(study)
+        status = Command(folder, "resume", name, "--tracking-uri", "sqlite:///torn.db").finish()
+        total += compare(study, folder / "torn.db", left)
+        total["wrong"] += status != 0
+    return n, total
+
+
+# ---- servers ----
+
+
+class Proxy(http.server.BaseHTTPRequestHandler):
+    """Hands requests on to a server, unless there is trouble."""
+
+    protocol_version = "HTTP/1.1"
+    target = ""
+    trouble: str | None = None
+
+    def handle_any(self) -> None:
+        body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        trouble = type(self).trouble
+        if trouble == "hang":
+            deadline = time.monotonic() + 20
+            while type(self).trouble == "hang" and time.monotonic() < deadline:
+                time.sleep(0.1)
+            self.close_connection = True
+            return
+        if trouble in ("500", "401", "403"):
+            return self.answer(int(trouble), b"trouble")
+        try:
+            upstream = http.client.HTTPConnection(type(self).target, timeout=30)
+            headers = {k: v for k, v in self.headers.items() if k.lower() != "host"}
+            upstream.request(self.command, self.path, body, headers)
+            reply = upstream.getresponse()
+            text = reply.read()
+        except OSError:
+            return self.answer(502, b"")
+        if trouble == "lost answer":
+            self.close_connection = True
+            return None
+        return self.answer(reply.status, text)
+
+    def answer(self, status: int, text: bytes) -> None:
+        with contextlib.suppress(OSError):
+            self.send_response(status)
+            self.send_header("Content-Type", "application/json")
+            self.send_header("Content-Length", str(len(text)))
+            self.end_headers()
+            self.wfile.write(text)
+
+    do_GET = do_POST = do_PATCH = handle_any
+
+    def log_message(self, format: str, *args: Any) -> None:
+        return
+
+
+@contextlib.contextmanager
+def proxy(target: str) -> Iterator[tuple[type[Proxy], str]]:
+    handler = type("Here", (Proxy,), {"target": target, "trouble": None})
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        server.daemon_threads = True
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield handler, f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+
+
+def grow(journal: Journal, stop: threading.Event, rng: random.Random) -> None:
+    """Let a journal grow by 100 results a second, four trials at a time, until told to stop."""
+    first = 0
+    while not stop.is_set():
+        group = range(first, first + 4)
+        for trial in group:
+            journal.add_trial(trial, {"x": rng.random()}, seed=0)
+            journal.set_state(trial, "running")
+        sequences = {t: values(journal.trial(t).config["x"], 27) for t in group}
+        for epoch in range(1, 28):
+            for trial in group:
+                loss = sequences[trial][epoch - 1]
+                journal.add_result(trial, epoch, {"loss": loss, "twice": 2 * loss})
+            time.sleep(0.04)
+        for trial in group:
+            journal.set_state(trial, "ended", reason="complete")
+        first += 4
+    journal.add_event("search_end", None, {"stopped_by": None})
+    journal.close()
+
+
+def server_faults(folder: Path, n: int, rng: random.Random) -> tuple[int, Counter[str]]:
+    """Disturb the delivery of a growing journal."""
+    study = folder / "studies" / "servers"
+    study.mkdir(parents=True)
+    about = {"study_id": "servers", "name": "servers", "space": "servers", "metric": "loss"}
+    with contextlib.closing(Journal(study / "journal.db")) as journal:
+        journal.set_study(**about, mode="min", seed=0)
+        journal.add_event("search_start")
+    store, stop = folder / "served.db", threading.Event()
+
+    def write() -> None:
+        grow(Journal(study / "journal.db"), stop, rng)
+
+    writer = threading.Thread(target=write)
+    servers = contextlib.ExitStack()
+
+    def serve() -> str:
+        uri, log = f"sqlite:///{store}", folder / "server.log"
+        return servers.enter_context(mlflow_server(uri, log=log)).removeprefix("http://")
+
+    with proxy(serve()) as (handler, url):
+        uploader = Uploader(study / "journal.db", url)
+        uploader.start()
+        writer.start()
+        for k in range(n):
+            time.sleep(rng.uniform(0.5, 3))
+            kind = ("500", "lost answer", "401", "hang", "403", "lost answer", "kill")[k % 7]
+            if kind == "kill":
+                servers.close()
+                time.sleep(rng.choice([1, 5, 30, 90] if k % 49 == 48 else [1, 5]))
+                handler.target = serve()
+            else:
+                handler.trouble = kind
+                time.sleep(rng.uniform(0.5, 4))
+                handler.trouble = None
+        stop.set()
+        writer.join()
+        uploader.finish(60)
+        deliver(study / "journal.db", url, timeout_s=300)
+    servers.close()
+    with contextlib.closing(Journal(study / "journal.db", read_only=True)) as journal:
+        trials = {trial.id for trial in journal.trials()}
+    return n, in_mlflow(store, "servers", results(study), trials)
+
+
+# ---- the table ----
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--kills", type=int, default=20, help="of drivers, for each method")
+    parser.add_argument("--methods", nargs="+", default=METHODS, choices=METHODS)
+    parser.add_argument("--worker-kills", type=int, default=40)
+    parser.add_argument("--torn-tails", type=int, default=10)
+    parser.add_argument("--server-faults", type=int, default=60)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--keep", type=Path, metavar="FOLDER", help="a new folder for all files")
+    options = parser.parse_args()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    rng = random.Random(options.seed)
+    with contextlib.ExitStack() as stack:
+        if options.keep is None:
+            folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="chaos-")))
+        else:
+            folder = options.keep.resolve()
+            folder.mkdir(parents=True)
+        (folder / "chaos_study.py").write_text(STUDY)
+        table: dict[str, tuple[int, Counter[str]]] = {}
+
+        def note(what: str, outcome: tuple[int, Counter[str]]) -> None:
+            table[what] = outcome
+            print(f"{what}: {outcome[0]} faults, {json.dumps(outcome[1])}", flush=True)
+
+        for method in options.methods:
+            note(f"driver killed, {method}", killed_drivers(folder, method, options.kills, rng))
+        note("worker killed", killed_workers(folder, options.worker_kills, rng))
+        note("journal's tail torn", torn_tails(folder, options.torn_tails, rng))
+        note("MLflow server disturbed", server_faults(folder, options.server_faults, rng))
+
+    print("\n| fault | faults | lost | duplicated | wrong |\n|---|---|---|---|---|")
+    columns = ("lost", "duplicated", "wrong")
+    for what, (n, found) in table.items():
+        print(f"| {what} | {n} | {' | '.join(str(found[c]) for c in columns)} |")
+    total = sum((found for _, found in table.values()), Counter[str]())
+    print(
+        f"| in all | {sum(n for n, _ in table.values())} | "
+        f"{' | '.join(str(total[c]) for c in columns)} |"
+    )
+    sys.exit(1 if any(total.values()) else 0)
+
+
+if __name__ == "__main__":
+    main()
