@@ -224,6 +224,9 @@ def show_summary(out: Console, summary: Summary, outcome: Outcome) -> None:
     rows += [("failed", f"trial {trial}: {text}") for trial, text in summary.failures[:5]]
     if len(summary.failures) > 5:
         rows.append(("", f"and {len(summary.failures) - 5} more"))
+    if summary.failures:
+        trial, _ = summary.failures[0]
+        rows.append(("", f"with its traceback: hypertune explain {outcome.folder.name} {trial}"))
     if outcome.error is not None:
         rows.insert(0, ("error", outcome.error))
     _pairs(out, rows)

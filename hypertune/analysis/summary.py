@@ -75,6 +75,8 @@ class Summary:
             if other.trial == best.trial or other.test is None:
                 continue
             verb = "beats" if self.better(best.test, other.test) else "does not beat"
+            if best.test == other.test:
+                verb = "is as good as"
             sentences.append(
                 f"On the test part the best configuration {verb} {_named(other.label)} "
                 f"({best.test:.3f} against {other.test:.3f})."

@@ -98,11 +98,13 @@ def _start_configs(study: Study, path: Path | None) -> list[dict[str, Any]]:
     except (OSError, ValueError) as problem:
         raise SettingError(f"--start '{path}' cannot be read: {problem}.") from problem
     configs = given if isinstance(given, list) else [given]
-    problems = [
-        f"--start '{path}', config {i}: {problem}"
-        for i, config in enumerate(configs)
-        for problem in study.search_space.problems(config)
-    ]
+    problems = [] if configs else [f"--start '{path}' holds no config."]
+    for i, config in enumerate(configs):
+        if isinstance(config, dict):
+            found = study.search_space.problems(config)
+        else:
+            found = [f"must be an object of names and values, but got {config!r}"]
+        problems += [f"--start '{path}', config {i}: {problem}" for problem in found]
     if problems:
         raise SettingError("\n".join(problems))
     return configs

@@ -242,19 +242,21 @@ def ray_session(settings: Settings) -> Iterator[None]:
         "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
         "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1"),
     }
+    address = os.environ.get("RAY_ADDRESS")
     try:
         # "local": without an address it would join whatever Ray somebody has left running here.
         # It listens on all interfaces, whatever one asks for, but from 2.60 on a Ray that is
         # started here asks for a token (~/.ray/auth_token), unless RAY_AUTH_MODE says otherwise.
         with _for_this_process_alone(signal.SIGTERM):
             ray.init(
-                address=os.environ.get("RAY_ADDRESS") or "local",
+                address=address or "local",
                 include_dashboard=False,
                 log_to_driver=settings.verbose,
                 logging_level="INFO" if settings.verbose else "ERROR",
             )
     except (ConnectionError, OSError, RuntimeError, ValueError) as error:
-        raise SettingError(f"Ray cannot be started: {error}") from error
+        what = f"joined at RAY_ADDRESS={address}" if address else "started"
+        raise SettingError(f"Ray cannot be {what}: {error}") from error
     try:
         yield
     finally:

@@ -489,9 +489,9 @@ def _explain(error: Exception, uri: str) -> str:
         )
         return (
             f"{where} cannot be reached ({reason[0] if reason else _brief(error)}): check the "
-            "tracking URI and that the server runs. Nothing is lost; it is tried again."
+            "tracking URI and that the server runs. Nothing is lost."
         )
-    return f"{where} fails, and is tried again: {code or type(error).__name__}: {_brief(error)}"
+    return f"{where} fails: {code or type(error).__name__}: {_brief(error)}"
 
 
 def _listen(stop: _Stop) -> None:

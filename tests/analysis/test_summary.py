@@ -94,6 +94,7 @@ def test_best_is_the_best_of_the_trials_in_full(tmp_path: Path) -> None:
 
 
 BEATS = "On the test part the best configuration beats "
+AS_GOOD = "On the test part the best configuration is as good as "
 DOES_NOT = "On the test part the best configuration does not beat "
 
 
@@ -112,7 +113,7 @@ DOES_NOT = "On the test part the best configuration does not beat "
             [DOES_NOT + "the default configuration (1.000 against 1.500).",
              BEATS + "naive (1.000 against 0.750)."],
         ),
-        ("min", {1: 1.0, 2: 1.0}, [DOES_NOT + "naive (1.000 against 1.000)."]),
+        ("min", {1: 1.0, 2: 1.0}, [AS_GOOD + "naive (1.000 against 1.000)."]),
         ("min", {0: 1.0}, []),
     ],
 )  # fmt: skip
