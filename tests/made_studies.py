@@ -81,7 +81,7 @@ def _write(journal: Journal, k: int, made: Made, about: Mapping[str, Any]) -> No
     if not simple:
         journal.set_state(k, "running")
         journal.add_event("job", k, {"from_epoch": 0, "to_epoch": about["max_epochs"]})
-    start = journal.events(trial=k)[-1].t_ms
+    start = journal.events(trial=k)[-1].t_ms + 20_000 * k  # one after the other
     for epoch, loss in zip([0] if simple else epochs, made.losses, strict=True):
         metrics = {about["metric"]: loss, **made.metrics}
         journal.add_result(k, epoch, metrics, t_ms=start + 1000 * epoch)

@@ -26,7 +26,7 @@ COLOURS = (
     "#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#000000", "#B8A900"
 )  # fmt: skip
 _SYMBOLS = ("circle", "square", "diamond", "triangle-up", "x", "star", "cross", "pentagon")
-_DASHES = ("solid", "dash", "dot", "dashdot", "longdash", "longdashdot")
+DASHES = ("solid", "dash", "dot", "dashdot", "longdash", "longdashdot")
 _GREY = "#767676"
 _MAX_LEVELS = 8
 _N_BINS = 6
@@ -101,8 +101,8 @@ def heatmap(
             cell = values[(of_x == a) & (of_y == b)]
             if len(cell):
                 mean[i, j] = cell.mean()
-                spread = f" ± {_show(cell.std(ddof=1))}" if len(cell) > 1 else ""
-                text[i][j] = f"{_show(cell.mean())}{spread}<br>n = {len(cell)}"
+                spread = f" ± {show(cell.std(ddof=1))}" if len(cell) > 1 else ""
+                text[i][j] = f"{show(cell.mean())}{spread}<br>n = {len(cell)}"
     figure = go.Figure(
         go.Heatmap(
             z=mean,
@@ -121,7 +121,7 @@ def heatmap(
     figure.update_xaxes(type="category", title=x)
     figure.update_yaxes(type="category", title=y)
     title = f"Mean {data.study['metric']} ± standard deviation"
-    return _styled(figure, title, fidelity_text(data, fidelity, len(trials)), warn=fidelity)
+    return styled(figure, title, fidelity_text(data, fidelity, len(trials)), warn=fidelity)
 
 
 def interaction(
@@ -167,13 +167,13 @@ def interaction(
             hovertemplate=f"{x} %{{x}}: %{{y:.4g}} (n = %{{customdata}})<extra>{level}</extra>",
             mode="lines+markers",
             name=f"{by} = {level}",
-            line={"color": COLOURS[k % 8], "dash": _DASHES[k % 6]},
+            line={"color": COLOURS[k % 8], "dash": DASHES[k % 6]},
             marker={"symbol": _SYMBOLS[k % 8], "size": 9},
         )
     figure.update_xaxes(type="category", categoryarray=levels_x, title=x)
     figure.update_yaxes(title=data.study["metric"])
     title = f"{data.study['metric']} over {x}, by {by}"
-    return _styled(figure, title, fidelity_text(data, fidelity, len(trials)), warn=fidelity)
+    return styled(figure, title, fidelity_text(data, fidelity, len(trials)), warn=fidelity)
 
 
 def statement(data: StudyData, factor: str, said: Statement) -> go.Figure:
@@ -236,7 +236,7 @@ def statement(data: StudyData, factor: str, said: Statement) -> go.Figure:
     note = f"95 % intervals; {said.basis}"
     if response:
         note += "; crosses: worse than the best"
-    return _styled(figure, f"{said.estimand[0].upper()}{said.estimand[1:]}", note)
+    return styled(figure, f"{said.estimand[0].upper()}{said.estimand[1:]}", note)
 
 
 def _geometric(x: Sequence[Any]) -> bool:
@@ -272,7 +272,7 @@ def learning_curves(data: StudyData, by: str | None = None) -> go.Figure:
             legendgroup=level,
             showlegend=level not in shown,
             opacity=0.85 if full else 0.55,
-            line={"color": COLOURS[k], "dash": _DASHES[k % 6], "width": 1.6},
+            line={"color": COLOURS[k], "dash": DASHES[k % 6], "width": 1.6},
             marker={"size": [0] * (n - 1) + [8], "symbol": symbol, "color": COLOURS[k]},
             hovertemplate=f"trial {trial}, epoch %{{x}}: %{{y:.4g}}<extra>{level}</extra>",
         )
@@ -280,7 +280,7 @@ def learning_curves(data: StudyData, by: str | None = None) -> go.Figure:
     figure.update_xaxes(title="epoch", type="log", dtick=math.log10(2), tickformat="~g")
     figure.update_yaxes(title=f"best {data.study['metric']} so far")
     note = "filled ends: in full; open ends: stopped before"
-    return _styled(figure, "Learning curves", note)
+    return styled(figure, "Learning curves", note)
 
 
 def best_so_far(data: StudyData) -> go.Figure:
@@ -314,7 +314,8 @@ def best_so_far(data: StudyData) -> go.Figure:
     )
     figure.update_xaxes(title="epochs spent", rangemode="tozero")
     figure.update_yaxes(title=data.study["metric"])
-    return _styled(figure, "Best so far", "trials in full only")
+    figure.update_layout(showlegend=False)
+    return styled(figure, "Best so far", "circles: trials in full; line: the best so far")
 
 
 # ---- configs ----
@@ -356,23 +357,23 @@ def parallel(data: StudyData, *, fidelity: Fidelity = "full", force: bool = Fals
             },
             marker={"size": 7 if best else 4},
             opacity=1.0 if best else 0.75,
-            text=[*(_show(flat[p.key]) for p in parameters), _show(float(values[k]))],
+            text=[*(show(flat[p.key]) for p in parameters), show(float(values[k]))],
             hovertemplate=f"trial {trial}: %{{text}}<extra></extra>",
             showlegend=False,
         )
     for place, parameter in enumerate(parameters):
         if isinstance(parameter, Categorical):
-            ticks = [(parameter.to_unit(v), _show(v)) for v in parameter.values()]
+            ticks = [(parameter.to_unit(v), show(v)) for v in parameter.values()]
         else:
-            ticks = [(u, _show(parameter.from_unit(u))) for u in (0.0, 0.5, 0.999)]
+            ticks = [(u, show(parameter.from_unit(u))) for u in (0.0, 0.5, 0.999)]
         _ticks(figure, place, ticks)
-    _ticks(figure, len(parameters), [(0.0, _show(low)), (1.0, _show(high))])
+    _ticks(figure, len(parameters), [(0.0, show(low)), (1.0, show(high))])
     figure.update_yaxes(range=[-0.06, 1.06], visible=False)
     figure.update_xaxes(
         side="top", showgrid=True, gridcolor="#aaaaaa", range=[-0.3, len(names) - 0.4]
     )
     text = f"{fidelity_text(data, fidelity, len(trials))}; thick: the best"
-    figure = _styled(figure, "All parameters", text, warn=fidelity)
+    figure = styled(figure, "All parameters", text, warn=fidelity)
     figure.update_layout(margin={"t": 100, "b": 20})
     return figure
 
@@ -422,7 +423,7 @@ def slices(
     figure.update_xaxes(title=name)
     figure.update_yaxes(title=data.study["metric"])
     text = fidelity_text(data, fidelity, len(trials))
-    return _styled(figure, f"{data.study['metric']} over {name}", text, warn=fidelity)
+    return styled(figure, f"{data.study['metric']} over {name}", text, warn=fidelity)
 
 
 def importance(found: Importance) -> go.Figure:
@@ -444,8 +445,8 @@ def importance(found: Importance) -> go.Figure:
         )
     )
     figure.update_xaxes(title="share of the variance", tickformat=".0%", rangemode="tozero")
-    note = f"{found.n_trials} trials at epoch {found.epoch}; bars: 90 % of resampled studies"
-    return _styled(figure, "What matters", note)
+    note = f"{found.n_trials} trials at epoch {found.epoch}; 90 % of resamples"
+    return styled(figure, "What matters", note)
 
 
 # ---- the search ----
@@ -470,7 +471,7 @@ def epochs_by_rung(data: StudyData) -> go.Figure:
     )
     figure.update_xaxes(type="category", title="epochs")
     figure.update_yaxes(title="epochs spent")
-    return _styled(figure, "Where the epochs went", "labels: trials that got into the stretch")
+    return styled(figure, "Where the epochs went", "labels: trials that got into the stretch")
 
 
 def timeline(data: StudyData) -> go.Figure:
@@ -511,7 +512,7 @@ def timeline(data: StudyData) -> go.Figure:
     figure.update_xaxes(title="seconds")
     figure.update_yaxes(title="at a time", type="category", categoryorder="category ascending")
     figure.update_layout(showlegend=False)
-    return _styled(figure, "Who worked when", f"{len(jobs)} jobs; a colour a trial")
+    return styled(figure, "Who worked when", f"{len(jobs)} jobs; a colour a trial")
 
 
 # ---- shared ----
@@ -529,12 +530,12 @@ def _levels(
     parameter = next(p for p in data.space.parameters if p.name == name)
     n_values = parameter.n_values
     if isinstance(parameter, Categorical) or (n_values is not None and n_values <= _MAX_LEVELS):
-        levels = [_show(v) for v in parameter.values()]
-        of = [_show(v) if v is not pd.NA else "" for v in column]
+        levels = [show(v) for v in parameter.values()]
+        of = [show(v) if v is not pd.NA else "" for v in column]
         return levels, np.array(of, dtype=object)
     assert isinstance(parameter, Number)
     edges = [parameter.from_unit(k / _N_BINS) for k in range(_N_BINS)] + [parameter.high]
-    levels = [f"{_show(a)} to {_show(b)}" for a, b in pairwise(edges)]
+    levels = [f"{show(a)} to {show(b)}" for a, b in pairwise(edges)]
     places = [
         levels[min(int(parameter.to_unit(v) * _N_BINS), _N_BINS - 1)] if not math.isnan(v) else ""
         for v in finite(column)
@@ -542,11 +543,13 @@ def _levels(
     return levels, np.array(places, dtype=object)
 
 
-def _show(value: Any) -> str:
+def show(value: Any) -> str:
+    """Return a value to read."""
     return f"{float(value):.3g}" if isinstance(value, float | np.floating) else str(value)
 
 
-def _styled(figure: go.Figure, title: str, note: str, *, warn: Fidelity = "full") -> go.Figure:
+def styled(figure: go.Figure, title: str, note: str, *, warn: Fidelity = "full") -> go.Figure:
+    """Return a figure in the style of all of them, with a title and a note below it."""
     colour = COLOURS[5] if warn == "last" else _GREY
     figure.update_layout(
         template="plotly_white",
@@ -559,7 +562,7 @@ def _styled(figure: go.Figure, title: str, note: str, *, warn: Fidelity = "full"
         },
         font={"family": "system-ui, sans-serif", "size": 12, "color": "#222222"},
         height=380,
-        legend={"orientation": "h", "y": -0.2},
+        legend={"orientation": "h", "x": 1.0, "xanchor": "right", "y": 1.0, "yanchor": "bottom"},
     )
     figure.update_layout(margin={"l": 60, "r": 20, "t": 70, "b": 50})
     return figure
