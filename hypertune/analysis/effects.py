@@ -40,7 +40,7 @@ _N_POINTS = 128
 _N_DRAWS = 2000
 _FIT_STEPS = 60
 _MOST_OBSERVATIONS = 400
-INFLATION = 2.5
+INFLATION = 2.0
 """Factor of the model's own standard deviations, found by `benchmarks/verdicts.py`."""
 
 
