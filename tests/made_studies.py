@@ -31,6 +31,7 @@ class Made:
     detail: str | None = None
     role: str = "search"
     label: str = ""
+    origin: str = ""
     repeat: int = 0
     test: float | None = None
     metrics: Mapping[str, float] = field(default_factory=dict)
@@ -76,7 +77,13 @@ def _write(journal: Journal, k: int, made: Made, about: Mapping[str, Any]) -> No
     simple = made.role == "baseline" and made.label != "default"
     config = {"model": made.label} if simple else {**about["fixed"], **made.config}
     journal.add_trial(
-        k, config, seed=made.repeat, repeat=made.repeat, role=made.role, label=made.label
+        k,
+        config,
+        seed=made.repeat,
+        repeat=made.repeat,
+        role=made.role,
+        label=made.label,
+        data={"origin": made.origin} if made.origin else None,
     )
     if not simple:
         journal.set_state(k, "running")

@@ -34,7 +34,9 @@ _MIN_REPEATS = 3
 _N_GRID = 12
 _MANY = 200
 _EDGE = 0.04
-_RANDOM_METHODS = ("asha", "random", "grid", "sobol", "hyperband", "median")
+_MIN_GROUP = 4
+# What searchers say of where a config came from.
+_BY_CHANCE, _GIVEN = "at random|quasi-random|evenly|grid|not tried yet", "default|to start from"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -514,30 +516,27 @@ class _Judge:
         return sentences + self._better_than_random() + self._improving() + self._failures()
 
     def _better_than_random(self) -> list[str]:
-        """Compare what a model proposed with what came before it, where all trials got equally far.
-
-        The first trials of a model's search are drawn evenly, before it knows anything.
-        """
-        if self.study.get("method") in _RANDOM_METHODS:
-            return ["All configurations were drawn at random: there is no model to credit."]
-        first = max(6, len(self.data.space.parameters) + 2)
-        values = value_at(self.data, 1)
-        values = values.loc[self.searched.index]
-        # The default is the first trial: somebody's choice, not the method's.
-        early, late = finite(values.iloc[1:first]), finite(values.iloc[first:])
-        early, late = self.sign * early[np.isfinite(early)], self.sign * late[np.isfinite(late)]
-        if len(early) < 4 or len(late) < 4:
-            return ["Too few configurations to compare the method with chance."]
+        """Compare what a model proposed with what was drawn by chance, after an epoch of each."""
+        origins = self.searched["origin"]
+        drawn = origins.str.contains(_BY_CHANCE, regex=True).fillna(False)
+        # The default and other configs to start from are somebody's choice, not the method's.
+        chosen = (origins != "") & ~origins.str.contains(_GIVEN, regex=True).fillna(False) & ~drawn
+        if not chosen.any():
+            return ["No configuration was proposed by a model: there is none to credit."]
+        values = value_at(self.data, 1).loc[self.searched.index]
+        losses = self.sign * finite(values)
+        known = np.isfinite(losses)
+        early, late = losses[known & drawn.to_numpy()], losses[known & chosen.to_numpy()]
+        if len(early) < _MIN_GROUP or len(late) < _MIN_GROUP:
+            return ["Too few configurations to compare the method's proposals with chance."]
         test = mannwhitneyu(late, early, alternative="less")
         share = 1 - float(test.statistic) / (len(early) * len(late))
         p = float(test.pvalue)
-        verdict = (
-            "better than chance" if p < effects.ALPHA else "not shown to be better than chance"
-        )
+        shown = "better than chance" if p < effects.ALPHA else "not shown to be better than chance"
         return [
-            f"Configurations that the method proposed were {verdict} at equal cost: after one "
-            f"epoch a later one beats one of the first, which were drawn evenly, in {share:.0%} of "
-            f"pairs (p = {p:.2g})."
+            f"The {len(late)} configurations that the model proposed were {shown} at equal cost: "
+            f"after one epoch one of them beats one of the {len(early)} that were drawn by chance "
+            f"in {share:.0%} of pairs (p = {p:.2g})."
         ]
 
     def _improving(self) -> list[str]:
