@@ -110,11 +110,12 @@ def test_timeline_is_refused_without_jobs(tmp_path: Path) -> None:
 
 
 def test_the_report_is_whole_and_offline(tmp_path: Path) -> None:
-    folder = write_study(tmp_path / "s", halved(), question="Is <this> so & so?")
+    folder = write_study(tmp_path / "s", halved(), question="Is <this> so & so?", hypothesis="No.")
     page = write_report(folder)
     html = page.read_text()
 
     assert page == folder / "report" / "report.html"
+    assert "Expected before the first trial: No." in html
     assert "Is &lt;this&gt; so &amp; so?" in html
     assert "RuntimeError: &lt;b&gt;boom" in html
     assert "<b>boom" not in html
