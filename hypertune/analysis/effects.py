@@ -140,7 +140,7 @@ class Surrogate:
     """What a Gaussian process makes of all curves of a study: losses in full, by config.
 
     Args:
-        data: The study. Failed trials and simple models are left out.
+        data: The study. Failed trials, simple models and replicates are left out.
 
     Attributes:
         n_full: Trials in full among those that it knows.
@@ -212,7 +212,11 @@ def _observed(data: StudyData) -> list[tuple[int, int, float]]:
     last = data.study["max_epochs"]
     rungs = set(rung_epochs(last))
     rows: list[tuple[int, int, float]] = []
-    usable = data.trials[~data.trials["reason"].isin(("failed", "lost")).fillna(False)]
+    # Replicates have other seeds than the search, whose trials share theirs: they stay apart.
+    usable = data.trials[
+        ~data.trials["reason"].isin(("failed", "lost")).fillna(False)
+        & data.trials["role"].isin(("search", "baseline"))
+    ]
     reasons = dict(zip(usable["trial"], usable["reason"], strict=True))
     for key, curve in data.curves.groupby("trial"):
         trial = int(str(key))
@@ -242,12 +246,13 @@ def from_search(draws: Floats, levels: Sequence[str], n: Sequence[int], *, alpha
     off = ~np.eye(len(levels), dtype=bool)
     scaled = np.abs(gaps - difference)[:, off] / np.maximum(spread[off], 1e-12)
     reach = float(np.quantile(scaled.max(axis=1), 1 - alpha))
+    losses = np.median(draws, axis=0)
     low, high = np.quantile(draws, (0.025, 0.975), axis=0)
     return Effects(
         levels=list(levels),
-        losses=np.median(draws, axis=0),
-        low=low,
-        high=high,
+        losses=losses,
+        low=losses - INFLATION * (losses - low),
+        high=losses + INFLATION * (high - losses),
         difference=difference,
         margin=INFLATION * reach * spread,
         n=list(n),

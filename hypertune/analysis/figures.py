@@ -5,7 +5,7 @@ symbols and dashes too, for print.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import cycle, pairwise
 from typing import Any, Literal, TypeAlias
 
@@ -178,65 +178,75 @@ def interaction(
 
 def statement(data: StudyData, factor: str, said: Statement) -> go.Figure:
     """Return the figure of a statement: each level's value with its interval of 95 %."""
-    figure = go.Figure()
     rows = said.levels
-    response = bool(rows) and "at" in rows[0]
-    x = [row["at"] if response else row["level"] for row in rows]
-    y = np.array([row["value"] for row in rows])
-    up = np.array([row["high"] for row in rows]) - y
-    down = y - np.array([row["low"] for row in rows])
-    if response:
-        ends = [row["high"] for row in rows] + [row["low"] for row in rows][::-1]
-        figure.add_scatter(
-            x=x + x[::-1],
-            y=ends,
-            fill="toself",
-            fillcolor="rgba(0,114,178,0.18)",
-            line={"width": 0},
-            hoverinfo="skip",
-            name="95 %",
-        )
-        worse = [row["worse"] for row in rows]
-        figure.add_scatter(
-            x=x,
-            y=y,
-            mode="lines+markers",
-            name="best-tuned value",
-            customdata=[row["n"] for row in rows],
-            hovertemplate="%{x}: %{y:.4g} (n = %{customdata})<extra></extra>",
-            line={"color": COLOURS[0]},
-            marker={
-                "size": 10,
-                "symbol": ["x" if w else "circle" for w in worse],
-                "color": [COLOURS[5] if w else COLOURS[0] for w in worse],
-            },
-        )
-    else:
-        figure.add_scatter(
-            x=x,
-            y=y,
-            mode="markers",
-            error_y={"array": up, "arrayminus": down, "symmetric": False, "thickness": 2},
-            customdata=[row["n"] for row in rows],
-            hovertemplate="%{x}: %{y:.4g} (n = %{customdata})<extra></extra>",
-            marker={
-                "color": list(COLOURS[: len(rows)]),
-                "size": 12,
-                "symbol": _SYMBOLS[: len(rows)],
-            },
-            name="value",
-        )
-        figure.update_xaxes(type="category")
-    log = factor in data.study.get("log_parameters", ()) or _geometric(x)
-    if response and log:
-        figure.update_xaxes(type="log", tickvals=x, ticktext=[row["level"] for row in rows])
-    figure.update_xaxes(title=factor)
-    figure.update_yaxes(title=data.study["metric"])
-    figure.update_layout(showlegend=False)
+    figure = _response(rows) if rows and "at" in rows[0] else _forest(rows)
+    axes: dict[str, Any] = {"title": factor}
     note = f"95 % intervals; {said.basis}"
-    if response:
+    if rows and "at" in rows[0]:
+        x = [row["at"] for row in rows]
+        if factor in data.study.get("log_parameters", ()) or _geometric(x):
+            axes |= {"type": "log", "tickvals": x, "ticktext": [row["level"] for row in rows]}
+        figure.update_xaxes(**axes)
+        figure.update_yaxes(title=data.study["metric"])
         note += "; crosses: worse than the best"
+    else:
+        figure.update_yaxes(type="category", **axes)
+        figure.update_xaxes(title=data.study["metric"])
+    figure.update_layout(showlegend=False)
     return styled(figure, f"{said.estimand[0].upper()}{said.estimand[1:]}", note)
+
+
+def _response(rows: Sequence[Mapping[str, Any]]) -> go.Figure:
+    """Return the values over a number, as a line in a band."""
+    x = [row["at"] for row in rows]
+    worse = [row["worse"] for row in rows]
+    figure = go.Figure()
+    figure.add_scatter(
+        x=x + x[::-1],
+        y=[row["high"] for row in rows] + [row["low"] for row in rows][::-1],
+        mode="lines",
+        fill="toself",
+        fillcolor="rgba(0,114,178,0.18)",
+        line={"width": 0},
+        hoverinfo="skip",
+    )
+    figure.add_scatter(
+        x=x,
+        y=[row["value"] for row in rows],
+        mode="lines+markers",
+        customdata=[row["n"] for row in rows],
+        hovertemplate="%{x}: %{y:.4g} (n = %{customdata})<extra></extra>",
+        line={"color": COLOURS[0]},
+        marker={
+            "size": 10,
+            "symbol": ["x" if w else "circle" for w in worse],
+            "color": [COLOURS[5] if w else COLOURS[0] for w in worse],
+        },
+    )
+    return figure
+
+
+def _forest(rows: Sequence[Mapping[str, Any]]) -> go.Figure:
+    """Return a line a level: its value in its interval."""
+    figure = go.Figure()
+    for k, row in enumerate(rows):
+        figure.add_scatter(
+            x=[row["value"]],
+            y=[row["level"]],
+            mode="markers",
+            error_x={
+                "array": [row["high"] - row["value"]],
+                "arrayminus": [row["value"] - row["low"]],
+                "symmetric": False,
+                "thickness": 3,
+                "color": COLOURS[k % 8],
+            },
+            customdata=[row["n"]],
+            hovertemplate="%{y}: %{x:.4g} (n = %{customdata})<extra></extra>",
+            marker={"color": COLOURS[k % 8], "size": 13, "symbol": _SYMBOLS[k % 8]},
+        )
+    figure.update_yaxes(range=[len(rows) - 0.4, -0.6])
+    return figure
 
 
 def _geometric(x: Sequence[Any]) -> bool:
@@ -554,7 +564,7 @@ def styled(figure: go.Figure, title: str, note: str, *, warn: Fidelity = "full")
     figure.update_layout(
         template="plotly_white",
         title={
-            "text": f"{title}<br><span style='font-size:12px;color:{colour}'>{note}</span>",
+            "text": f"{title}<br><span style='font-size:0.75em;color:{colour}'>{note}</span>",
             "x": 0.0,
             "xanchor": "left",
             "xref": "paper",
@@ -562,7 +572,9 @@ def styled(figure: go.Figure, title: str, note: str, *, warn: Fidelity = "full")
         },
         font={"family": "system-ui, sans-serif", "size": 12, "color": "#222222"},
         height=380,
-        legend={"orientation": "h", "x": 1.0, "xanchor": "right", "y": 1.0, "yanchor": "bottom"},
+        legend={"orientation": "h", "yref": "container", "y": 0.0, "yanchor": "bottom"},
     )
-    figure.update_layout(margin={"l": 60, "r": 20, "t": 70, "b": 50})
+    named = {trace.name for trace in figure.data if trace.showlegend is not False} - {None}
+    legend = figure.layout.showlegend is not False and len(named) > 1
+    figure.update_layout(margin={"l": 60, "r": 20, "t": 70, "b": 85 if legend else 50})
     return figure

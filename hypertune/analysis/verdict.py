@@ -402,17 +402,6 @@ class _Judge:
                 f"{parameter.name}: undecided: no value is told apart from the best one, about "
                 f"{texts[best]} (95 %, by a model of {len(self.searched)} searched trials)."
             )
-        half = effects.INFLATION * (found.high - found.low) / 2
-        middle = (found.high + found.low) / 2
-        wide = effects.Effects(
-            levels=texts,
-            losses=found.losses,
-            low=middle - half,
-            high=middle + half,
-            difference=found.difference,
-            margin=found.margin,
-            n=n,
-        )
         return Statement(
             estimand=estimand,
             basis=basis,
@@ -420,7 +409,7 @@ class _Judge:
             sentences=[sentence],
             levels=[
                 {**row, "at": value, "worse": k in worse}
-                for k, (row, value) in enumerate(zip(self._rows(wide), values, strict=True))
+                for k, (row, value) in enumerate(zip(self._rows(found), values, strict=True))
             ],
         )
 
