@@ -37,9 +37,11 @@ Floats = NDArray[np.float64]
 ALPHA = 0.05
 _FIRST = 2 / 3
 _N_POINTS = 128
+_N_BEST = 64
+_JITTER = 1e-6
 _N_DRAWS = 2000
 _FIT_STEPS = 60
-_MOST_OBSERVATIONS = 400
+_MOST_OBSERVATIONS = 250
 INFLATION = 2.0
 """Factor of the model's own standard deviations, found by `benchmarks/verdicts.py`."""
 
@@ -150,7 +152,7 @@ class Surrogate:
         self._encoding = Encoding(data.space)
         rows = _observed(data)
         numbers = sorted({trial for trial, _, _ in rows})
-        self._points = self._encoding.points([data.flats[trial] for trial in numbers])
+        points = self._encoding.points([data.flats[trial] for trial in numbers])
         place = {trial: k for k, trial in enumerate(numbers)}
         own = np.array([place[trial] for trial, _, _ in rows])
         losses = np.array([data.sign * value for _, _, value in rows])
@@ -158,6 +160,10 @@ class Surrogate:
         last = data.study["max_epochs"]
         full = losses[epochs == last]
         self.n_full = len(full)
+        # Where the best may be: around what is known to be good.
+        reached = np.full(len(numbers), np.inf)
+        np.minimum.at(reached, own, losses)
+        self._best = points[np.argsort(reached, kind="stable")[:_N_BEST]]
         # Losses far above the best are squeezed: what matters is told apart near the best one.
         self._low = float(full.min())
         spread = float(np.median(full)) - self._low
@@ -166,7 +172,7 @@ class Surrogate:
         squeezed = np.arcsinh((np.minimum(losses, max(cap, full.max())) - self._low) / self._unit)
         self._mean, self._sd = float(squeezed.mean()), float(squeezed.std()) or 1.0
         told = Observations(
-            features=self._encoding.features(self._points)[own],
+            features=self._encoding.features(points)[own],
             at=np.log(epochs) / math.log(last) if last > 1 else np.ones(len(epochs)),
             trials=own,
             targets=(squeezed - self._mean) / self._sd,
@@ -180,8 +186,9 @@ class Surrogate:
     def draws(self, points: Floats, rng: np.random.Generator) -> Floats:
         """Return draws of the losses in full at some points, shape (draw, point)."""
         mean, covariance = self._process.joint(self._encoding.features(points))
-        values, vectors = np.linalg.eigh(covariance)
-        root = vectors * np.sqrt(np.maximum(values, 0.0))
+        # Points that are close make it singular but for rounding.
+        covariance[np.diag_indices(len(mean))] += _JITTER * float(covariance.diagonal().max())
+        root = np.linalg.cholesky(covariance)
         normal = rng.standard_normal((_N_DRAWS, len(mean)))
         squeezed = (mean + normal @ root.T) * self._sd + self._mean
         losses: Floats = self._low + self._unit * np.sinh(squeezed)
@@ -200,7 +207,7 @@ class Surrogate:
         """
         others = qmc.Sobol(self._encoding.n_parameters, rng=rng).random(_N_POINTS)
         if best:
-            others = np.vstack([others, self._points])
+            others = np.vstack([others, self._best])
         points = [self._encoding.given(others, {key: level}) for level in levels]
         drawn = self.draws(np.vstack(points), rng).reshape(_N_DRAWS, len(levels), len(others))
         losses: Floats = drawn.min(axis=2) if best else drawn.mean(axis=2)
