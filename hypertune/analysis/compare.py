@@ -11,7 +11,7 @@ import plotly.graph_objects as go
 from scipy.stats import t as student
 
 from hypertune.analysis import figures
-from hypertune.analysis.frames import StudyData, finite, load
+from hypertune.analysis.frames import StudyData, finite, load, study_folder
 from hypertune.analysis.summary import summarize
 from hypertune.errors import SettingError
 from hypertune.space import Categorical
@@ -37,18 +37,19 @@ class Comparison:
     sentences: list[str]
 
 
-def compare(folders: Sequence[Path]) -> Comparison:
+def compare(names: Sequence[str | Path]) -> Comparison:
     """Compare studies of the same metric, data and epochs, at equal cost in epochs.
 
     Args:
-        folders: The studies' folders, at least two.
+        names: The studies' folders, or their names in the folder ``studies``; at least two.
 
     Raises:
         JournalError: A folder holds no readable journal.
         SettingError: They are too few, or cannot be compared.
     """
-    if len(folders) < 2:
-        raise SettingError(f"compare takes at least 2 studies, but got {len(folders)}.")
+    if len(names) < 2:
+        raise SettingError(f"compare takes at least 2 studies, but got {len(names)}.")
+    folders = [study_folder(name) for name in names]
     studies = [load(folder) for folder in folders]
     problems = [
         f"Studies must have the same {key} to be compared, but {folders[0].name} has "
