@@ -194,23 +194,19 @@ class Surrogate:
         losses: Floats = self._low + self._unit * np.sinh(squeezed)
         return losses
 
-    def by_level(
-        self, key: str, levels: Sequence[Value], *, best: bool, rng: np.random.Generator
-    ) -> Floats:
-        """Return draws of the loss of each level, shape (draw, level).
+    def by_level(self, key: str, levels: Sequence[Value], rng: np.random.Generator) -> Floats:
+        """Return draws of the loss of each level with all else tuned for it, shape (draw, level).
 
         Args:
             key: The parameter.
             levels: Its values.
-            best: With all else tuned for the level; else averaged over all else in the space.
             rng: The source of chance.
         """
-        others = qmc.Sobol(self._encoding.n_parameters, rng=rng).random(_N_POINTS)
-        if best:
-            others = np.vstack([others, self._best])
+        spread = qmc.Sobol(self._encoding.n_parameters, rng=rng).random(_N_POINTS)
+        others = np.vstack([spread, self._best])
         points = [self._encoding.given(others, {key: level}) for level in levels]
         drawn = self.draws(np.vstack(points), rng).reshape(_N_DRAWS, len(levels), len(others))
-        losses: Floats = drawn.min(axis=2) if best else drawn.mean(axis=2)
+        losses: Floats = drawn.min(axis=2)
         return losses
 
 

@@ -39,7 +39,7 @@ def compared(data: StudyData, fidelity: Fidelity = "full", *, force: bool = Fals
     Args:
         data: The study.
         fidelity: ``full`` for trials in full, or an epoch for those that got there. ``last`` for
-            the last value of every trial, whatever its budget: refused unless forced.
+            the value of every trial as far as it got: refused unless forced.
         force: Compare unequal budgets all the same; figures say so.
 
     Raises:
@@ -68,7 +68,7 @@ def fidelity_text(data: StudyData, fidelity: Fidelity, n: int) -> str:
     if fidelity == "full":
         return f"{n} trials in full ({data.study['max_epochs']} epochs, or converged before)"
     if fidelity == "last":
-        return f"UNEQUAL BUDGETS, not comparable: last value of {n} trials"
+        return f"UNEQUAL BUDGETS, not comparable: {n} trials, each as far as it got"
     return f"{n} trials, all at epoch {fidelity}"
 
 

@@ -210,7 +210,7 @@ class _Judge:
                 ],
             )
         levels = [parameter.choices[k] for k in kept]
-        drawn = self.surrogate.by_level(parameter.key, levels, best=True, rng=self.rng)
+        drawn = self.surrogate.by_level(parameter.key, levels, self.rng)
         found = effects.from_search(
             drawn, [texts[k] for k in kept], [n[k] for k in kept], alpha=self.alpha
         )
@@ -383,7 +383,7 @@ class _Judge:
                 ],
             )
         values = _grid(parameter)
-        drawn = self.surrogate.by_level(parameter.key, values, best=True, rng=self.rng)
+        drawn = self.surrogate.by_level(parameter.key, values, self.rng)
         texts = [_show(v) for v in values]
         n = self._counts(parameter, values)
         found = effects.from_search(drawn, texts, n, alpha=self.alpha)
