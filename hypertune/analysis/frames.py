@@ -103,6 +103,11 @@ class StudyData:
         return self.trials[self.trials["role"] == "search"]
 
     @property
+    def full(self) -> pd.DataFrame:
+        """Those of them that ran in full."""
+        return self.searched[self.searched["full"]]
+
+    @property
     def columns(self) -> list[str]:
         """The columns of the config."""
         return [f"{_CONFIG}{name}" for name in self.space.names]
