@@ -119,16 +119,18 @@ class Truth:
         base = np.array([self.expected(config, float(e)) for e in epochs])
         return base + shared + own + EPOCH_SD * rng.standard_normal(MAX_EPOCHS)
 
+    def in_full(self, config: Mapping[str, Any]) -> float:
+        """Return the expected value in full: of the best of the noisy epochs."""
+        base = np.array([self.expected(config, float(e)) for e in range(1, MAX_EPOCHS + 1)])
+        noise = np.random.default_rng(0).standard_normal((400, MAX_EPOCHS))
+        return float((base + EPOCH_SD * noise).min(axis=1).mean())
+
     def best(self) -> list[float]:
-        """Return the expected loss in full of each level's best config."""
-        grid = [p / 200 for p in range(200)]
-        low = {name: self.space[name].from_unit(0.0) for name in SPEC}
-        low["units"] = self.space["units"].from_unit(0.7)
+        """Return the expected value in full of each level's best config."""
+        rest = {"units": self.space["units"].from_unit(0.7), "dropout": 0.0}
+        rates = [self.space["lr"].from_unit(k / 100) for k in range(100)]
         return [
-            min(
-                self.expected({**low, "level": level, "lr": self.space["lr"].from_unit(u)}, 27)
-                for u in grid
-            )
+            min(self.in_full({**rest, "level": level, "lr": lr}) for lr in rates)
             for level in self.levels
         ]
 
@@ -251,8 +253,7 @@ class SimulatedStudy:
         levels = dict(zip(self.truth.levels, self.truth.best(), strict=True))
         nest = self.truth.space.nest
         configs = {
-            level: self.truth.expected(nest(trial.flat), MAX_EPOCHS)
-            for level, trial in self.champions().items()
+            level: self.truth.in_full(nest(trial.flat)) for level, trial in self.champions().items()
         }
         looks = {}
         for statement in found.statements:

@@ -426,6 +426,33 @@ def sync(
         raise typer.Exit(1)
 
 
+@app.command()
+def report(
+    study: StudyName,
+    studies_dir: StudiesDir = Path("studies"),
+    open_: Annotated[bool, typer.Option("--open", help="Show it in the browser.")] = False,
+) -> None:
+    """Write a study's report: HTML, Markdown and JSON."""
+    from hypertune.analysis import write_report
+
+    page = write_report(studies_dir / study)
+    print(page)
+    if open_:
+        typer.launch(page.resolve().as_uri())
+
+
+@app.command()
+def compare(
+    studies: Annotated[list[str], typer.Argument(help="Names of the studies' folders.")],
+    studies_dir: StudiesDir = Path("studies"),
+) -> None:
+    """Show studies side by side, at equal cost."""
+    from hypertune import display
+    from hypertune.analysis.compare import compare
+
+    display.show_comparison(display.console(), compare([studies_dir / name for name in studies]))
+
+
 @app.command("list")
 def list_() -> None:
     """Show the studies, the methods and the data sets."""

@@ -15,7 +15,7 @@ from rich.progress import Progress as Bar
 from rich.table import Table
 from rich.text import Text
 
-from hypertune.analysis import Score, Summary
+from hypertune.analysis import Comparison, Score, Summary
 from hypertune.engine import Explanation, Outcome, Progress, Rerun
 from hypertune.plan import Plan
 from hypertune.records import flat_names, redact
@@ -411,6 +411,22 @@ def show_rerun(out: Console, again: Rerun) -> None:
             "training is not deterministic."
         )
     out.print(f"Journaled as trial {again.trial}.")
+
+
+def show_comparison(out: Console, comparison: Comparison) -> None:
+    """Print studies side by side."""
+    table = Table(box=None, pad_edge=False)
+    table.add_column("study")
+    for name in comparison.table.columns:
+        title = f"best after {comparison.n_epochs} epochs" if name == "best_at_equal_cost" else name
+        table.add_column(title, justify="right")
+    for study, row in comparison.table.iterrows():
+        cells = ["" if value != value else _number(value) for value in row]
+        table.add_row(Text(str(study)), *(Text(cell) for cell in cells))
+    out.print(table)
+    out.print(Text("Best values are those of trials in full.", style="dim"))
+    for sentence in comparison.sentences:
+        out.print(Text(sentence))
 
 
 def show_list(

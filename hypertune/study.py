@@ -105,6 +105,9 @@ class Study:
         constraints: What must hold before a config is trained, by name: a limit to a size that the
             task can tell, such as ``{"n_parameters": "<= 1e6"}``, or a function of the config that
             says whether it may be tried. What breaks one is never trained.
+        hypothesis: What is expected, in a sentence; journaled before the first trial.
+        margin: The smallest difference of the metric that matters; None for a hundredth of the best
+            value.
         name, source: Name and path of its file, filled in when a study is loaded.
 
     Raises:
@@ -122,6 +125,8 @@ class Study:
     mode: Literal["min", "max"] = "min"
     fixed: Mapping[str, Any] = field(default_factory=dict)
     constraints: Mapping[str, str | Callable[[Config], bool]] = field(default_factory=dict)
+    hypothesis: str = ""
+    margin: float | None = None
     name: str = "study"
     source: str = ""
 
@@ -189,6 +194,8 @@ class Study:
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int) or value < 1:
                 problems.append(f"{name} must be an integer of at least 1, but got {value!r}")
+        if self.margin is not None and not self.margin > 0:
+            problems.append(f"margin must be more than 0, but got {self.margin!r}")
         if self.mode not in ("min", "max"):
             problems.append(f"mode must be 'min' or 'max', but got {self.mode!r}")
         try:

@@ -31,6 +31,7 @@ class Made:
     detail: str | None = None
     role: str = "search"
     label: str = ""
+    origin: str = ""
     repeat: int = 0
     test: float | None = None
     metrics: Mapping[str, float] = field(default_factory=dict)
@@ -76,12 +77,18 @@ def _write(journal: Journal, k: int, made: Made, about: Mapping[str, Any]) -> No
     simple = made.role == "baseline" and made.label != "default"
     config = {"model": made.label} if simple else {**about["fixed"], **made.config}
     journal.add_trial(
-        k, config, seed=made.repeat, repeat=made.repeat, role=made.role, label=made.label
+        k,
+        config,
+        seed=made.repeat,
+        repeat=made.repeat,
+        role=made.role,
+        label=made.label,
+        data={"origin": made.origin} if made.origin else None,
     )
     if not simple:
         journal.set_state(k, "running")
         journal.add_event("job", k, {"from_epoch": 0, "to_epoch": about["max_epochs"]})
-    start = journal.events(trial=k)[-1].t_ms
+    start = journal.events(trial=k)[-1].t_ms + 20_000 * k  # one after the other
     for epoch, loss in zip([0] if simple else epochs, made.losses, strict=True):
         metrics = {about["metric"]: loss, **made.metrics}
         journal.add_result(k, epoch, metrics, t_ms=start + 1000 * epoch)

@@ -15,6 +15,7 @@ from pathlib import Path
 import psutil
 import pytest
 from conftest import TOY
+from made_studies import Made, write_study
 
 from hypertune import cli
 from hypertune.records import Journal
@@ -302,3 +303,22 @@ def test_a_reader_that_goes_away_does_not_end_the_search(tmp_path: Path) -> None
     with contextlib.closing(sqlite3.connect(tmp_path / "studies/toy-1/journal.db")) as db:
         (n,) = db.execute("SELECT count(*) FROM trials WHERE reason = 'complete'").fetchone()
     assert n == 6 + 1  # and the baseline
+
+
+def test_report_and_compare_speak_of_recorded_studies(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name, loss in (("a", 2.0), ("b", 1.0)):
+        write_study(tmp_path / "studies" / name, [Made(losses=[loss] * 9)])
+
+    assert call(monkeypatch, tmp_path, "report", "a") == 0
+    assert capsys.readouterr().out == "studies/a/report/report.html\n"
+    assert (tmp_path / "studies" / "a" / "report" / "report.html").stat().st_size > 10**6
+    assert call(monkeypatch, tmp_path, "compare", "a", "b") == 0
+    out = capsys.readouterr().out
+    assert "best after 9 epochs" in out
+    assert re.search(r"^b +auto", out, flags=re.MULTILINE)
+    assert call(monkeypatch, tmp_path, "report", "nobody") == 2
+    assert "There is no journal at" in capsys.readouterr().err
+    assert call(monkeypatch, tmp_path, "compare", "a") == 2
+    assert "compare takes at least 2 studies, but got 1" in capsys.readouterr().err

@@ -73,6 +73,7 @@ def test_metric_may_have_no_counterpart_on_the_test_part() -> None:
         ({"max_epochs": 0}, "max_epochs must be an integer of at least 1, but got 0"),
         ({"n_trials": 2.5}, "n_trials must be an integer of at least 1, but got 2.5"),
         ({"n_trials": True}, "n_trials must be an integer of at least 1, but got True"),
+        ({"margin": 0.0}, "margin must be more than 0, but got 0.0"),
         ({"mode": "up"}, "mode must be 'min' or 'max', but got 'up'"),
         ({"factors": ()}, "factors must name at least one parameter"),
         ({"factors": ("windw",)}, "factor 'windw' is not in the space. Did you mean 'window'?"),

@@ -1,31 +1,45 @@
-"""Answers: from the journal to what can be said."""
+"""Answers: from the journal to what can be said.
+
+`figures` draws, `compare` sets studies side by side; both are modules.
+"""
 
 from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from hypertune.analysis.compare import Comparison
     from hypertune.analysis.frames import StudyData, load, load_curves, load_trials, value_at
+    from hypertune.analysis.report import write_report
     from hypertune.analysis.summary import Score, Summary, summarize
+    from hypertune.analysis.verdict import Verdict, judge
 
 _HOMES = {
+    "Comparison": "compare",
     "Score": "summary",
     "StudyData": "frames",
     "Summary": "summary",
+    "Verdict": "verdict",
+    "judge": "verdict",
     "load": "frames",
     "load_curves": "frames",
     "load_trials": "frames",
     "summarize": "summary",
     "value_at": "frames",
+    "write_report": "report",
 }
 __all__ = [
+    "Comparison",
     "Score",
     "StudyData",
     "Summary",
+    "Verdict",
+    "judge",
     "load",
     "load_curves",
     "load_trials",
     "summarize",
     "value_at",
+    "write_report",
 ]
 
 

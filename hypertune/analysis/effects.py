@@ -37,10 +37,12 @@ Floats = NDArray[np.float64]
 ALPHA = 0.05
 _FIRST = 2 / 3
 _N_POINTS = 128
+_N_BEST = 64
+_JITTER = 1e-6
 _N_DRAWS = 2000
 _FIT_STEPS = 60
-_MOST_OBSERVATIONS = 400
-INFLATION = 2.5
+_MOST_OBSERVATIONS = 250
+INFLATION = 2.0
 """Factor of the model's own standard deviations, found by `benchmarks/verdicts.py`."""
 
 
@@ -140,7 +142,7 @@ class Surrogate:
     """What a Gaussian process makes of all curves of a study: losses in full, by config.
 
     Args:
-        data: The study. Failed trials and simple models are left out.
+        data: The study. Failed trials, simple models and replicates are left out.
 
     Attributes:
         n_full: Trials in full among those that it knows.
@@ -150,7 +152,7 @@ class Surrogate:
         self._encoding = Encoding(data.space)
         rows = _observed(data)
         numbers = sorted({trial for trial, _, _ in rows})
-        self._points = self._encoding.points([data.flats[trial] for trial in numbers])
+        points = self._encoding.points([data.flats[trial] for trial in numbers])
         place = {trial: k for k, trial in enumerate(numbers)}
         own = np.array([place[trial] for trial, _, _ in rows])
         losses = np.array([data.sign * value for _, _, value in rows])
@@ -158,6 +160,10 @@ class Surrogate:
         last = data.study["max_epochs"]
         full = losses[epochs == last]
         self.n_full = len(full)
+        # Where the best may be: around what is known to be good.
+        reached = np.full(len(numbers), np.inf)
+        np.minimum.at(reached, own, losses)
+        self._best = points[np.argsort(reached, kind="stable")[:_N_BEST]]
         # Losses far above the best are squeezed: what matters is told apart near the best one.
         self._low = float(full.min())
         spread = float(np.median(full)) - self._low
@@ -166,7 +172,7 @@ class Surrogate:
         squeezed = np.arcsinh((np.minimum(losses, max(cap, full.max())) - self._low) / self._unit)
         self._mean, self._sd = float(squeezed.mean()), float(squeezed.std()) or 1.0
         told = Observations(
-            features=self._encoding.features(self._points)[own],
+            features=self._encoding.features(points)[own],
             at=np.log(epochs) / math.log(last) if last > 1 else np.ones(len(epochs)),
             trials=own,
             targets=(squeezed - self._mean) / self._sd,
@@ -180,30 +186,27 @@ class Surrogate:
     def draws(self, points: Floats, rng: np.random.Generator) -> Floats:
         """Return draws of the losses in full at some points, shape (draw, point)."""
         mean, covariance = self._process.joint(self._encoding.features(points))
-        values, vectors = np.linalg.eigh(covariance)
-        root = vectors * np.sqrt(np.maximum(values, 0.0))
+        # Points that are close make it singular but for rounding.
+        covariance[np.diag_indices(len(mean))] += _JITTER * float(covariance.diagonal().max())
+        root = np.linalg.cholesky(covariance)
         normal = rng.standard_normal((_N_DRAWS, len(mean)))
         squeezed = (mean + normal @ root.T) * self._sd + self._mean
         losses: Floats = self._low + self._unit * np.sinh(squeezed)
         return losses
 
-    def by_level(
-        self, key: str, levels: Sequence[Value], *, best: bool, rng: np.random.Generator
-    ) -> Floats:
-        """Return draws of the loss of each level, shape (draw, level).
+    def by_level(self, key: str, levels: Sequence[Value], rng: np.random.Generator) -> Floats:
+        """Return draws of the loss of each level with all else tuned for it, shape (draw, level).
 
         Args:
             key: The parameter.
             levels: Its values.
-            best: With all else tuned for the level; else averaged over all else in the space.
             rng: The source of chance.
         """
-        others = qmc.Sobol(self._encoding.n_parameters, rng=rng).random(_N_POINTS)
-        if best:
-            others = np.vstack([others, self._points])
+        spread = qmc.Sobol(self._encoding.n_parameters, rng=rng).random(_N_POINTS)
+        others = np.vstack([spread, self._best])
         points = [self._encoding.given(others, {key: level}) for level in levels]
         drawn = self.draws(np.vstack(points), rng).reshape(_N_DRAWS, len(levels), len(others))
-        losses: Floats = drawn.min(axis=2) if best else drawn.mean(axis=2)
+        losses: Floats = drawn.min(axis=2)
         return losses
 
 
@@ -212,7 +215,11 @@ def _observed(data: StudyData) -> list[tuple[int, int, float]]:
     last = data.study["max_epochs"]
     rungs = set(rung_epochs(last))
     rows: list[tuple[int, int, float]] = []
-    usable = data.trials[~data.trials["reason"].isin(("failed", "lost")).fillna(False)]
+    # Replicates have other seeds than the search, whose trials share theirs: they stay apart.
+    usable = data.trials[
+        ~data.trials["reason"].isin(("failed", "lost")).fillna(False)
+        & data.trials["role"].isin(("search", "baseline"))
+    ]
     reasons = dict(zip(usable["trial"], usable["reason"], strict=True))
     for key, curve in data.curves.groupby("trial"):
         trial = int(str(key))
@@ -242,12 +249,13 @@ def from_search(draws: Floats, levels: Sequence[str], n: Sequence[int], *, alpha
     off = ~np.eye(len(levels), dtype=bool)
     scaled = np.abs(gaps - difference)[:, off] / np.maximum(spread[off], 1e-12)
     reach = float(np.quantile(scaled.max(axis=1), 1 - alpha))
+    losses = np.median(draws, axis=0)
     low, high = np.quantile(draws, (0.025, 0.975), axis=0)
     return Effects(
         levels=list(levels),
-        losses=np.median(draws, axis=0),
-        low=low,
-        high=high,
+        losses=losses,
+        low=losses - INFLATION * (losses - low),
+        high=losses + INFLATION * (high - losses),
         difference=difference,
         margin=INFLATION * reach * spread,
         n=list(n),

@@ -5,7 +5,7 @@ symbols and dashes too, for print.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import cycle, pairwise
 from typing import Any, Literal, TypeAlias
 
@@ -26,7 +26,7 @@ COLOURS = (
     "#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#000000", "#B8A900"
 )  # fmt: skip
 _SYMBOLS = ("circle", "square", "diamond", "triangle-up", "x", "star", "cross", "pentagon")
-_DASHES = ("solid", "dash", "dot", "dashdot", "longdash", "longdashdot")
+DASHES = ("solid", "dash", "dot", "dashdot", "longdash", "longdashdot")
 _GREY = "#767676"
 _MAX_LEVELS = 8
 _N_BINS = 6
@@ -39,7 +39,7 @@ def compared(data: StudyData, fidelity: Fidelity = "full", *, force: bool = Fals
     Args:
         data: The study.
         fidelity: ``full`` for trials in full, or an epoch for those that got there. ``last`` for
-            the last value of every trial, whatever its budget: refused unless forced.
+            the value of every trial as far as it got: refused unless forced.
         force: Compare unequal budgets all the same; figures say so.
 
     Raises:
@@ -68,7 +68,7 @@ def fidelity_text(data: StudyData, fidelity: Fidelity, n: int) -> str:
     if fidelity == "full":
         return f"{n} trials in full ({data.study['max_epochs']} epochs, or converged before)"
     if fidelity == "last":
-        return f"UNEQUAL BUDGETS, not comparable: last value of {n} trials"
+        return f"UNEQUAL BUDGETS, not comparable: {n} trials, each as far as it got"
     return f"{n} trials, all at epoch {fidelity}"
 
 
@@ -101,8 +101,8 @@ def heatmap(
             cell = values[(of_x == a) & (of_y == b)]
             if len(cell):
                 mean[i, j] = cell.mean()
-                spread = f" ± {_show(cell.std(ddof=1))}" if len(cell) > 1 else ""
-                text[i][j] = f"{_show(cell.mean())}{spread}<br>n = {len(cell)}"
+                spread = f" ± {show(cell.std(ddof=1))}" if len(cell) > 1 else ""
+                text[i][j] = f"{show(cell.mean())}{spread}<br>n = {len(cell)}"
     figure = go.Figure(
         go.Heatmap(
             z=mean,
@@ -121,7 +121,7 @@ def heatmap(
     figure.update_xaxes(type="category", title=x)
     figure.update_yaxes(type="category", title=y)
     title = f"Mean {data.study['metric']} ± standard deviation"
-    return _styled(figure, title, fidelity_text(data, fidelity, len(trials)), warn=fidelity)
+    return styled(figure, title, fidelity_text(data, fidelity, len(trials)), warn=fidelity)
 
 
 def interaction(
@@ -167,76 +167,86 @@ def interaction(
             hovertemplate=f"{x} %{{x}}: %{{y:.4g}} (n = %{{customdata}})<extra>{level}</extra>",
             mode="lines+markers",
             name=f"{by} = {level}",
-            line={"color": COLOURS[k % 8], "dash": _DASHES[k % 6]},
+            line={"color": COLOURS[k % 8], "dash": DASHES[k % 6]},
             marker={"symbol": _SYMBOLS[k % 8], "size": 9},
         )
     figure.update_xaxes(type="category", categoryarray=levels_x, title=x)
     figure.update_yaxes(title=data.study["metric"])
     title = f"{data.study['metric']} over {x}, by {by}"
-    return _styled(figure, title, fidelity_text(data, fidelity, len(trials)), warn=fidelity)
+    return styled(figure, title, fidelity_text(data, fidelity, len(trials)), warn=fidelity)
 
 
 def statement(data: StudyData, factor: str, said: Statement) -> go.Figure:
     """Return the figure of a statement: each level's value with its interval of 95 %."""
-    figure = go.Figure()
     rows = said.levels
-    response = bool(rows) and "at" in rows[0]
-    x = [row["at"] if response else row["level"] for row in rows]
-    y = np.array([row["value"] for row in rows])
-    up = np.array([row["high"] for row in rows]) - y
-    down = y - np.array([row["low"] for row in rows])
-    if response:
-        ends = [row["high"] for row in rows] + [row["low"] for row in rows][::-1]
-        figure.add_scatter(
-            x=x + x[::-1],
-            y=ends,
-            fill="toself",
-            fillcolor="rgba(0,114,178,0.18)",
-            line={"width": 0},
-            hoverinfo="skip",
-            name="95 %",
-        )
-        worse = [row["worse"] for row in rows]
-        figure.add_scatter(
-            x=x,
-            y=y,
-            mode="lines+markers",
-            name="best-tuned value",
-            customdata=[row["n"] for row in rows],
-            hovertemplate="%{x}: %{y:.4g} (n = %{customdata})<extra></extra>",
-            line={"color": COLOURS[0]},
-            marker={
-                "size": 10,
-                "symbol": ["x" if w else "circle" for w in worse],
-                "color": [COLOURS[5] if w else COLOURS[0] for w in worse],
-            },
-        )
-    else:
-        figure.add_scatter(
-            x=x,
-            y=y,
-            mode="markers",
-            error_y={"array": up, "arrayminus": down, "symmetric": False, "thickness": 2},
-            customdata=[row["n"] for row in rows],
-            hovertemplate="%{x}: %{y:.4g} (n = %{customdata})<extra></extra>",
-            marker={
-                "color": list(COLOURS[: len(rows)]),
-                "size": 12,
-                "symbol": _SYMBOLS[: len(rows)],
-            },
-            name="value",
-        )
-        figure.update_xaxes(type="category")
-    log = factor in data.study.get("log_parameters", ()) or _geometric(x)
-    if response and log:
-        figure.update_xaxes(type="log", tickvals=x, ticktext=[row["level"] for row in rows])
-    figure.update_xaxes(title=factor)
-    figure.update_yaxes(title=data.study["metric"])
-    figure.update_layout(showlegend=False)
+    figure = _response(rows) if rows and "at" in rows[0] else _forest(rows)
+    axes: dict[str, Any] = {"title": factor}
     note = f"95 % intervals; {said.basis}"
-    if response:
+    if rows and "at" in rows[0]:
+        x = [row["at"] for row in rows]
+        if factor in data.study.get("log_parameters", ()) or _geometric(x):
+            axes |= {"type": "log", "tickvals": x, "ticktext": [row["level"] for row in rows]}
+        figure.update_xaxes(**axes)
+        figure.update_yaxes(title=data.study["metric"])
         note += "; crosses: worse than the best"
-    return _styled(figure, f"{said.estimand[0].upper()}{said.estimand[1:]}", note)
+    else:
+        figure.update_yaxes(type="category", **axes)
+        figure.update_xaxes(title=data.study["metric"])
+    figure.update_layout(showlegend=False)
+    return styled(figure, f"{said.estimand[0].upper()}{said.estimand[1:]}", note)
+
+
+def _response(rows: Sequence[Mapping[str, Any]]) -> go.Figure:
+    """Return the values over a number, as a line in a band."""
+    x = [row["at"] for row in rows]
+    worse = [row["worse"] for row in rows]
+    figure = go.Figure()
+    figure.add_scatter(
+        x=x + x[::-1],
+        y=[row["high"] for row in rows] + [row["low"] for row in rows][::-1],
+        mode="lines",
+        fill="toself",
+        fillcolor="rgba(0,114,178,0.18)",
+        line={"width": 0},
+        hoverinfo="skip",
+    )
+    figure.add_scatter(
+        x=x,
+        y=[row["value"] for row in rows],
+        mode="lines+markers",
+        customdata=[row["n"] for row in rows],
+        hovertemplate="%{x}: %{y:.4g} (n = %{customdata})<extra></extra>",
+        line={"color": COLOURS[0]},
+        marker={
+            "size": 10,
+            "symbol": ["x" if w else "circle" for w in worse],
+            "color": [COLOURS[5] if w else COLOURS[0] for w in worse],
+        },
+    )
+    return figure
+
+
+def _forest(rows: Sequence[Mapping[str, Any]]) -> go.Figure:
+    """Return a line a level: its value in its interval."""
+    figure = go.Figure()
+    for k, row in enumerate(rows):
+        figure.add_scatter(
+            x=[row["value"]],
+            y=[row["level"]],
+            mode="markers",
+            error_x={
+                "array": [row["high"] - row["value"]],
+                "arrayminus": [row["value"] - row["low"]],
+                "symmetric": False,
+                "thickness": 3,
+                "color": COLOURS[k % 8],
+            },
+            customdata=[row["n"]],
+            hovertemplate="%{y}: %{x:.4g} (n = %{customdata})<extra></extra>",
+            marker={"color": COLOURS[k % 8], "size": 13, "symbol": _SYMBOLS[k % 8]},
+        )
+    figure.update_yaxes(range=[len(rows) - 0.4, -0.6])
+    return figure
 
 
 def _geometric(x: Sequence[Any]) -> bool:
@@ -272,7 +282,7 @@ def learning_curves(data: StudyData, by: str | None = None) -> go.Figure:
             legendgroup=level,
             showlegend=level not in shown,
             opacity=0.85 if full else 0.55,
-            line={"color": COLOURS[k], "dash": _DASHES[k % 6], "width": 1.6},
+            line={"color": COLOURS[k], "dash": DASHES[k % 6], "width": 1.6},
             marker={"size": [0] * (n - 1) + [8], "symbol": symbol, "color": COLOURS[k]},
             hovertemplate=f"trial {trial}, epoch %{{x}}: %{{y:.4g}}<extra>{level}</extra>",
         )
@@ -280,7 +290,7 @@ def learning_curves(data: StudyData, by: str | None = None) -> go.Figure:
     figure.update_xaxes(title="epoch", type="log", dtick=math.log10(2), tickformat="~g")
     figure.update_yaxes(title=f"best {data.study['metric']} so far")
     note = "filled ends: in full; open ends: stopped before"
-    return _styled(figure, "Learning curves", note)
+    return styled(figure, "Learning curves", note)
 
 
 def best_so_far(data: StudyData) -> go.Figure:
@@ -314,7 +324,8 @@ def best_so_far(data: StudyData) -> go.Figure:
     )
     figure.update_xaxes(title="epochs spent", rangemode="tozero")
     figure.update_yaxes(title=data.study["metric"])
-    return _styled(figure, "Best so far", "trials in full only")
+    figure.update_layout(showlegend=False)
+    return styled(figure, "Best so far", "circles: trials in full; line: the best so far")
 
 
 # ---- configs ----
@@ -356,23 +367,23 @@ def parallel(data: StudyData, *, fidelity: Fidelity = "full", force: bool = Fals
             },
             marker={"size": 7 if best else 4},
             opacity=1.0 if best else 0.75,
-            text=[*(_show(flat[p.key]) for p in parameters), _show(float(values[k]))],
+            text=[*(show(flat[p.key]) for p in parameters), show(float(values[k]))],
             hovertemplate=f"trial {trial}: %{{text}}<extra></extra>",
             showlegend=False,
         )
     for place, parameter in enumerate(parameters):
         if isinstance(parameter, Categorical):
-            ticks = [(parameter.to_unit(v), _show(v)) for v in parameter.values()]
+            ticks = [(parameter.to_unit(v), show(v)) for v in parameter.values()]
         else:
-            ticks = [(u, _show(parameter.from_unit(u))) for u in (0.0, 0.5, 0.999)]
+            ticks = [(u, show(parameter.from_unit(u))) for u in (0.0, 0.5, 0.999)]
         _ticks(figure, place, ticks)
-    _ticks(figure, len(parameters), [(0.0, _show(low)), (1.0, _show(high))])
+    _ticks(figure, len(parameters), [(0.0, show(low)), (1.0, show(high))])
     figure.update_yaxes(range=[-0.06, 1.06], visible=False)
     figure.update_xaxes(
         side="top", showgrid=True, gridcolor="#aaaaaa", range=[-0.3, len(names) - 0.4]
     )
     text = f"{fidelity_text(data, fidelity, len(trials))}; thick: the best"
-    figure = _styled(figure, "All parameters", text, warn=fidelity)
+    figure = styled(figure, "All parameters", text, warn=fidelity)
     figure.update_layout(margin={"t": 100, "b": 20})
     return figure
 
@@ -422,7 +433,7 @@ def slices(
     figure.update_xaxes(title=name)
     figure.update_yaxes(title=data.study["metric"])
     text = fidelity_text(data, fidelity, len(trials))
-    return _styled(figure, f"{data.study['metric']} over {name}", text, warn=fidelity)
+    return styled(figure, f"{data.study['metric']} over {name}", text, warn=fidelity)
 
 
 def importance(found: Importance) -> go.Figure:
@@ -444,8 +455,8 @@ def importance(found: Importance) -> go.Figure:
         )
     )
     figure.update_xaxes(title="share of the variance", tickformat=".0%", rangemode="tozero")
-    note = f"{found.n_trials} trials at epoch {found.epoch}; bars: 90 % of resampled studies"
-    return _styled(figure, "What matters", note)
+    note = f"{found.n_trials} trials at epoch {found.epoch}; 90 % of resamples"
+    return styled(figure, "What matters", note)
 
 
 # ---- the search ----
@@ -470,7 +481,7 @@ def epochs_by_rung(data: StudyData) -> go.Figure:
     )
     figure.update_xaxes(type="category", title="epochs")
     figure.update_yaxes(title="epochs spent")
-    return _styled(figure, "Where the epochs went", "labels: trials that got into the stretch")
+    return styled(figure, "Where the epochs went", "labels: trials that got into the stretch")
 
 
 def timeline(data: StudyData) -> go.Figure:
@@ -511,7 +522,7 @@ def timeline(data: StudyData) -> go.Figure:
     figure.update_xaxes(title="seconds")
     figure.update_yaxes(title="at a time", type="category", categoryorder="category ascending")
     figure.update_layout(showlegend=False)
-    return _styled(figure, "Who worked when", f"{len(jobs)} jobs; a colour a trial")
+    return styled(figure, "Who worked when", f"{len(jobs)} jobs; a colour a trial")
 
 
 # ---- shared ----
@@ -529,12 +540,12 @@ def _levels(
     parameter = next(p for p in data.space.parameters if p.name == name)
     n_values = parameter.n_values
     if isinstance(parameter, Categorical) or (n_values is not None and n_values <= _MAX_LEVELS):
-        levels = [_show(v) for v in parameter.values()]
-        of = [_show(v) if v is not pd.NA else "" for v in column]
+        levels = [show(v) for v in parameter.values()]
+        of = [show(v) if v is not pd.NA else "" for v in column]
         return levels, np.array(of, dtype=object)
     assert isinstance(parameter, Number)
     edges = [parameter.from_unit(k / _N_BINS) for k in range(_N_BINS)] + [parameter.high]
-    levels = [f"{_show(a)} to {_show(b)}" for a, b in pairwise(edges)]
+    levels = [f"{show(a)} to {show(b)}" for a, b in pairwise(edges)]
     places = [
         levels[min(int(parameter.to_unit(v) * _N_BINS), _N_BINS - 1)] if not math.isnan(v) else ""
         for v in finite(column)
@@ -542,16 +553,18 @@ def _levels(
     return levels, np.array(places, dtype=object)
 
 
-def _show(value: Any) -> str:
+def show(value: Any) -> str:
+    """Return a value to read."""
     return f"{float(value):.3g}" if isinstance(value, float | np.floating) else str(value)
 
 
-def _styled(figure: go.Figure, title: str, note: str, *, warn: Fidelity = "full") -> go.Figure:
+def styled(figure: go.Figure, title: str, note: str, *, warn: Fidelity = "full") -> go.Figure:
+    """Return a figure in the style of all of them, with a title and a note below it."""
     colour = COLOURS[5] if warn == "last" else _GREY
     figure.update_layout(
         template="plotly_white",
         title={
-            "text": f"{title}<br><span style='font-size:12px;color:{colour}'>{note}</span>",
+            "text": f"{title}<br><span style='font-size:0.75em;color:{colour}'>{note}</span>",
             "x": 0.0,
             "xanchor": "left",
             "xref": "paper",
@@ -559,7 +572,9 @@ def _styled(figure: go.Figure, title: str, note: str, *, warn: Fidelity = "full"
         },
         font={"family": "system-ui, sans-serif", "size": 12, "color": "#222222"},
         height=380,
-        legend={"orientation": "h", "y": -0.2},
+        legend={"orientation": "h", "yref": "container", "y": 0.0, "yanchor": "bottom"},
     )
-    figure.update_layout(margin={"l": 60, "r": 20, "t": 70, "b": 50})
+    named = {trace.name for trace in figure.data if trace.showlegend is not False} - {None}
+    legend = figure.layout.showlegend is not False and len(named) > 1
+    figure.update_layout(margin={"l": 60, "r": 20, "t": 70, "b": 85 if legend else 50})
     return figure

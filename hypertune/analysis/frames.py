@@ -6,6 +6,7 @@ The columns of `load_trials`, one row a trial that has started:
 ``trial``           its id
 ``role``            search | replicate | baseline | rerun
 ``label``           a baseline's name; empty for most
+``origin``          why its config was proposed, in words
 ``state``           waiting | running | ended
 ``reason``          how it ended: complete | converged | stopped | failed | lost | interrupted
 ``detail``          the first line of why
@@ -51,6 +52,7 @@ from hypertune.records.mlflow_runs import (
     from_json_tags,
     look_at_test,
     n_sessions,
+    origin,
 )
 from hypertune.space import Categorical, Flat, Number, Space
 
@@ -101,6 +103,11 @@ class StudyData:
         return self.trials[self.trials["role"] == "search"]
 
     @property
+    def full(self) -> pd.DataFrame:
+        """Those of them that ran in full."""
+        return self.searched[self.searched["full"]]
+
+    @property
     def columns(self) -> list[str]:
         """The columns of the config."""
         return [f"{_CONFIG}{name}" for name in self.space.names]
@@ -124,6 +131,7 @@ class Record:
     ended_ms: int | None = None
     cost_s: float | None = None
     look: Mapping[str, Any] | None = None
+    origin: str = ""
 
 
 def load(study: str | Path, *, tracking_uri: str | None = None) -> StudyData:
@@ -283,6 +291,7 @@ def _from_journal(path: Path) -> tuple[dict[str, Any], list[Record], pd.DataFram
                 ended_ms=trial.ended_ms,
                 cost_s=cost_s(journal, trial.id, results.get(trial.id, [])),
                 look=look_at_test(journal, trial.id),
+                origin=origin(journal, trial.id),
                 results=results.get(trial.id, []),
             )
             for trial in journal.trials()
@@ -387,6 +396,7 @@ def _raw(client: Any, run: Any, about: Mapping[str, Any]) -> Record:
         ended_ms=run.info.end_time if ended else None,
         cost_s=run.data.metrics.get("cost_s") if ended else None,
         look=look,
+        origin=record["origin"],
         results=list(rows.values()),
     )
 
@@ -442,6 +452,7 @@ _DTYPES = {
     "trial": "int64",
     "role": "string",
     "label": "string",
+    "origin": "string",
     "state": "string",
     "reason": "string",
     "detail": "string",
@@ -475,6 +486,7 @@ def _row(raw: Record, about: Mapping[str, Any]) -> dict[str, Any]:
         "trial": raw.trial,
         "role": raw.role,
         "label": raw.label,
+        "origin": raw.origin,
         "state": raw.state,
         "reason": raw.reason,
         "detail": raw.detail,

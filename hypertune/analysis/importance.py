@@ -11,9 +11,9 @@ from hypertune.search.encoding import Encoding
 from hypertune.search.schedulers.halving import rung_epochs
 from hypertune.space import Categorical
 
-_N_BOOTSTRAP = 20
+_N_BOOTSTRAP = 16
 _N_TREES = 24
-_MIN_TRIALS = 12
+_MIN_TRIALS, _MOST_TRIALS = 12, 200
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,7 +104,8 @@ def importances(data: StudyData, *, seed: int = 0) -> Importance | None:
     shares: dict[str, list[float]] = {key: [] for key in names}
     for k in range(_N_BOOTSTRAP):
         study = optuna.create_study()
-        study.add_trials([frozen[i] for i in rng.integers(len(frozen), size=len(frozen))])
+        drawn = rng.integers(len(frozen), size=min(len(frozen), _MOST_TRIALS))
+        study.add_trials([frozen[i] for i in drawn])
         evaluator = FanovaImportanceEvaluator(n_trees=_N_TREES, max_depth=16, seed=seed + k)
         for key, share in evaluator.evaluate(study, params=list(names)).items():
             shares[key].append(float(share))

@@ -140,6 +140,7 @@ def _content(data: StudyData, summary: Summary, verdict: Verdict) -> dict[str, A
     return {
         "name": study["name"],
         "question": verdict.question,
+        "hypothesis": study.get("hypothesis"),
         "headline": [factor.sentence for factor in verdict.factors],
         "found": _found(data, summary),
         "scope": verdict.scope,

@@ -12,29 +12,28 @@ that is extended while it is undecided (`effects.spent`).
 """
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from itertools import combinations
 from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
-from scipy.stats import fisher_exact, mannwhitneyu
-from scipy.stats import t as student
 
 from hypertune.analysis import effects
-from hypertune.analysis.frames import StudyData, finite, level_text, value_at
+from hypertune.analysis.frames import StudyData, finite, level_text
 from hypertune.analysis.importance import Importance, importances
+from hypertune.analysis.replicates import MIN_REPEATS, blocks, replicates
+from hypertune.analysis.search_review import following, review
+from hypertune.analysis.words import show
+from hypertune.analysis.worth import worth
 from hypertune.space import Categorical, Number, Parameter, identity
 
 Outcome = Literal["better", "equal", "undecided", "none"]
 MIN_FULL = 5
 """Trials in full of each level that a statement about levels needs, from searched trials."""
-_MIN_REPEATS = 3
 _N_GRID = 12
 _MANY = 200
-_EDGE = 0.04
-_RANDOM_METHODS = ("asha", "random", "grid", "sobol", "hyperband", "median")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,7 +116,6 @@ def judge(data: StudyData, *, seed: int = 0) -> Verdict:
     """
     judge = _Judge(data, np.random.default_rng(seed))
     factors = [judge.factor(name) for name in data.study["factors"]]
-    worth = judge.worth()
     found = importances(data, seed=seed)
     return Verdict(
         question=data.study["question"],
@@ -125,10 +123,13 @@ def judge(data: StudyData, *, seed: int = 0) -> Verdict:
         scope=judge.scope(),
         margin=judge.margin,
         factors=factors,
-        worth=worth,
+        worth=worth(data, alpha=judge.alpha),
         importance=found,
-        search=judge.search(),
-        following=judge.following(factors),
+        search=review(data, margin=judge.margin),
+        following=following(
+            data,
+            undecided=any(f.statements[0].outcome in ("none", "undecided") for f in factors),
+        ),
     )
 
 
@@ -143,7 +144,7 @@ class _Judge:
         self.study, self.sign = data.study, data.sign
         self.alpha = effects.spent(max(1, int(data.study.get("n_sessions", 1))))
         self.searched = data.searched
-        self.full = self.searched[self.searched["full"]]
+        self.full = data.full
         self.margin = self._margin()
         usable = len(self.full) >= 2 * MIN_FULL
         self.surrogate = effects.Surrogate(data) if usable else None
@@ -161,7 +162,7 @@ class _Judge:
         study = self.study
         return (
             f"Holds for {study.get('data') or 'these data'} and their split, {study['max_epochs']} "
-            f"epochs, and the space that was searched. Differences below {_show(self.margin)} in "
+            f"epochs, and the space that was searched. Differences below {show(self.margin)} in "
             f"{study['metric']} ({'lower' if self.sign > 0 else 'higher'} is better) "
             "are taken not to matter."
         )
@@ -208,7 +209,7 @@ class _Judge:
                 ],
             )
         levels = [parameter.choices[k] for k in kept]
-        drawn = self.surrogate.by_level(parameter.key, levels, best=True, rng=self.rng)
+        drawn = self.surrogate.by_level(parameter.key, levels, self.rng)
         found = effects.from_search(
             drawn, [texts[k] for k in kept], [n[k] for k in kept], alpha=self.alpha
         )
@@ -222,7 +223,7 @@ class _Judge:
         """Compare the best configs that were found of each level, on fresh seeds."""
         estimand = f"the best configurations found of each level of {parameter.name}"
         basis = "replicates on fresh seeds"
-        runs = self._replicates()
+        runs = replicates(self.data)
         texts: dict[str, str] = {}
         for config in runs:
             flat = self.data.flats[runs[config]["trial"].iloc[0]]
@@ -234,13 +235,13 @@ class _Judge:
                 basis,
                 [f"No two levels of {parameter.name} were run again on fresh seeds."],
             )
-        configs, values = self._blocks(runs)
+        configs, values = blocks(self.data, runs)
         groups = [texts[config] for config in configs]
         levels = [level for level in levels if level in groups]
-        if len(levels) < 2 or values.shape[1] < _MIN_REPEATS:
+        if len(levels) < 2 or values.shape[1] < MIN_REPEATS:
             sentence = (
                 f"Replicates of {parameter.name} share {values.shape[1]} seeds: "
-                f"it takes at least {_MIN_REPEATS}."
+                f"it takes at least {MIN_REPEATS}."
             )
             return _none(estimand, basis, [sentence])
         found = effects.from_replicates(values, groups, levels, alpha=self.alpha)
@@ -267,25 +268,6 @@ class _Judge:
             f"This is about these configurations; how hard each level was searched: "
             f"{'; '.join(parts)}."
         )
-
-    def _replicates(self) -> dict[str, pd.DataFrame]:
-        """Return the replicates in full of each config."""
-        rows = self.data.trials
-        rows = rows[(rows["role"] == "replicate") & rows["full"]]
-        groups: dict[str, list[int]] = {}
-        for trial in rows["trial"]:
-            if flat := self.data.flats.get(trial):
-                groups.setdefault(identity(flat), []).append(trial)
-        return {config: rows[rows["trial"].isin(trials)] for config, trials in groups.items()}
-
-    def _blocks(self, runs: Mapping[str, pd.DataFrame]) -> tuple[list[str], effects.Floats]:
-        """Return configs and their losses on the repeats that all of them have."""
-        tables = {
-            config: pd.Series(self.sign * finite(rows["value"]), index=list(rows["repeat"]))
-            for config, rows in runs.items()
-        }
-        wide = pd.DataFrame(tables).dropna()
-        return list(wide.columns), wide.to_numpy(dtype=float).T
 
     def _contrasts(self, found: effects.Effects, needed: Any) -> list[Contrast]:
         contrasts = []
@@ -319,18 +301,18 @@ class _Judge:
 
     def _say(self, c: Contrast, names: Mapping[str, str], factor: str, end: str, unit: str) -> str:
         a, b = names[c.a], names[c.b]
-        interval = f"95 %: {_show(c.low)} to {_show(c.high)}"
+        interval = f"95 %: {show(c.low)} to {show(c.high)}"
         if c.outcome == "better":
             small = ", which is less than matters" if c.high <= self.margin else ""
-            text = f"{a} beats {b} by {_show(c.difference)} ({interval}){small}, {end}."
+            text = f"{a} beats {b} by {show(c.difference)} ({interval}){small}, {end}."
         elif c.outcome == "equal":
             most = max(-c.low, c.high)
-            text = f"no difference larger than {_show(most)} between {a} and {b} (95 %), {end}."
+            text = f"no difference larger than {show(most)} between {a} and {b} (95 %), {end}."
         else:
             more = c.n_more or 1
             many = f"more than {_MANY}" if more > _MANY else f"about {more}"
             text = (
-                f"undecided between {a} and {b}: {a} is ahead by {_show(c.difference)} "
+                f"undecided between {a} and {b}: {a} is ahead by {show(c.difference)} "
                 f"({interval}), {end}; {many} more {unit} would decide."
             )
         return f"{factor}: {text}"
@@ -381,8 +363,8 @@ class _Judge:
                 ],
             )
         values = _grid(parameter)
-        drawn = self.surrogate.by_level(parameter.key, values, best=True, rng=self.rng)
-        texts = [_show(v) for v in values]
+        drawn = self.surrogate.by_level(parameter.key, values, self.rng)
+        texts = [show(v) for v in values]
         n = self._counts(parameter, values)
         found = effects.from_search(drawn, texts, n, alpha=self.alpha)
         best = int(found.losses.argmin())
@@ -400,17 +382,6 @@ class _Judge:
                 f"{parameter.name}: undecided: no value is told apart from the best one, about "
                 f"{texts[best]} (95 %, by a model of {len(self.searched)} searched trials)."
             )
-        half = effects.INFLATION * (found.high - found.low) / 2
-        middle = (found.high + found.low) / 2
-        wide = effects.Effects(
-            levels=texts,
-            losses=found.losses,
-            low=middle - half,
-            high=middle + half,
-            difference=found.difference,
-            margin=found.margin,
-            n=n,
-        )
         return Statement(
             estimand=estimand,
             basis=basis,
@@ -418,7 +389,7 @@ class _Judge:
             sentences=[sentence],
             levels=[
                 {**row, "at": value, "worse": k in worse}
-                for k, (row, value) in enumerate(zip(self._rows(wide), values, strict=True))
+                for k, (row, value) in enumerate(zip(self._rows(found), values, strict=True))
             ],
         )
 
@@ -432,188 +403,6 @@ class _Judge:
                 at = parameter.to_unit(flat[parameter.key])
                 counts[int(np.abs(units - at).argmin())] += 1
         return counts
-
-    # ---- what the best config is worth ----
-
-    def worth(self) -> list[str]:
-        sentences = []
-        runs = self._replicates()
-        default = self.data.space.problems(self.study["default"]) == []
-        if runs and default:
-            key = identity(self.data.space.flatten(self.study["default"]))
-            others = [config for config in runs if config != key]
-            if key in runs and others:
-                sentences += self._against_default(runs, key, others)
-        sentences += self._on_test()
-        return sentences
-
-    def _against_default(
-        self, runs: Mapping[str, pd.DataFrame], key: str, others: Sequence[str]
-    ) -> list[str]:
-        # The one that the search ranked first: choosing by the replicates would be choosing luck.
-        searched = {
-            identity(self.data.flats[t]): self.sign * v
-            for t, v in zip(self.full["trial"], finite(self.full["value"]), strict=True)
-            if t in self.data.flats
-        }
-        best = min(others, key=lambda config: searched.get(config, math.inf))
-        configs, values = self._blocks({c: runs[c] for c in (key, best)})
-        if values.shape[1] < _MIN_REPEATS or len(configs) < 2:
-            return []
-        gaps = values[configs.index(key)] - values[configs.index(best)]
-        n, mean = len(gaps), float(gaps.mean())
-        reach = float(student.ppf(1 - self.alpha / 2, n - 1) * gaps.std(ddof=1) / math.sqrt(n))
-        interval = f"95 %: {_show(mean - reach)} to {_show(mean + reach)}; {n} fresh seeds"
-        verb = "beats" if mean - reach > 0 else "is not shown to beat"
-        sentences = [
-            f"On validation the search's best configuration {verb} the default: "
-            f"better by {_show(mean)} ({interval})."
-        ]
-        if best in searched:
-            back = float(values[configs.index(best)].mean()) - searched[best]
-            sentences.append(
-                f"On fresh seeds it is {'worse' if back > 0 else 'better'} by {_show(abs(back))} "
-                "than it was in the search: the luck of the winner."
-            )
-        return sentences
-
-    def _on_test(self) -> list[str]:
-        trials = self.data.trials
-        looked = trials[trials["test"].notna()]
-        searched = looked[looked["role"].isin(("search", "replicate", "rerun"))]
-        full = searched[searched["full"]]
-        if full.empty:
-            return ["The test part was not opened for a searched configuration."]
-        best = full.iloc[int(np.argmin(self.sign * finite(full["value"])))]
-        name = self.study["test_metric"]
-        sentences = []
-        for _, row in looked.iterrows():
-            if row["trial"] == best["trial"]:
-                continue
-            simple = row["role"] == "baseline" and row["label"] != "default"
-            other = row["label"] if simple else "the default configuration"
-            gap = self.sign * (row["test"] - best["test"])
-            verb = "beats" if gap > 0 else "does not beat"
-            sentences.append(
-                f"On the test part the best configuration {verb} {other}: {name} "
-                f"{_show(best['test'])} against {_show(row['test'])} (one seed, one look)."
-            )
-        return sentences
-
-    # ---- the search ----
-
-    def search(self) -> list[str]:
-        n = len(self.searched)
-        sentences = [
-            f"{n} configurations were tried, {len(self.full)} of them in full, with "
-            f"{int(self.searched['epochs'].sum())} epochs in all."
-        ]
-        if n < 8 or len(self.full) < 3:
-            sentences.append("That is too little to tell how well the search went.")
-            return sentences + self._failures()
-        return sentences + self._better_than_random() + self._improving() + self._failures()
-
-    def _better_than_random(self) -> list[str]:
-        """Compare what a model proposed with what came before it, where all trials got equally far.
-
-        The first trials of a model's search are drawn evenly, before it knows anything.
-        """
-        if self.study.get("method") in _RANDOM_METHODS:
-            return ["All configurations were drawn at random: there is no model to credit."]
-        first = max(6, len(self.data.space.parameters) + 2)
-        values = value_at(self.data, 1)
-        values = values.loc[self.searched.index]
-        # The default is the first trial: somebody's choice, not the method's.
-        early, late = finite(values.iloc[1:first]), finite(values.iloc[first:])
-        early, late = self.sign * early[np.isfinite(early)], self.sign * late[np.isfinite(late)]
-        if len(early) < 4 or len(late) < 4:
-            return ["Too few configurations to compare the method with chance."]
-        test = mannwhitneyu(late, early, alternative="less")
-        share = 1 - float(test.statistic) / (len(early) * len(late))
-        p = float(test.pvalue)
-        verdict = (
-            "better than chance" if p < effects.ALPHA else "not shown to be better than chance"
-        )
-        return [
-            f"Configurations that the method proposed were {verdict} at equal cost: after one "
-            f"epoch a later one beats one of the first, which were drawn evenly, in {share:.0%} of "
-            f"pairs (p = {p:.2g})."
-        ]
-
-    def _improving(self) -> list[str]:
-        full = self.full.sort_values("ended")
-        losses = self.sign * finite(full["value"])
-        if len(losses) < 6:
-            return ["Too few trials in full to tell whether the search still improves."]
-        best = np.minimum.accumulate(losses)
-        third = len(losses) - len(losses) // 3
-        gain = float(best[third - 1] - best[-1])
-        if gain > self.margin:
-            return [
-                f"The search was still improving: its last third of trials in full gained "
-                f"{_show(gain)}."
-            ]
-        return ["The last third of trials in full brought nothing that matters."]
-
-    def _failures(self) -> list[str]:
-        failed = self.searched["reason"].isin(("failed", "lost")).fillna(False)
-        if not failed.any():
-            return []
-        sentences = [f"{int(failed.sum())} of {len(failed)} trials failed or were lost."]
-        for column in self.data.columns:
-            kinds = self.searched[column]
-            if not isinstance(kinds.dtype, pd.CategoricalDtype):
-                continue
-            for level in kinds.cat.categories:
-                here = kinds == level
-                table = pd.crosstab(here, failed)
-                if table.shape == (2, 2):
-                    p = float(fisher_exact(table.to_numpy(), alternative="greater").pvalue)
-                    if p < 0.01:
-                        name = column.removeprefix("config.")
-                        sentences.append(
-                            f"They cluster at {name} = {level}: {int((here & failed).sum())} of "
-                            f"{int(here.sum())} there (p = {p:.2g})."
-                        )
-        return sentences
-
-    def following(self, factors: Iterable[Factor]) -> list[str]:
-        """Say what to try next."""
-        advice = []
-        name = self.study["name"]
-        champion = self._champion()
-        for parameter in self.data.space.parameters if champion is not None else ():
-            flat = self.data.flats.get(int(champion or 0), {})
-            if isinstance(parameter, Number) and parameter.key in flat:
-                unit = parameter.to_unit(flat[parameter.key])
-                if parameter.n_values is not None and parameter.n_values < 1 / _EDGE:
-                    at_low, at_high = (
-                        flat[parameter.key] == e for e in (parameter.low, parameter.high)
-                    )
-                else:
-                    at_low, at_high = unit < _EDGE, unit > 1 - _EDGE
-                if at_low or at_high:
-                    end = "lower" if at_low else "upper"
-                    advice.append(
-                        f"Widen {parameter.name}: the best configuration has "
-                        f"{_show(flat[parameter.key])}, at the {end} end of "
-                        f"{_show(parameter.low)} to {_show(parameter.high)}."
-                    )
-        outcomes = {s.outcome for f in factors for s in f.statements[:1]}
-        if outcomes & {"none", "undecided"}:
-            n = int(self.study.get("n_trials") or len(self.searched))
-            advice.append(
-                f"To decide what is undecided: search longer, with all of this as the start: "
-                f"--from {name} --n-trials {2 * n}; or in full, where every trial counts: "
-                "--scheduler none."
-            )
-        return advice
-
-    def _champion(self) -> int | None:
-        if self.full.empty:
-            return None
-        place = int(np.argmin(self.sign * finite(self.full["value"])))
-        return int(self.full["trial"].iloc[place])
 
 
 def _none(estimand: str, basis: str, sentences: list[str]) -> Statement:
@@ -651,9 +440,3 @@ def _ranges(places: Sequence[int], texts: Sequence[str]) -> str:
 
 def _same(a: Any, b: Any) -> bool:
     return identity({"": a}) == identity({"": b})
-
-
-def _show(value: Any) -> str:
-    if isinstance(value, float | np.floating):
-        return f"{float(value):.3g}"
-    return level_text(value)

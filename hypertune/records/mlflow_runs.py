@@ -15,7 +15,7 @@ status of a child run   FINISHED (complete, converged), KILLED (stopped, interru
                         (failed, lost); tags ``hypertune.state`` and ``hypertune.reason`` say which
 tags ``hypertune.json.  JSON to read it all back, types and all, in parts of 4000 characters (none
 0``, ``.1``, ...        above 100,000): of the parent run the table ``study``, of a child run its
-                        config, label, the first line of its detail, and its look at the test part
+                        config, label, origin, first line of its detail, and look at the test part
 ======================  ============================================================================
 
 """
@@ -164,7 +164,13 @@ def from_json_tags(tags: Mapping[str, str]) -> dict[str, Any]:
 def trial_run(journal: Journal, study: Mapping[str, Any], trial: TrialRow) -> Run:
     look = look_at_test(journal, trial.id)
     detail = (trial.detail or "").partition("\n")[0]
-    record = {"config": trial.config, "label": trial.label, "detail": detail, "test": look}
+    record = {
+        "config": trial.config,
+        "label": trial.label,
+        "origin": origin(journal, trial.id),
+        "detail": detail,
+        "test": look,
+    }
     tags = {
         **_common_tags(study),
         **_json_tags(record),
@@ -203,6 +209,12 @@ def _trial_params(study: Mapping[str, Any], trial: TrialRow) -> dict[str, str]:
         if isinstance(value, int | float) and 0 < value < math.inf:
             values[f"log10_{name}"] = round(math.log10(value), 6)
     return {_key(name): cut(value, _PARAM_CHARS) for name, value in values.items()}
+
+
+def origin(journal: Journal, trial: int) -> str:
+    """Return why a trial's config was proposed; empty where nobody said."""
+    (added, *_) = journal.events(kind="trial", trial=trial, limit=1)
+    return str(added.data.get("origin") or "")
 
 
 def look_at_test(journal: Journal, trial: int) -> dict[str, Any] | None:

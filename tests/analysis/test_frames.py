@@ -32,7 +32,13 @@ COSINE = {
 TRIALS = [
     Made(losses=[3.0, 2.0, 2.5, 1.9, 2.0, 2.0, 2.0, 2.0, 2.0], config=FLAT, test=2.1),
     Made(losses=[2.5, 2.4, math.nan], config=COSINE, reason="stopped", detail="not promoted\nxx"),
-    Made(losses=[1.5, 1.4], config=COSINE, reason="converged", metrics={"acc": 0.5}),
+    Made(
+        losses=[1.5, 1.4],
+        config=COSINE,
+        reason="converged",
+        metrics={"acc": 0.5},
+        origin="drawn at random",
+    ),
     Made(losses=[0.1], config=FLAT, reason="failed", detail="RuntimeError: boom\ntrace"),
     Made(losses=[], config=FLAT, reason="lost"),
     Made(losses=[2.0, 1.0], config=FLAT, reason=None),
@@ -66,6 +72,7 @@ def test_trials_have_the_types_of_the_space(folder: Path) -> None:
     assert list(trials["epochs"]) == [9, 2, 2, 1, 0, 2, 0, 9]
     assert list(trials["full"]) == [True, False, True, False, False, False, True, True]
     assert list(trials["detail"][1:4]) == ["not promoted", "", "RuntimeError: boom"]
+    assert list(trials["origin"][:3]) == ["", "", "drawn at random"]
     assert (trials["role"][7], trials["repeat"][7]) == ("replicate", 2)
     assert trials["cost_s"][0] == 9.0
     assert trials["cost_s"].isna()[5]

@@ -162,6 +162,23 @@ def test_best_at_a_bound_and_failures_are_told(tmp_path: Path) -> None:
     assert any("cluster at cell = lstm: 8 of 8" in s for s in verdict.search)
 
 
+def test_a_model_is_credited_only_for_what_it_proposed(tmp_path: Path) -> None:
+    def study(name: str, origins: Sequence[str]) -> list[str]:
+        trials = [
+            Made(losses=[1 + (0.5 if "random" in origin else 0) + 0.01 * k] * 9, origin=origin,
+                 config={**DEFAULT, "units": 8 + k})
+            for k, origin in enumerate(origins)
+        ]  # fmt: skip
+        return judge(load(write_study(tmp_path / name, trials))).search
+
+    drawn, proposed = ["drawn at random"] * 6, ["by a model of 6 trials"] * 6
+    (said,) = (s for s in study("a", ["the study's default", *drawn, *proposed]) if "proposed" in s)
+    assert said.startswith("The 6 configurations that the model proposed were better than chance")
+    assert "in 100% of pairs" in said
+    assert any("No configuration was proposed by a model" in s for s in study("b", drawn * 2))
+    assert any("Too few configurations to compare" in s for s in study("c", drawn + proposed[:3]))
+
+
 def test_the_best_is_set_against_the_default_and_baselines(tmp_path: Path) -> None:
     trials = replicates([0.92, 0.93, 0.90, 0.94], [0.80, 0.81, 0.79, 0.82])
     trials[1] = Made(losses=[0.7] * 9, config=LSTM, test=0.85)

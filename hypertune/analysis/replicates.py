@@ -1,0 +1,43 @@
+"""Configs that ran again on fresh seeds, in blocks of equal seeds."""
+
+from collections.abc import Mapping
+
+import pandas as pd
+
+from hypertune.analysis.effects import Floats
+from hypertune.analysis.frames import StudyData, finite
+from hypertune.space import identity
+
+MIN_REPEATS = 3
+"""Repeats that configs must share to be compared."""
+
+
+def replicates(data: StudyData) -> dict[str, pd.DataFrame]:
+    """Return the replicates in full of each config, by the text of its identity."""
+    rows = data.trials
+    rows = rows[(rows["role"] == "replicate") & rows["full"]]
+    groups: dict[str, list[int]] = {}
+    for trial in rows["trial"]:
+        if flat := data.flats.get(trial):
+            groups.setdefault(identity(flat), []).append(trial)
+    return {config: rows[rows["trial"].isin(trials)] for config, trials in groups.items()}
+
+
+def blocks(data: StudyData, runs: Mapping[str, pd.DataFrame]) -> tuple[list[str], Floats]:
+    """Return configs, and their losses on the repeats that all of them have.
+
+    Args:
+        data: The study.
+        runs: Replicates by config.
+
+    Returns:
+        The configs, and their losses, shape (config, repeat).
+    """
+    tables = {
+        config: pd.Series(data.sign * finite(rows["value"]), index=list(rows["repeat"]))
+        .groupby(level=0)
+        .first()
+        for config, rows in runs.items()
+    }
+    wide = pd.DataFrame(tables).dropna()
+    return list(wide.columns), wide.to_numpy(dtype=float).T

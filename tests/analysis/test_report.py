@@ -1,0 +1,186 @@
+"""Figures compare equal budgets only; the report says it all, offline, whatever the study holds."""
+
+import json
+import math
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+from made_studies import DEFAULT, Made, write_study
+
+from hypertune.analysis import figures
+from hypertune.analysis.compare import compare
+from hypertune.analysis.frames import load
+from hypertune.analysis.report import write_report
+from hypertune.errors import SettingError
+
+LSTM = {**DEFAULT, "cell": "lstm", "window": 24}
+
+
+def halved(seed: int = 0, n: int = 12) -> list[Made]:
+    """Return trials of 1, 3 and 9 epochs, one failed, and a baseline."""
+    rng = np.random.default_rng(seed)
+    trials = []
+    for k in range(n):
+        config = {
+            "cell": ["gru", "lstm"][k % 2],
+            "window": int(rng.choice([6, 12, 24])),
+            "lr": float(10 ** rng.uniform(-4, -1)),
+            "units": int(rng.integers(8, 129)),
+        }
+        epochs = [9, 3, 1][k % 3] if k else 9
+        losses = [1 + 0.5 / e + 0.1 * k / n for e in range(1, epochs + 1)]
+        reason = "complete" if epochs == 9 else "stopped"
+        trials.append(
+            Made(losses=losses, config=config, reason=reason, test=0.9 if k == 0 else None)
+        )
+    trials.append(Made(losses=[], config=LSTM, reason="failed", detail="RuntimeError: <b>boom</b>"))
+    trials.append(Made(losses=[1.3], role="baseline", label="naive", test=1.1))
+    return trials
+
+
+def test_unequal_budgets_are_refused_unless_forced_and_then_labelled(tmp_path: Path) -> None:
+    data = load(write_study(tmp_path / "s", halved()))
+
+    with pytest.raises(SettingError, match="Trials of unequal budgets"):
+        figures.heatmap(data, "window", "cell", fidelity="last")
+    forced = figures.heatmap(data, "window", "cell", fidelity="last", force=True)
+    assert "UNEQUAL BUDGETS" in forced.layout.title.text
+    at_three = figures.heatmap(data, "window", "cell", fidelity=3)
+    n = [
+        int(x)
+        for row in at_three.data[0].text
+        for cell in row
+        for x in re.findall(r"n = (\d+)", cell)
+    ]
+    assert sum(n) == 8
+    assert "8 trials, all at epoch 3" in at_three.layout.title.text
+    assert len(figures.compared(data)) == 4
+
+
+def test_heatmap_holds_means_counts_and_spread(tmp_path: Path) -> None:
+    trials = [Made(losses=[x] * 9) for x in (1.0, 3.0)] + [Made(losses=[5.0] * 9, config=LSTM)]
+    data = load(write_study(tmp_path / "s", trials))
+    (trace,) = figures.heatmap(data, "window", "cell").data
+
+    assert list(trace.x) == ["6", "12", "24"]
+    assert list(trace.y) == ["gru", "lstm"]
+    assert trace.z[0][1] == 2.0
+    assert trace.z[1][2] == 5.0
+    assert math.isnan(trace.z[0][0])
+    assert trace.text[0][1] == "2 ± 1.41<br>n = 2"
+    with pytest.raises(SettingError, match="'windw' is no parameter"):
+        figures.heatmap(data, "windw", "cell")
+
+
+def test_interaction_has_the_t_interval_of_each_cell(tmp_path: Path) -> None:
+    trials = [Made(losses=[x] * 9) for x in (1.0, 2.0, 3.0)]
+    data = load(write_study(tmp_path / "s", trials))
+    gru = figures.interaction(data, "window", "cell").data[0]
+
+    assert (list(gru.x), list(gru.y), gru.name) == (["12"], [2.0], "cell = gru")
+    assert gru.error_y.array[0] == pytest.approx(4.303 / math.sqrt(3), rel=1e-3)
+
+
+def test_every_figure_shows_the_study(tmp_path: Path) -> None:
+    data = load(write_study(tmp_path / "s", halved()))
+
+    assert len(figures.learning_curves(data).data) == 12
+    assert sorted({trace.name for trace in figures.learning_curves(data, "window").data})
+    spent = figures.epochs_by_rung(data).data[0]
+    assert list(spent.y) == [12, 16, 24]
+    assert list(spent.text) == ["12 trials", "8 trials", "4 trials"]
+    best = figures.best_so_far(data).data[1]
+    assert best.y[-1] == pytest.approx(1 + 0.5 / 9)
+    lines = figures.parallel(data).data
+    assert len(lines) == 4
+    assert lines[-1].line.width > lines[0].line.width
+    jobs = figures.timeline(data).data[0]
+    assert len(jobs.y) == 12
+    assert len(figures.slices(data, "lr").data[0].y) == 4
+
+
+def test_timeline_is_refused_without_jobs(tmp_path: Path) -> None:
+    data = load(write_study(tmp_path / "s", halved()))
+    from dataclasses import replace
+
+    with pytest.raises(SettingError, match="MLflow does not hold the jobs"):
+        figures.timeline(replace(data, jobs=None))
+
+
+def test_the_report_is_whole_and_offline(tmp_path: Path) -> None:
+    folder = write_study(tmp_path / "s", halved(), question="Is <this> so & so?", hypothesis="No.")
+    page = write_report(folder)
+    html = page.read_text()
+
+    assert page == folder / "report" / "report.html"
+    assert "Expected before the first trial: No." in html
+    assert "Is &lt;this&gt; so &amp; so?" in html
+    assert "RuntimeError: &lt;b&gt;boom" in html
+    assert "<b>boom" not in html
+    own = html.replace(html[html.index("<script>") : html.index("</script>")], "", 1)
+    assert own.count("<title>") == 1
+    assert not re.search(r"(src|href)=[\"']?(https?:)?//", own)
+    assert len(re.findall(r"class=\"plotly-graph-div\"", own)) >= 6
+    table = own[own.index('id="trials"') :]
+    assert table.count("<tr>") == 1 + 14
+    record = json.loads((folder / "report" / "report.json").read_text())
+    assert record["verdict"]["factors"][0]["name"] == "cell"
+    assert [s["label"] for s in record["scores"]] == ["best", "default", "naive"]
+    markdown = (folder / "report" / "report.md").read_text()
+    assert "# Is <this> so & so?" in markdown
+    assert "| naive | 13 |  | 1.3000 | 1.1000 |" in markdown
+
+
+@pytest.mark.parametrize(
+    "trials",
+    [
+        [],
+        [Made(losses=[], reason="failed", detail="boom")],
+        [Made(losses=[1.0], reason=None)],
+        [Made(losses=[1.0], reason="stopped")],
+        [Made(losses=[math.nan] * 9)],
+        [Made(losses=[1.0] * 9)],
+        [Made(losses=[1.0] * 9)] * 20,
+    ],
+)
+def test_a_report_is_written_of_whatever_there_is(trials: list[Made], tmp_path: Path) -> None:
+    folder = write_study(tmp_path / "s", trials, test_metric=None)
+    html = write_report(folder).read_text()
+    assert "cannot say" in html or "undecided" in html
+
+
+def test_studies_are_compared_at_equal_cost(tmp_path: Path) -> None:
+    long = [Made(losses=[2.0] * 9), Made(losses=[1.0] * 9, config=LSTM)]
+    a = write_study(tmp_path / "a", long, method="random")
+    b = write_study(tmp_path / "b", [Made(losses=[1.5] * 9)], method="tpe")
+    table = compare([a, b]).table
+
+    assert compare([a, b]).n_epochs == 9
+    assert list(table["best_at_equal_cost"]) == [2.0, 1.5]
+    assert list(table["best"]) == [1.0, 1.5]
+    assert list(table["epochs"]) == [18, 9]
+    other = write_study(tmp_path / "c", long, metric="other", mode="max")
+    with pytest.raises(SettingError, match="same metric") as caught:
+        compare([a, other])
+    assert "same mode" in str(caught.value)
+    with pytest.raises(SettingError, match="at least 2 studies"):
+        compare([a])
+
+
+def test_independent_searches_compare_levels(tmp_path: Path) -> None:
+    folders = [
+        write_study(
+            tmp_path / f"s{seed}",
+            [Made(losses=[2.0 + 0.1 * seed] * 9), Made(losses=[1.0] * 9, config=LSTM)],
+            seed=seed,
+        )
+        for seed in range(4)
+    ]
+    (sentence,) = compare(folders).sentences
+    assert sentence.startswith(
+        "cell: over 4 independent searches the best lstm found beats the best gru found: "
+        "better by 1.15"
+    )
+    assert compare(folders[:2]).sentences == []
