@@ -98,6 +98,7 @@ def run(
 ) -> None:
     """Search a study's space, keep every trial, and say what was found."""
     from hypertune import display, engine, plan
+    from hypertune.analysis import write_report
     from hypertune.methods import DEFAULT_METHOD
     from hypertune.settings import Settings, parse_duration, parse_size
     from hypertune.study import load_study
@@ -154,7 +155,7 @@ def run(
         display.show_plan(out, study, settings, plan.make_plan(study, settings, probe=probe))
         return
     with display.Display(out) as show:
-        outcome = engine.run(study, settings, show)
+        outcome = engine.run(study, settings, show, write_report)
     _end(outcome)
 
 
@@ -188,6 +189,7 @@ def resume(
 ) -> None:
     """Go on with a study that was cut short, or extend one that is finished."""
     from hypertune import display, engine
+    from hypertune.analysis import write_report
     from hypertune.settings import parse_duration
 
     changes: dict[str, Any] = {
@@ -200,7 +202,9 @@ def resume(
     changes |= {"sync_timeout_s": parse_duration(sync_timeout, "sync_timeout"), "verbose": verbose}
     folder = engine.study_folder(studies_dir, study)
     with display.Display(display.console()) as show:
-        outcome = engine.resume(folder, changes=changes, space=space, observer=show)
+        outcome = engine.resume(
+            folder, changes=changes, space=space, observer=show, report=write_report
+        )
     _end(outcome)
 
 
@@ -434,8 +438,9 @@ def report(
 ) -> None:
     """Write a study's report: HTML, Markdown and JSON."""
     from hypertune.analysis import write_report
+    from hypertune.engine import study_folder
 
-    page = write_report(studies_dir / study)
+    page = write_report(study_folder(studies_dir, study))
     print(page)
     if open_:
         typer.launch(page.resolve().as_uri())
@@ -449,8 +454,10 @@ def compare(
     """Show studies side by side, at equal cost."""
     from hypertune import display
     from hypertune.analysis.compare import compare
+    from hypertune.engine import study_folder
 
-    display.show_comparison(display.console(), compare([studies_dir / name for name in studies]))
+    folders = [study_folder(studies_dir, name) for name in studies]
+    display.show_comparison(display.console(), compare(folders))
 
 
 @app.command("list")

@@ -30,6 +30,7 @@ _STAGES = {
     "start": "starting Ray",
     "search": "searching",
     "test": "opening the test part",
+    "report": "writing the report",
     "mlflow": "bringing MLflow up to date",
 }
 
@@ -211,6 +212,7 @@ def show_summary(out: Console, summary: Summary, outcome: Outcome) -> None:
         ("trials", f"{n_trials} searched, {n_full} of them to the end ({counts})"),
         ("epochs", f"{summary.n_epochs} in {duration(summary.seconds)}"),
         ("journal", f"{outcome.folder / 'journal.db'}"),
+        ("report", _report_text(outcome)),
         ("MLflow", _mlflow_text(outcome)),
     ]
     if outcome.under_way:
@@ -269,6 +271,11 @@ def _test_text(score: Score) -> str:
     if score.test is not None:
         return f"{score.test:.4f}"
     return "not opened" if score.failure is None else f"failed: {score.failure}"
+
+
+def _report_text(outcome: Outcome) -> str:
+    page = outcome.folder / "report" / "report.html"
+    return str(page) if page.is_file() else f"hypertune report {outcome.folder.name}"
 
 
 def _mlflow_text(outcome: Outcome) -> str:

@@ -5,7 +5,7 @@ import signal
 import threading
 import time
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,14 +28,23 @@ from hypertune.settings import Settings
 from hypertune.space import Number
 from hypertune.study import Study
 
+Report = Callable[[Path], object]
 
-def run(study: Study, settings: Settings, observer: Observer | None = None) -> Outcome:
+
+def run(
+    study: Study,
+    settings: Settings,
+    observer: Observer | None = None,
+    report: Report | None = None,
+) -> Outcome:
     """Run a study to its end, or to the end of its budget.
 
     Args:
         study: What to search.
         settings: How.
         observer: Called, in the driver's loop, when something has changed.
+        report: Called with the study's folder when the search has ended. What it writes into
+            ``report`` is delivered to MLflow with the rest.
 
     Raises:
         HypertuneError: It cannot start; nothing has been written.
@@ -47,7 +56,7 @@ def run(study: Study, settings: Settings, observer: Observer | None = None) -> O
         with locked(folder), contextlib.closing(Journal(folder / "journal.db")) as journal:
             about = _description(study, settings, search)
             journal.set_study(name=folder.name, **about)
-            return session.go(journal, settings.time_budget_s)
+            return session.go(journal, settings.time_budget_s, report)
 
 
 def resume(
@@ -56,6 +65,7 @@ def resume(
     changes: Mapping[str, Any] | None = None,
     space: str | Study | None = None,
     observer: Observer | None = None,
+    report: Report | None = None,
 ) -> Outcome:
     """Go on with a study, from where its journal ends; or extend it.
 
@@ -69,6 +79,7 @@ def resume(
             the study's own applies.
         space: The study, its name or its file, where that has moved.
         observer: Called, in the driver's loop, when something has changed.
+        report: As in `run`.
 
     Raises:
         HypertuneError: It cannot go on; nothing has changed.
@@ -87,7 +98,7 @@ def resume(
                     f"'{study.source}' was changed since this study began: its trials may differ "
                     "in what is neither in the space nor fixed."
                 )
-            return session.go(journal, settings.time_budget_s)
+            return session.go(journal, settings.time_budget_s, report)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,7 +114,7 @@ class _Session:
     progress: Progress
     observer: Observer | None
 
-    def go(self, journal: Journal, time_budget_s: float | None) -> Outcome:
+    def go(self, journal: Journal, time_budget_s: float | None, report: Report | None) -> Outcome:
         """Search, and bring the records up to date."""
         folder, progress = journal.path.parent, self.progress
         uploader = Uploader(journal.path, self.settings.store)
@@ -130,6 +141,8 @@ class _Session:
         driver.restore()
         with _signals(driver):
             _search_and_close(driver, self.data)
+            if report is not None:
+                _report(driver, folder, report)
             delivery = _deliver(driver, uploader)
         error = None if driver.error is None else f"{type(driver.error).__name__}: {driver.error}"
         warning = None if progress.warning == delivery.warning else progress.warning
@@ -193,6 +206,20 @@ def _search_and_close(driver: Driver, data: Any) -> None:
         driver.error = driver.error or problem
 
 
+def _report(driver: Driver, folder: Path, report: Report) -> None:
+    """Write the report; what goes wrong with it costs nothing else."""
+    driver.progress.stage = "report"
+    driver.show()
+    try:
+        report(folder)
+        driver.journal.add_event("report")
+    except KeyboardInterrupt:
+        driver.progress.warning = "The report was not written: interrupted."
+    except Exception as problem:
+        text = f"{type(problem).__name__}: {problem}"
+        driver.progress.warning = f"The report was not written: {text}"
+
+
 def _deliver(driver: Driver, uploader: Uploader) -> Delivery:
     driver.progress.stage = "mlflow"
     driver.show()
@@ -249,7 +276,7 @@ def _signals(driver: Driver) -> Iterator[None]:
     """
 
     def handle(number: int, frame: FrameType | None) -> None:
-        if driver.interrupted or driver.progress.stage == "mlflow":
+        if driver.interrupted or driver.progress.stage in ("report", "mlflow"):
             raise KeyboardInterrupt
         driver.interrupted = True
 

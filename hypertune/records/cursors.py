@@ -8,7 +8,7 @@ import sqlite3
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-_WHAT_COUNTS = "kind IN ('trial', 'study', 'search_start', 'search_end')"
+_WHAT_COUNTS = "kind IN ('trial', 'study', 'search_start', 'search_end', 'report')"
 
 
 def redact(text: str) -> str:

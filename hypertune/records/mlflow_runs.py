@@ -5,7 +5,8 @@ in MLflow               from the journal
 ======================  ============================================================================
 experiment              the space, by its name
 parent run              the study: settings as params, question and budget as description, and at
-                        the end ``n_trials_ended``, ``n_results``, ``best_<metric>``
+                        the end ``n_trials_ended``, ``n_results``, ``best_<metric>``; the report as
+                        artifacts
 child run               a trial, once it has started: config as params (``log10_<name>`` too for
                         parameters on a log scale), every finite metric at step = epoch; once it has
                         ended, at step 0, ``best_<metric>``, ``best_epoch``, ``cost_s`` (seconds of

@@ -374,6 +374,10 @@ class _Replica:
             self._ahead = 0
         if about_study:
             self._bring(study_run(journal, self._study), [])
+        report = journal.path.parent / "report"
+        if report.is_dir() and any(e.kind == "report" for e in events):
+            run_id = cursors.runs[STUDY].run_id
+            self._call(lambda: self._mlflow.log_artifacts(run_id, str(report), "report"))
         if events:
             cursors.event = events[-1].id
             cursors.save()

@@ -198,6 +198,20 @@ def test_the_study_is_the_parent_run(journal: Journal, store: str) -> None:
     assert runs(store, delivery)["study"].info.status == "FINISHED"
 
 
+def test_the_report_is_an_artifact_of_the_study(
+    journal: Journal, store: str, tmp_path: Path
+) -> None:
+    sent(journal, store)
+    (journal.path.parent / "report").mkdir()
+    (journal.path.parent / "report" / "report.html").write_text("An answer.")
+    journal.add_event("report")
+    delivery = sent(journal, store)
+    assert delivery.pending == 0
+    assert delivery.run_id is not None
+    page = client(store).download_artifacts(delivery.run_id, "report/report.html", str(tmp_path))
+    assert Path(page).read_text() == "An answer."
+
+
 def test_delivering_again_adds_nothing(journal: Journal, store: str) -> None:
     for trial, reason in enumerate(("complete", "failed", None)):
         add_trial(journal, trial, reason=reason)
