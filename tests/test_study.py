@@ -83,6 +83,7 @@ def test_metric_may_have_no_counterpart_on_the_test_part() -> None:
         ({"default": {"window": 6}}, "default: cell is missing"),
         ({"trainable": 3}, "trainable must be a task such as forecasting(...), a function"),
         ({"trainable": nn.Module}, "trainable must be a task such as forecasting(...), a function"),
+        ({"trainable": nn.ReLU()}, "trainable must be a task such as forecasting(...), a function"),
         ({"trainable": dict}, "trainable must be a task such as forecasting(...), a function"),
         ({"trainable": lambda config: 1}, "<lambda>() must take two arguments, (config, report)"),
         ({"metric": "val_mse"}, "metric 'val_mse' is not reported by the task. Did you mean"),

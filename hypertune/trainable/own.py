@@ -117,6 +117,8 @@ def own_task(trainable: Callable[..., Any]) -> Any:
     from hypertune.trainable.function import Function
     from hypertune.trainable.stepwise import Stepwise
 
+    if isinstance(trainable, nn.Module):
+        return trainable
     if not inspect.isclass(trainable):
         return Function(trainable)
     if issubclass(trainable, nn.Module) or not callable(getattr(trainable, "step", None)):
