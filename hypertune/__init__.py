@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from hypertune.analysis.frames import load_curves, load_trials
+    from hypertune.engine.trained import load_model
     from hypertune.methods import ask_tell
     from hypertune.study import Study
     from hypertune.trainable.command import command
@@ -22,6 +23,7 @@ __all__ = [
     "estimator",
     "forecasting",
     "load_curves",
+    "load_model",
     "load_trials",
     "regression",
 ]
@@ -35,6 +37,7 @@ _HOMES = {
     "estimator": "hypertune.trainable.estimator",
     "forecasting": "hypertune.trainable.forecasting",
     "load_curves": "hypertune.analysis.frames",
+    "load_model": "hypertune.engine.trained",
     "load_trials": "hypertune.analysis.frames",
     "regression": "hypertune.trainable.supervised",
 }

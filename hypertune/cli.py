@@ -460,6 +460,41 @@ def compare(
     display.show_comparison(display.console(), compare(folders))
 
 
+@app.command("lr-range")
+def lr_range(
+    space: Annotated[str, typer.Option(help="Study: a name from `list`, or a Python file.")],
+    set_: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="key=value: change a fixed value, or one of the default."),
+    ] = None,
+    data: Annotated[str | None, typer.Option(help="Another data set: see `list`.")] = None,
+    low: Annotated[float, typer.Option(help="The first rate.")] = 1e-6,
+    high: Annotated[float, typer.Option(help="The last rate.")] = 10.0,
+    n_batches: Annotated[int, typer.Option(help="Batches from the first rate to the last.")] = 300,
+    seed: Annotated[int, typer.Option(help="Of weights and batches.")] = 0,
+    picture: Annotated[Path, typer.Option(help="The picture's file, a page for a browser.")] = Path(
+        "lr-range.html"
+    ),
+) -> None:
+    """Train the default briefly while the learning rate rises, and say which rates are worth it."""
+    from hypertune import display
+    from hypertune.study import load_study
+    from hypertune.trainable.exchange import OtherData, with_data
+    from hypertune.trainable.lr_range import figure
+    from hypertune.trainable.lr_range import lr_range as test
+
+    study, given = load_study(space), _overrides(set_ or [])
+    searched = {key: value for key, value in given.items() if key not in study.fixed}
+    study = study.with_fixed({k: v for k, v in given.items() if k in study.fixed})
+    study = with_data(study, OtherData(data=data))
+    found = test(study, searched, low=low, high=high, n_batches=n_batches, seed=seed)
+    try:
+        figure(found, f"{study.name}: learning-rate range test").write_html(picture)
+    except OSError as error:
+        raise SettingError(f"--picture '{picture}' cannot be written: {error.strerror}.") from error
+    display.show_lr_range(display.console(), study, found, picture)
+
+
 @app.command("list")
 def list_() -> None:
     """Show the studies, the methods and the data sets."""

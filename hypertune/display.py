@@ -20,7 +20,8 @@ from hypertune.engine import Explanation, Outcome, Progress, Rerun
 from hypertune.plan import Plan
 from hypertune.records import flat_names, redact
 from hypertune.settings import Settings
-from hypertune.study import Study
+from hypertune.study import RESERVED, Study
+from hypertune.trainable.lr_range import LearningRates
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -459,6 +460,39 @@ def show_list(
         for row in rows:
             table.add_row(*row)
         out.print(table)
+
+
+def show_lr_range(out: Console, study: Study, found: LearningRates, picture: Path) -> None:
+    """Print what a learning-rate range test found."""
+    config = {k: v for k, v in found.config.items() if k not in (*RESERVED, "learning_rate")}
+    rows = [("config", ", ".join(f"{k}={_number(v)}" for k, v in flat_names(config).items()))]
+    if len(found.rates):
+        span = f"{found.rates[0]:.1e} to {found.rates[-1]:.1e}"
+        rows.append(("rates", f"{span} in {len(found.rates)} batches"))
+    if found.line is None:
+        rows.append(("loss", "it does not fall at any rate: more batches, or another model?"))
+    else:
+        rows.append(
+            (
+                "loss",
+                f"it falls from {found.low:.1e} on, fastest at {found.steepest:.1e}, and is lowest "
+                f"at {found.high:.1e}",
+            )
+        )
+    rows.append(
+        ("diverges", "not in this range" if found.diverged is None else f"at {found.diverged:.1e}")
+    )
+    rows += [
+        ("the space", f"has {parameter.rule()}")
+        for parameter in study.search_space.parameters
+        if parameter.name == "learning_rate"
+    ]
+    rows.append(("picture", str(picture)))
+    _pairs(out, rows)
+    if found.line is not None:
+        out.print()
+        out.print(f"One rate: {found.steepest:.1e}. As a range, for the space:", style="bold")
+        out.print(f"  {found.line}")
 
 
 def _pairs(out: Console, rows: Iterable[tuple[str, str]]) -> None:

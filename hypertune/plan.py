@@ -24,7 +24,7 @@ from hypertune.space import Config
 from hypertune.study import Study, Task, TrialEnded
 from hypertune.trainable.constraints import Constraints
 from hypertune.trainable.loop import use_threads
-from hypertune.trainable.own import OwnLoop, saves
+from hypertune.trainable.own import OwnLoop, ended, saves
 
 _N_FEASIBLE = 50  # random configs that are held against the constraints
 _START_S = 25.0  # Ray, workers and records, on two cores
@@ -149,7 +149,7 @@ def _probed(study: Study, config: Config, data: Any) -> tuple[float, int]:
     """Train a trial for two epochs; return what the second took, and the size of a checkpoint."""
     task: Task = study.trainable
     loop = task.start(config, data, metric=study.metric, mode=study.mode)
-    try:
+    with ended(loop):
         # A config that diverges is not the probe's business: the search will record it.
         for _ in range(2):
             start = time.perf_counter()
@@ -160,6 +160,3 @@ def _probed(study: Study, config: Config, data: Any) -> tuple[float, int]:
             if not (isinstance(loop, OwnLoop) and loop.saves == "never"):
                 loop.save(Path(folder))
             return seconds, sum(f.stat().st_size for f in Path(folder).rglob("*"))
-    finally:
-        if isinstance(loop, OwnLoop):
-            loop.close()

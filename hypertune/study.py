@@ -301,6 +301,8 @@ def _run_file(path: Path, name: str) -> ModuleType:
         raise StudyError(f"'{path}' is no study", ["it must be a Python file"])
     module = importlib.util.module_from_spec(spec)
     sys.modules[module_name] = module
+    before = set(sys.modules)
+    sys.path.append(str(path.parent))  # what lies beside it, but never in place of a library
     try:
         spec.loader.exec_module(module)
     except StudyError as error:
@@ -313,6 +315,21 @@ def _run_file(path: Path, name: str) -> ModuleType:
         raise StudyError(
             f"'{path}' cannot be read", [f"{at}: {type(error).__name__}: {error}"]
         ) from error
+    finally:
+        sys.path.remove(str(path.parent))
     # Workers cannot import a file that lies anywhere: what it defines travels with the job.
     cloudpickle.register_pickle_by_value(module)
+    for name in set(sys.modules) - before:
+        if _only_beside(sys.modules[name], path.parent):
+            cloudpickle.register_pickle_by_value(sys.modules[name])
     return module
+
+
+def _only_beside(module: ModuleType, folder: Path) -> bool:
+    """Say whether a module lies in a folder, and could not be imported from anywhere else."""
+    file = getattr(module, "__file__", None)
+    if file is None or not Path(file).is_relative_to(folder):
+        return False
+    top = module.__name__.partition(".")[0]
+    finders = [finder for finder in sys.meta_path if hasattr(finder, "find_spec")]
+    return not any(finder.find_spec(top, None) for finder in finders)

@@ -1,10 +1,11 @@
 """A study is checked as a whole before anything starts, and found by name or path."""
 
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
-from ray import tune
+from ray import cloudpickle, tune
 from torch import nn
 
 from hypertune import Study, forecasting
@@ -82,6 +83,7 @@ def test_metric_may_have_no_counterpart_on_the_test_part() -> None:
         ({"default": {"window": 6}}, "default: cell is missing"),
         ({"trainable": 3}, "trainable must be a task such as forecasting(...), a function"),
         ({"trainable": nn.Module}, "trainable must be a task such as forecasting(...), a function"),
+        ({"trainable": nn.ReLU()}, "trainable must be a task such as forecasting(...), a function"),
         ({"trainable": dict}, "trainable must be a task such as forecasting(...), a function"),
         ({"trainable": lambda config: 1}, "<lambda>() must take two arguments, (config, report)"),
         ({"metric": "val_mse"}, "metric 'val_mse' is not reported by the task. Did you mean"),
@@ -124,6 +126,35 @@ def test_fixed_values_can_be_replaced_but_not_added() -> None:
     first, second = str(caught.value).splitlines()
     assert first.startswith("'dropot' is not a fixed value of this study. Did you mean 'dropout'?")
     assert second.startswith("'window' is not a fixed value of this study.")
+
+
+def test_modules_beside_a_study_travel_with_it(tmp_path: Path) -> None:
+    package = tmp_path / "beside_package"
+    package.mkdir()
+    (package / "__init__.py").write_text("")
+    (package / "inner.py").write_text("def three():\n    return 3\n")
+    (tmp_path / "beside_module.py").write_text(
+        "from beside_package.inner import three\n\ndef twice():\n    return 2 * three()\n"
+    )
+    (tmp_path / "mine.py").write_text(
+        "import beside_module\n"
+        "from hypertune import Study\n"
+        "from ray import tune\n"
+        "def train(config, report):\n"
+        "    report(epoch=1, loss=beside_module.twice())\n"
+        "study = Study(question='?', factors=('x',), space={'x': tune.choice([1, 2])},\n"
+        "    default={'x': 1}, trainable=train, metric='loss', max_epochs=1, n_trials=1)\n"
+    )
+    path = list(sys.path)
+    packed = cloudpickle.dumps(load_study(str(tmp_path / "mine.py")).trainable)
+    assert sys.path == path
+    for name in ("beside_module", "beside_package", "beside_package.inner"):
+        del sys.modules[name]
+
+    loop = cloudpickle.loads(packed).start({"seed": 0}, None, metric="loss", mode="min")
+
+    assert loop.step() == {"loss": 6.0}
+    loop.close()
 
 
 @pytest.mark.parametrize("name", study_names())

@@ -17,6 +17,7 @@ from hypertune.errors import SettingError
 from hypertune.records import Journal, ResultRow
 from hypertune.study import Study
 from hypertune.trainable.loop import use_threads
+from hypertune.trainable.own import ended
 
 Watcher = Callable[[int, Mapping[str, float]], None]
 
@@ -92,10 +93,11 @@ def rerun(
             failure = None
             try:
                 loop = study.trainable.start(config, data, metric=study.metric, mode=study.mode)
-                while loop.epoch < max(before):
-                    metrics = {name: float(value) for name, value in loop.step().items()}
-                    journal.add_result(new_id, loop.epoch, metrics)
-                    watch(loop.epoch, metrics)
+                with ended(loop):
+                    while loop.epoch < max(before):
+                        metrics = {name: float(value) for name, value in loop.step().items()}
+                        journal.add_result(new_id, loop.epoch, metrics)
+                        watch(loop.epoch, metrics)
             except Exception as error:  # the user's code
                 failure = f"{type(error).__name__}: {error}"
                 detail = f"{failure}\n{traceback.format_exc()}"

@@ -208,12 +208,7 @@ class CommandLoop(OwnLoop):
                 stderr=errors,
                 start_new_session=True,
             )
-        told = [os.getpid(), self._process.pid, mark, self._work]
-        self._guard = subprocess.Popen(
-            [sys.executable, "-P", guard.__file__, *map(str, told)],
-            stdin=subprocess.PIPE,
-            start_new_session=True,
-        )
+        self._guard = guard.start_guard(self._process.pid, mark, self._work)
 
     def _end(self) -> None:
         """End the command with all its processes."""

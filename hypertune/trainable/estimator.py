@@ -244,10 +244,14 @@ class EstimatorLoop(OwnLoop):
             self._best, self._best_epoch = self._sign * scores[self._metric], self.epoch
         return scores
 
+    def best_model(self) -> Any:
+        """Return the estimator as it was at its best epoch."""
+        self._fit(self._best_epoch)
+        return self._model
+
     def test(self, data: Parts) -> Mapping[str, float]:
         assert data.test is not None
-        self._fit(self._best_epoch)
-        return self._task.scores(self._model, "test", data.test)
+        return self._task.scores(self.best_model(), "test", data.test)
 
     def save(self, folder: Path) -> None:
         super().save(folder)

@@ -1,19 +1,41 @@
-"""Ends the processes of a command: all of them, and even where the worker that began it is dead.
+"""Ends processes that would outlive whom they work for.
 
-Run as a script, it waits until its standard input is closed, by the worker or by its death.
-Processes are found by the mark, so that those that began a session of their own are among them.
+A guard is a process of its own, so that it is there even where the one that it guards is killed. It
+ends a process group, and all processes that carry a mark in their environment: those that began a
+session of their own are among them, those that were forked are in the group.
 """
 
 import os
+import select
 import shutil
+import subprocess
 import sys
 import time
+from pathlib import Path
 
 import psutil
 
-MARK = "HYPERTUNE_COMMAND"
+MARK = "HYPERTUNE_MARK"
 _GRACE_S = 5.0
 _POLL_S = 0.02
+_WATCH_S = 0.2
+
+
+def start_guard(group: int, mark: str, folder: Path | None = None) -> "subprocess.Popen[bytes]":
+    """Start a guard that ends processes when its standard input is closed, or when we are dead.
+
+    Args:
+        group: Id of a process group; 0 for none.
+        mark: What the processes have in their environment, as MARK.
+        folder: Scratch, which it removes where we are dead.
+    """
+    told = [os.getpid(), group, mark, folder or ""]
+    return subprocess.Popen(
+        [sys.executable, "-P", __file__, *map(str, told)],
+        env={key: value for key, value in os.environ.items() if key != MARK},
+        stdin=subprocess.PIPE,
+        start_new_session=True,
+    )
 
 
 def end_processes(group: int, mark: str, grace_s: float = _GRACE_S) -> None:
@@ -52,18 +74,14 @@ def _belongs(process: psutil.Process, group: int, mark: str) -> bool:
         return False
 
 
-def main(worker: str, group: str, mark: str, folder: str) -> None:
-    """Wait for the end of the standard input, and end the processes.
-
-    Args:
-        worker: Process id of the worker.
-        group: Process id of the command, which is that of its group too.
-        mark: What its processes have in their environment.
-        folder: Its scratch, which nobody else removes where the worker is dead.
-    """
-    sys.stdin.read()
+def main(guarded: str, group: str, mark: str, folder: str) -> None:
+    """Wait, and end the processes."""
+    # A forked process may hold our standard input open after the death of the one that we guard.
+    while os.getppid() == int(guarded):
+        if select.select([sys.stdin], [], [], _WATCH_S)[0]:
+            break
     end_processes(int(group), mark)
-    if os.getppid() != int(worker):
+    if folder and os.getppid() != int(guarded):
         shutil.rmtree(folder, ignore_errors=True)
 
 

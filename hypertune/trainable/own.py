@@ -1,10 +1,11 @@
 """What tasks on a user's own code share: functions, classes, commands, estimators."""
 
+import contextlib
 import inspect
 import json
 import random
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,7 +15,7 @@ from torch import nn
 
 from hypertune.errors import choices
 from hypertune.space import Config, Space
-from hypertune.study import Task
+from hypertune.study import Loop, Task
 
 Saves = Literal["any time", "at the end", "never"]
 
@@ -116,11 +117,23 @@ def own_task(trainable: Callable[..., Any]) -> Any:
     from hypertune.trainable.function import Function
     from hypertune.trainable.stepwise import Stepwise
 
+    if isinstance(trainable, nn.Module):
+        return trainable
     if not inspect.isclass(trainable):
         return Function(trainable)
     if issubclass(trainable, nn.Module) or not callable(getattr(trainable, "step", None)):
         return trainable
     return Stepwise(trainable)
+
+
+@contextlib.contextmanager
+def ended(loop: Loop) -> Iterator[None]:
+    """End what a loop has going on outside of its steps, however this is left."""
+    try:
+        yield
+    finally:
+        if isinstance(loop, OwnLoop):
+            loop.close()
 
 
 def saves(task: Task) -> bool:

@@ -6,8 +6,10 @@ import faulthandler
 import math
 import os
 import shutil
+import subprocess
 import time
 import traceback
+import uuid
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, TextIO
@@ -19,8 +21,9 @@ from ray import tune
 from hypertune.errors import nearest
 from hypertune.space import Config
 from hypertune.study import Loop, Task, TrialEnded
+from hypertune.trainable.guard import MARK, start_guard
 from hypertune.trainable.loop import use_threads
-from hypertune.trainable.own import OwnLoop, Saves
+from hypertune.trainable.own import OwnLoop, OwnTask, Saves
 
 _SAVE_EVERY_S = 30.0
 _REPORT_EVERY_S = 0.5
@@ -72,6 +75,7 @@ class Worker(tune.Trainable):
         self.task, self.data = task, data
         self.device = "cuda" if ray.get_gpu_ids() and torch.cuda.is_available() else "cpu"
         self._hang: tuple[Path, TextIO] | None = None
+        self._guard = _guard() if isinstance(task, OwnTask) else None
         self.loop: Loop | None = None
         self.reset_config(config)
 
@@ -114,6 +118,10 @@ class Worker(tune.Trainable):
                 self._save()
         self._drop_loop()
         self._drop_hang_file()
+        if self._guard is not None:
+            self._guard.kill()
+            self._guard.communicate()
+            os.environ.pop(MARK, None)
 
     def _epoch(self) -> dict[str, Any]:
         job = self.job
@@ -224,6 +232,18 @@ class Worker(tune.Trainable):
     def _arm(self) -> None:
         assert self._hang is not None
         faulthandler.dump_traceback_later(self.job.timeout_s, exit=True, file=self._hang[1])
+
+
+def _guard() -> "subprocess.Popen[bytes]":
+    """Have what a user's own code has begun ended with this process.
+
+    Ray takes a worker for alive as long as a process that it has forked is.
+    """
+    mark = uuid.uuid4().hex
+    is_leader = os.getpgid(0) == os.getpid()  # else the group is not ours alone
+    guard = start_guard(os.getpid() if is_leader else 0, mark)
+    os.environ[MARK] = mark
+    return guard
 
 
 def _saves(loop: Loop) -> Saves:

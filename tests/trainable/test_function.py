@@ -1,5 +1,6 @@
 """A function of one's own: one step is one report, and every way to go wrong has its text."""
 
+import contextlib
 import json
 import random
 import subprocess
@@ -14,10 +15,15 @@ import numpy as np
 import pytest
 import torch
 from conftest import Make
+from test_resume import one, settings
 
+from hypertune import engine
+from hypertune.records import Journal
+from hypertune.study import Study
 from hypertune.trainable.function import Function, TrialStopped
 from hypertune.trainable.worker import Worker, WorkerJob, newest_checkpoint
 
+__all__ = ["one"]  # a fixture
 CONFIG = {"x": 1.0, "opt": {"name": "adam", "rate": 0.1}, "max_epochs": 4, "seed": 7}
 
 
@@ -278,3 +284,36 @@ def calls_train(config: Any, report: Any) -> None:
 
 def test_plan_looks_into_the_functions_that_are_called() -> None:
     assert Function(calls_train).saves
+
+
+@pytest.mark.usefixtures("one")
+@pytest.mark.parametrize("saves", [True, False])
+def test_promoted_trial_that_saves_nothing_trains_again(
+    saves: bool, toy: Study, tmp_path: Path
+) -> None:
+    calls: list[int] = []
+
+    def train(config: Any, report: Any) -> None:
+        start = 1 if report.checkpoint is None else 1 + int((report.checkpoint / "e").read_text())
+        for epoch in range(start, config["max_epochs"] + 1):
+            calls.append(epoch)
+
+            def save(folder: Path, epoch: int = epoch) -> None:
+                (folder / "e").write_text(str(epoch))
+
+            loss = config["x"] + 1 / epoch
+            report(epoch=epoch, loss=loss, save=save if saves else None)
+
+    study = replace(toy, trainable=train)
+    folder = engine.run(study, settings(tmp_path, method="asha", n_trials=9)).folder
+    with contextlib.closing(Journal(folder / "journal.db", read_only=True)) as journal:
+        trials = [t.id for t in journal.trials() if t.reason in ("complete", "stopped")]
+        results = {t: journal.results(trial=t) for t in trials}
+        jobs = [(e.data["from_epoch"], e.data["to_epoch"]) for e in journal.events(kind="job")]
+
+    assert len(calls) == sum(b - a for a, b in jobs)
+    assert {a for a, _ in jobs} == ({0, 1, 3} if saves else {0})
+    for rows in results.values():
+        assert [row.epoch for row in rows] == list(range(1, len(rows) + 1))
+    n_told = sum(len(rows) for rows in results.values())
+    assert (len(calls) == n_told) == saves

@@ -1,0 +1,97 @@
+"""The model of a study is what was measured, and trains on."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from test_resume import OneWorker, one, settings
+
+from hypertune import Study, engine, load_model
+from hypertune.errors import SettingError
+from hypertune.records import Journal
+from hypertune.study import load_study
+from hypertune.trainable.estimator import Estimator
+from hypertune.trainable.loop import TensorLoop
+
+__all__ = ["one"]  # a fixture
+EXAMPLES = Path(__file__).parents[1] / "search_spaces" / "examples"
+
+
+def run(study: Study, tmp_path: Path, n_trials: int = 3) -> Path:
+    how = settings(tmp_path, method="random", n_trials=n_trials, max_epochs=3)
+    return engine.run(study, how).folder
+
+
+def values(folder: Path, study: Study) -> dict[int, list[float]]:
+    """Return the metric by epoch of the searched trials."""
+    journal = Journal(folder / "journal.db", read_only=True)
+    found = {
+        t.id: [row.metrics[study.metric] for row in journal.results(trial=t.id)]
+        for t in journal.trials()
+        if t.role == "search"
+    }
+    journal.close()
+    return found
+
+
+@pytest.mark.usefixtures("one")
+def test_network_predicts_as_in_its_best_epoch_and_trains_on(tmp_path: Path) -> None:
+    study = load_study("gru_window")
+    folder = run(study, tmp_path)
+    losses = values(folder, study)
+    found = load_model("s", studies_dir=tmp_path / "studies")
+    loop: Any = found.loop
+
+    def judged() -> float:
+        with torch.no_grad():
+            outputs = found.model(*loop.val[slice(None)])
+        return float(loop.validate(outputs)[study.metric])
+
+    assert isinstance(loop, TensorLoop)
+    assert not found.model.training
+    assert min(losses[found.trial]) == min(min(curve) for curve in losses.values())
+    assert judged() == pytest.approx(min(losses[found.trial]), rel=1e-6)
+    assert found.config["seed"] == 0
+    metrics = loop.step()
+    assert loop.epoch == 4
+    assert np.isfinite(metrics[study.metric])
+    assert judged() == pytest.approx(min(losses[found.trial]), rel=1e-6)  # a model of its own
+
+
+@pytest.mark.usefixtures("one")
+def test_estimator_scores_as_in_its_best_epoch(tmp_path: Path) -> None:
+    study = load_study(str(EXAMPLES / "boosting.py"))
+    study = replace(study, default={**study.default, "max_iter": 9})
+    folder = run(study, tmp_path, n_trials=1)
+    scores = values(folder, study)[0]
+    found = load_model(folder, space=study)
+    task = study.trainable
+
+    assert isinstance(task, Estimator)
+    score = task.scores(found.model, "val", task.load(test=False).val)[study.metric]
+    assert score == max(scores)
+
+
+@pytest.mark.usefixtures("one")
+def test_class_of_ones_own_is_given_back_as_it_was_saved(tmp_path: Path) -> None:
+    study = load_study(str(EXAMPLES / "stepwise.py"))
+    folder = run(study, tmp_path, n_trials=1)
+    found = load_model(folder)
+
+    assert found.model._mae(slice(265, 353)) == values(folder, study)[0][-1]
+
+
+def test_what_cannot_be_loaded_is_said(one: OneWorker, tmp_path: Path) -> None:
+    study = load_study(str(EXAMPLES / "function.py"))
+    folder = run(study, tmp_path)
+    lost = next(k for k in range(3) if not (folder / "checkpoints" / f"trial-00{k}").exists())
+
+    with pytest.raises(SettingError, match="There is no study 't' in"):
+        load_model("t", studies_dir=tmp_path / "studies")
+    with pytest.raises(SettingError, match=f"There is no checkpoint of trial {lost} of 's'; there"):
+        load_model(folder, trial=lost)
+    with pytest.raises(SettingError, match=r"Only the code that trained this .* see '.*/epoch-3'"):
+        load_model(folder)
