@@ -70,6 +70,9 @@ def run(
     cpus_per_trial: Annotated[float, typer.Option(help="CPUs of a trial.")] = 1.0,
     gpus_per_trial: Annotated[float, typer.Option(help="GPUs of a trial; 0.25 packs four.")] = 0.0,
     trial_timeout: Annotated[str, typer.Option(help="An epoch may take so long.")] = "10m",
+    n_repeats: Annotated[
+        int, typer.Option(help="Fresh seeds to run the best and the default again on.")
+    ] = 3,
     seed: Annotated[int, typer.Option(help="Of the search and of the trials.")] = 0,
     name: Annotated[str | None, typer.Option(help="Name of the study's folder.")] = None,
     set_: Annotated[
@@ -136,6 +139,7 @@ def run(
             n_concurrent=n_concurrent,
             cpus_per_trial=cpus_per_trial,
             gpus_per_trial=gpus_per_trial,
+            n_repeats=n_repeats,
             seed=seed,
             disk_budget_bytes=disk_budget_bytes,
             name=name,

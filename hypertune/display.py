@@ -30,6 +30,7 @@ _PLAIN_EVERY_S = 10.0
 _STAGES = {
     "start": "starting Ray",
     "search": "searching",
+    "repeat": "running the best again on fresh seeds",
     "test": "opening the test part",
     "report": "writing the report",
     "mlflow": "bringing MLflow up to date",
@@ -154,7 +155,8 @@ def show_plan(out: Console, study: Study, settings: Settings, plan: Plan) -> Non
         (
             "budget",
             f"{plan.n_trials} trials of up to {plan.max_epochs} epochs; about {plan.n_epochs} "
-            f"epochs in all, as much as {share:.3g} trials in full; and the default in full",
+            f"epochs in all, as much as {share:.3g} trials in full; then the default in full, and "
+            f"it and the best on {settings.n_repeats} fresh seeds",
         ),
         ("at a time", f"{plan.n_concurrent} trials"),
         ("study", f"{plan.folder}"),

@@ -22,6 +22,7 @@ _RECORDED = (
     "time_budget_s",
     "trial_timeout_s",
     "disk_budget_bytes",
+    "n_repeats",
     "seed",
 )
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
@@ -45,6 +46,8 @@ class Settings:
         gpus_per_trial: GPUs, or a fraction of one, that a trial occupies.
         trial_timeout_s: Seconds that one epoch may take before its trial counts as hung.
         other_data: Data to run the study on in place of its own.
+        n_repeats: Fresh seeds on which the best configs, of each level of the factors as well, and
+            the default run again in full after the search.
         seed: Of the search and of the trials.
         name: Of the study's folder; None for ``<space>-<k>``.
         studies_dir: The folder that studies are kept in.
@@ -69,6 +72,7 @@ class Settings:
     gpus_per_trial: float = 0.0
     trial_timeout_s: float = 600.0
     other_data: OtherData = field(default_factory=OtherData)
+    n_repeats: int = 3
     seed: int = 0
     name: str | None = None
     studies_dir: Path = field(default_factory=lambda: Path("studies"))
@@ -84,6 +88,7 @@ class Settings:
             "max_epochs": (self.max_epochs, 1, "at least 1"),
             "n_concurrent": (self.n_concurrent, 1, "at least 1"),
             "seed": (self.seed, 0, "at least 0"),
+            "n_repeats": (self.n_repeats, 0, "at least 0"),
             "gpus_per_trial": (self.gpus_per_trial, 0, "at least 0"),
             "disk_budget_bytes": (self.disk_budget_bytes, 0, "at least 0"),
             "sync_timeout_s": (self.sync_timeout_s, 0, "at least 0"),

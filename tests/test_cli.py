@@ -188,7 +188,8 @@ def test_a_study_runs_from_any_folder_to_a_summary(tmp_path: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_what_mlflow_did_not_get_is_said_and_delivered_later(tmp_path: Path) -> None:
-    args = ["--space", str(TOY), "--method", "random", "--n-trials", "2", "--sync-timeout", "0s"]
+    args = ["--space", str(TOY), "--method", "random", "--n-trials", "2", "--n-repeats", "0"]
+    args += ["--sync-timeout", "0s"]
     _status, out, err = finished(tmp_path, *args)
     assert "hypertune sync toy-1" in out, err
 
@@ -294,7 +295,7 @@ def test_a_driver_that_is_killed_leaves_a_study_that_goes_on(
 @pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_a_reader_that_goes_away_does_not_end_the_search(tmp_path: Path) -> None:
-    args = ["--space", str(TOY), "--method", "random", "--set", "sleep_s=0.2"]
+    args = ["--space", str(TOY), "--method", "random", "--set", "sleep_s=0.2", "--n-repeats", "0"]
     with started(tmp_path, *args) as process:
         assert process.stdout is not None
         process.stdout.readline()
@@ -319,6 +320,6 @@ def test_report_and_compare_speak_of_recorded_studies(
     assert "best after 9 epochs" in out
     assert re.search(r"^b +auto", out, flags=re.MULTILINE)
     assert call(monkeypatch, tmp_path, "report", "nobody") == 2
-    assert "There is no journal at" in capsys.readouterr().err
+    assert "There is no study 'nobody'" in capsys.readouterr().err
     assert call(monkeypatch, tmp_path, "compare", "a") == 2
     assert "compare takes at least 2 studies, but got 1" in capsys.readouterr().err

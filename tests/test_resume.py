@@ -237,6 +237,43 @@ def test_a_full_disk_ends_the_search_and_fails_no_trial(
     assert (again.error, again.stopped_by) == (None, None)
 
 
+def test_the_best_of_each_level_and_the_default_run_again_on_the_same_fresh_seeds(
+    toy: Study, one: OneWorker, tmp_path: Path
+) -> None:
+    study = replace(
+        toy,
+        space={**toy.space, "level": tune.choice(["a", "b"])},
+        default={**toy.default, "level": "a"},
+        factors=("level",),
+    )
+    folder = engine.run(study, settings(tmp_path, method="random", n_repeats=2, seed=5)).folder
+    with contextlib.closing(Journal(folder / "journal.db", read_only=True)) as journal:
+        trials = journal.trials()
+        again = [t for t in trials if t.role == "replicate"]
+        epochs = {t.id: len(journal.results(trial=t.id)) for t in again}
+        seeds = {row.metrics["seed"] for t in again for row in journal.results(trial=t.id)}
+    searched = [t for t in trials if t.role == "search"]
+    best = {
+        level: min(t.config["x"] for t in searched if t.config["level"] == level)
+        for level in ("a", "b")
+    }
+    expected = {(best["a"], "a"), (best["b"], "b"), (0.5, "a")}
+    for repeat in (1, 2):
+        block = [t for t in again if t.repeat == repeat]
+        assert {(t.config["x"], t.config["level"]) for t in block} == expected
+        assert {t.seed for t in block} == {5 + repeat}
+    assert seeds == {6.0, 7.0}
+    assert set(epochs.values()) == {9}
+    assert {t.reason for t in again} == {"complete"}
+    # They are no searched configs, and a study that goes on makes no second ones.
+    assert sum(summarize(folder).reasons.values()) == 8
+    engine.resume(folder, space=study, changes={"n_trials": 9})
+    with contextlib.closing(Journal(folder / "journal.db", read_only=True)) as journal:
+        more = [t for t in journal.trials() if t.role == "replicate"]
+    pairs = [(json.dumps(t.config, sort_keys=True), t.repeat) for t in more]
+    assert len(pairs) == len(set(pairs))
+
+
 @pytest.mark.parametrize("method", ["asha", "random", "hyperband", "auto"])
 def test_a_finished_study_is_extended_and_nothing_is_run_twice(
     method: str, toy: Study, one: OneWorker, tmp_path: Path

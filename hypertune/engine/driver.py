@@ -4,7 +4,7 @@ import contextlib
 import functools
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
@@ -15,6 +15,7 @@ from hypertune.errors import HypertuneError, JournalError
 from hypertune.records import Journal
 from hypertune.search import Job, Reason, Search, Trial, incumbent
 from hypertune.settings import Settings
+from hypertune.space import Categorical, identity
 from hypertune.study import Study
 from hypertune.trainable.worker import WorkerJob, hang_file
 
@@ -23,6 +24,7 @@ FINAL = ("complete", "converged", "failed", "lost")
 MAX_LOST = 2
 """A job whose worker died is tried again so many times."""
 _DRAIN_S = 10.0
+_MAX_LEVELS = 4  # of a factor whose levels are compared by their best configs
 _KEPT = 20  # checkpoints of a finished study
 _SYNC_EVERY_S = 0.5
 _HOPELESS = (
@@ -54,6 +56,16 @@ class Progress:
 
 
 Observer = Callable[[Progress], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Repeat:
+    """A replicate that is due: a config on a fresh seed. ``trial`` is its id, once it has one."""
+
+    config: dict[str, Any]
+    repeat: int
+    label: str
+    trial: int | None = None
 
 
 @dataclass(kw_only=True)
@@ -131,6 +143,8 @@ class Driver:
         self.n_lost: dict[int, int] = {}
         self.default: int | None = None  # the baseline trial that trains the default in full
         self.default_due = True
+        self.to_repeat: list[Repeat] | None = None  # None: the search is not over
+        self.repeats: dict[int, Repeat] = {}  # by trial, of this session
         self.simple = simple
         self.baselines: dict[str, int] = {}  # the simple models' trials, once they are journaled
         self.to_test: list[tuple[str, int]] | None = None  # (label, trial); None: not opened
@@ -247,7 +261,7 @@ class Driver:
             return self._next_test(key)
         job, self.ahead = self.ahead or self.search.ask(), None
         if job is None:
-            return self._default_in_full(key) or self._next_test(key)
+            return self._default_in_full(key) or self._next_repeat(key) or self._next_test(key)
         if job.trial == len(self.ids):
             self.ids.append(self._add_trial(job.config, role="search", origin=self._origin(job)))
             self.progress.n_started += 1
@@ -279,6 +293,71 @@ class Driver:
         if self.default is None:
             self.default = self._add_trial(config, role="baseline", label="default")
         return self._send(key, self.default, config, full, None)
+
+    def _next_repeat(self, key: str) -> WorkerJob | None:
+        """Return a job for a replicate, once the search is over and no best trial can change.
+
+        What won a search was lucky besides being good, and one seed is one draw: what matters for
+        the answer runs again on fresh seeds, the same ones for each config, so that differences
+        are paired.
+        """
+        if not self.search.done:
+            return None
+        if self.to_repeat is None:
+            self.progress.stage = "repeat"
+            self.to_repeat = self._repeats_due()
+        if not self.to_repeat:
+            return None
+        due = self.to_repeat.pop(0)
+        trial = due.trial
+        if trial is None:
+            label = f"{due.label}, repeat {due.repeat}"
+            trial = self._add_trial(due.config, role="replicate", label=label, repeat=due.repeat)
+        self.repeats[trial] = replace(due, trial=trial)
+        return self._send(
+            key, trial, due.config, self.search.max_epochs, None, seed=self._seed(due.repeat)
+        )
+
+    def _seed(self, repeat: int) -> int:
+        """Return the seed of a repeat: the same for every config."""
+        return self.settings.seed + repeat
+
+    def _repeats_due(self) -> list[Repeat]:
+        """Return the replicates that are due, but for those that earlier sessions have made."""
+        full = [trial for trial in self.search.trials if trial.full]
+        best = incumbent(full)
+        if best is None or self.settings.n_repeats == 0:
+            return []
+        nest, chosen = self.search.space.nest, {"best": best.flat}
+        for parameter in self.search.space.parameters:
+            if parameter.name not in self.study.factors or parameter.condition is not None:
+                continue
+            if not isinstance(parameter, Categorical) or len(parameter.choices) > _MAX_LEVELS:
+                continue
+            for index, level in enumerate(parameter.choices):
+                of_level = [t for t in full if parameter.index(t.flat[parameter.key]) == index]
+                if (leader := incumbent(of_level)) is not None:
+                    chosen[f"best of {parameter.name}={level}"] = leader.flat
+        configs = {label: nest(flat) for label, flat in chosen.items()}
+        configs["default"] = dict(self.study.default)
+        labels: dict[str, str] = {}
+        for label, config in configs.items():
+            labels.setdefault(identity(config), label)
+        known = {
+            (identity({name: t.config[name] for name in self.study.space}), t.repeat): t
+            for t in self.journal.trials()
+            if t.role == "replicate"
+        }
+        due = []
+        for repeat in range(1, self.settings.n_repeats + 1):
+            for key, label in labels.items():
+                row = known.get((key, repeat))
+                if row is None or row.reason not in FINAL:
+                    trial = None if row is None else row.id
+                    due.append(
+                        Repeat(config=configs[label], repeat=repeat, label=label, trial=trial)
+                    )
+        return due
 
     def _next_test(self, key: str) -> WorkerJob | None:
         """Return a job that looks at the test part, when all training is over.
@@ -353,13 +432,21 @@ class Driver:
         *,
         role: str,
         label: str = "",
+        repeat: int = 0,
         origin: Mapping[str, Any] | None = None,
     ) -> int:
         trial = self.next_id
         self.next_id += 1
         config = {**self.study.fixed, **config}
-        seed = self.settings.seed
-        self.journal.add_trial(trial, config, seed=seed, role=role, label=label, data=origin)
+        self.journal.add_trial(
+            trial,
+            config,
+            seed=self._seed(repeat),
+            repeat=repeat,
+            role=role,
+            label=label,
+            data=origin,
+        )
         return trial
 
     def _send(
@@ -371,6 +458,7 @@ class Driver:
         number: int | None,
         *,
         test: str | None = None,
+        seed: int | None = None,
     ) -> WorkerJob:
         if number is None:
             reached = max((row.epoch for row in self.journal.results(trial=trial)), default=0)
@@ -380,7 +468,7 @@ class Driver:
         job = WorkerJob(
             key=key,
             trial=trial,
-            config=self.study.config(config, seed=self.settings.seed),
+            config=self.study.config(config, seed=self.settings.seed if seed is None else seed),
             to_epoch=to_epoch,
             checkpoint=str(checkpoint[1]) if checkpoint else None,
             folder=str(self.checkpoints.folder(trial)),
@@ -504,8 +592,10 @@ class Driver:
         else:
             del self.out[key]
             self.journal.set_state(trial, "waiting")
-            if out.number is None:
+            if out.number is None and trial == self.default:
                 self.default_due = True
+            elif out.number is None:
+                self.to_repeat = [self.repeats[trial], *(self.to_repeat or [])]
             else:
                 saved = self.checkpoints.newest(trial, self.search.trials[out.number].epoch)
                 self.search.lost(out.number, saved[0] if saved else 0)
@@ -521,6 +611,8 @@ class Driver:
             self.checkpoints.drop(trial)
         elif number is not None and reason in ("complete", "converged"):
             self._keep_best(number)
+        elif trial in self.repeats and reason != "interrupted":
+            self.checkpoints.drop(trial)
         if number is not None:
             self._count_end(reason)
 
