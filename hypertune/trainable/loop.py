@@ -1,5 +1,6 @@
 """The training loop, for models on tensors that fit into memory. One step is one epoch."""
 
+import contextlib
 import inspect
 import math
 import os
@@ -192,7 +193,9 @@ class TensorLoop:
         self.validate, self.loss, self._test = tensors.validate, loss, test
         self.clip_norm: float | None = settings["clip_norm"]
         self.patience: int | None = settings["patience"]
-        self.mixed: bool = settings["precision"] == "bfloat16"
+        self.precision: contextlib.AbstractContextManager[object] = contextlib.nullcontext()
+        if settings["precision"] == "bfloat16":
+            self.precision = torch.autocast(self.device.type, torch.bfloat16)
         self.n_batches = math.ceil(len(self.train) / settings["batch_size"])
         self.optimizer = OPTIMIZERS[settings["optimizer"]](
             parameter_groups(self.model, settings["weight_decay"]),
@@ -218,7 +221,7 @@ class TensorLoop:
         total = torch.zeros((), device=self.device)
         order = torch.randperm(len(self.train), generator=self.order).to(self.device)
         for rows in torch.tensor_split(order, self.n_batches):
-            with torch.autocast(self.device.type, torch.bfloat16, enabled=self.mixed):
+            with self.precision:
                 loss = self.loss(self.model(*self.train[rows]), self.y[rows])
             self.optimizer.zero_grad(set_to_none=True)
             torch.autograd.backward(loss)
@@ -227,7 +230,7 @@ class TensorLoop:
             self.optimizer.step()
             if self.batch_schedule is not None:
                 self.batch_schedule.step()
-            total += loss.detach() * len(rows)
+            total.add_(loss.detach(), alpha=len(rows))
         self.epoch += 1
         train_loss = float(total) / len(self.train)
         if not math.isfinite(train_loss):
@@ -244,7 +247,7 @@ class TensorLoop:
         """Return the outputs of the model as it is, without dropout."""
         self.model.eval()
         inputs, parts = inputs.to(self.device), range(0, len(inputs), 1024)
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.mixed):
+        with self.precision:
             outputs = [self.model(*inputs[slice(at, at + 1024)]) for at in parts]
         return torch.cat(outputs).float()
 
