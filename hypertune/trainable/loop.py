@@ -45,7 +45,7 @@ a ``patience`` a trial ends as converged after so many epochs without an improve
 1,000. A ``precision`` of ``bfloat16`` computes the forward pass in mixed precision.
 """
 _MIN_IMPROVEMENT = 1e-3
-_N_CORNERS = 256
+_N_CORNERS, _N_MODELS = 256, 32
 
 _RULES: dict[str, Rule] = {
     "optimizer": (lambda v: v in OPTIMIZERS, f"one of {', '.join(OPTIMIZERS)}"),
@@ -98,6 +98,31 @@ def config_problems(
                 problems.append(f"{key} must be {text}, but got {config[key]!r}")
         problems += schedule_problems(config.get("schedule", "constant"))
     return list(dict.fromkeys(problems))
+
+
+def model_problems(
+    make: Callable[[Config], nn.Module], space: Space, fixed: Mapping[str, Any]
+) -> list[str]:
+    """Return why a model refuses configs of a study; made without memory, on PyTorch's meta device.
+
+    Only a ValueError or a TypeError is a refusal: a model may do what that device cannot.
+    """
+    problems = []
+    for config in corners(space, fixed)[:_N_MODELS]:
+        try:
+            with torch.device("meta"):
+                make(config)
+        except (TypeError, ValueError) as problem:
+            problems.append(f"the model cannot be made: {problem}")
+        except Exception:
+            return []
+    return list(dict.fromkeys(problems))
+
+
+def n_parameters(make: Callable[[], nn.Module]) -> int:
+    """Return how many numbers a model learns, without the memory for them."""
+    with torch.device("meta"):
+        return sum(p.numel() for p in make().parameters())
 
 
 def corners(space: Space, fixed: Mapping[str, Any]) -> list[Config]:

@@ -21,6 +21,8 @@ from hypertune.trainable.loop import (
     Tensors,
     build_model,
     config_problems,
+    model_problems,
+    n_parameters,
 )
 from hypertune.trainable.metrics import class_metrics, number_metrics
 from hypertune.trainable.optim import Rule, is_real, is_whole
@@ -103,7 +105,29 @@ class Supervised:
                 lambda v: is_whole(v) and 1 <= v <= longest,
                 f"an integer from 1 to {longest}, the steps of a sample",
             )
-        return config_problems(space, fixed, self.model, given=_GIVEN, rules=rules)
+        problems = config_problems(space, fixed, self.model, given=_GIVEN, rules=rules)
+        if self.source.shape is None:
+            return problems
+        return problems or model_problems(self._model, space, fixed)
+
+    def sizes(self, config: Config) -> dict[str, float]:
+        """Return what is known of a config's model before it is trained."""
+        return {"n_parameters": n_parameters(lambda: self._model(config))}
+
+    def _model(self, config: Config, samples: Samples | None = None) -> nn.Module:
+        """Return a model for samples; without them, for what is known of the data set."""
+        shape, n_classes = self.source.shape, self.source.n_classes or 1
+        if samples is None and shape is None:
+            samples = self.source.load()
+        if samples is not None:
+            shape, n_classes = samples.x.shape[1:], len(samples.classes)
+        assert shape is not None
+        given = {
+            "n_features": shape[0] if len(shape) == 3 else shape[-1],
+            "n_outputs": n_classes if n_classes > 2 else 1,
+            "input_shape": (config.get("window", shape[0]), *shape[1:]),
+        }
+        return build_model(self.model, given, config)
 
     def load(self, *, test: bool) -> ScaledParts:
         samples = self.source.load()
@@ -123,13 +147,7 @@ class Supervised:
         )
 
     def start(self, config: Config, data: ScaledParts, *, metric: str, mode: str) -> TensorLoop:
-        shape = data.train.x.shape[1:]
         window = config.get("window")
-        given = {
-            "n_features": shape[0] if len(shape) == 3 else shape[-1],
-            "n_outputs": _n_outputs(data.train),
-            "input_shape": shape if window is None else (window, *shape[1:]),
-        }
 
         def inputs(part: Samples) -> Inputs:
             lengths = None if part.lengths is None else torch.tensor(part.lengths)
@@ -142,7 +160,7 @@ class Supervised:
             return self._metrics("test", whole, predict(inputs(whole.test)).cpu())
 
         return TensorLoop(
-            lambda: build_model(self.model, given, config),
+            lambda: self._model(config, data.train),
             Tensors(
                 train=inputs(data.train),
                 train_y=self._targets(data),
@@ -294,10 +312,6 @@ def _source(data: str | DataSet, targets: str) -> tuple[str, DataSet]:
     if source.targets != targets:
         raise ValueError(f"the targets of '{name}' are {source.targets}, not {targets}")
     return name, source
-
-
-def _n_outputs(train: Samples) -> int:
-    return len(train.classes) if len(train.classes) > 2 else 1
 
 
 def _some(samples: Samples, rows: NDArray[np.int64], n: int) -> NDArray[np.int64]:
