@@ -6,7 +6,7 @@ import io
 import zipfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
@@ -250,18 +250,18 @@ def _gestures(path: Path) -> Samples:
 
 
 def _gesture_files(path: Path) -> Iterator[tuple[str, str]]:
-    if path.is_dir():
-        if not any(path.rglob("U*/*/*.txt")):
-            zips = sorted(path.rglob("*.zip"))
-            path = zips[0] if zips else path
-        else:
-            for file in sorted(path.rglob("U*/*/*.txt")):
-                yield file.as_posix(), file.read_text()
+    """Yield name and text of each file, from a folder, a zip, or the zip in a folder."""
+    files = sorted(path.rglob("U*/*/*.txt")) if path.is_dir() else []
+    if not files and path.is_dir():
+        path = min(path.rglob("*.zip"), default=path)
+    for file in files:
+        if not file.name.startswith("."):  # what a Mac adds
+            yield file.as_posix(), file.read_text()
     if path.is_file():
         with zipfile.ZipFile(path) as archive:
             for name in sorted(archive.namelist()):
-                parts = name.split("/")
-                if name.endswith(".txt") and len(parts) >= 3 and parts[-3].startswith("U"):
+                place = PurePosixPath(name)
+                if place.match("U*/*/*.txt") and not place.name.startswith("."):
                     yield name, archive.read(name).decode()
 
 

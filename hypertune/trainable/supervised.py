@@ -1,6 +1,7 @@
 """Classification and regression of tables, images and sequences."""
 
 import functools
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -362,7 +363,8 @@ def _features(samples: Samples) -> NDArray[np.float32]:
 
 
 def _class_baselines(data: ScaledParts, part: str) -> dict[str, dict[str, float]]:
-    from sklearn.linear_model import LogisticRegression  # the driver's business
+    from sklearn.exceptions import ConvergenceWarning  # the driver's business
+    from sklearn.linear_model import LogisticRegression
 
     y = data.train.y.astype(np.int64)
     n_classes = len(data.train.classes)
@@ -379,7 +381,9 @@ def _class_baselines(data: ScaledParts, part: str) -> dict[str, dict[str, float]
         return result
 
     def fitted(c: float, x: NDArray[Any], y: NDArray[Any]) -> Any:
-        return LogisticRegression(C=c, max_iter=200, tol=1e-3).fit(x, y)
+        with warnings.catch_warnings():  # a baseline need not be at its very best
+            warnings.simplefilter("ignore", ConvergenceWarning)
+            return LogisticRegression(C=c, max_iter=200, tol=1e-3).fit(x, y)
 
     few = slice(None, None, max(1, len(y) // _N_TO_TUNE))
     tried = [fitted(c, features["train"][few], y[few]) for c in _INVERSE_PENALTIES]
