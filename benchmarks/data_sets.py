@@ -49,10 +49,11 @@ GRU: dict[str, Any] = {"hidden_size": 64, "learning_rate": 3e-3, "clip_norm": 1.
 WINDOW: dict[str, Any] = {**GRU, "window": 48, "batch_size": 128, "max_epochs": 27}
 REFERENCES: dict[str, Reference] = {
     "digits": Reference(
-        classification("digits"), "loss", "min", "accuracy", {"max_epochs": 40}
+        classification("digits", val_share=0.25, test_share=0.25), "loss", "min", "accuracy",
+        {"max_epochs": 40},
     ),
-    "digits, CNN": Reference(
-        classification("digits", model=CNN),
+    "digits-cnn": Reference(
+        classification("digits", model=CNN, val_share=0.25, test_share=0.25),
         "loss",
         "min",
         "accuracy",
@@ -62,7 +63,7 @@ REFERENCES: dict[str, Reference] = {
         classification("mnist_5000"), "accuracy", "max", "accuracy",
         {"max_epochs": 27, "n_units": 256, "dropout": 0.3},
     ),
-    "mnist_5000, CNN": Reference(
+    "mnist_5000-cnn": Reference(
         classification("mnist_5000", model=CNN),
         "accuracy",
         "max",
@@ -79,7 +80,7 @@ REFERENCES: dict[str, Reference] = {
         "accuracy",
         {**GRU, "batch_size": 32, "max_epochs": 60},
     ),
-    "japanese_vowels, conv": Reference(
+    "japanese_vowels-conv": Reference(
         classification("japanese_vowels", model=sequence_model, val_share=0.3),
         "loss",
         "min",
@@ -90,7 +91,7 @@ REFERENCES: dict[str, Reference] = {
         classification("watch", model=Recurrent), "accuracy", "max", "accuracy",
         {**GRU, "max_epochs": 20, "dropout": 0.2},
     ),
-    "watch, conv": Reference(
+    "watch-conv": Reference(
         classification("watch", model=sequence_model), "accuracy", "max", "accuracy",
         {**GRU, "architecture": "conv", "n_layers": 3, "max_epochs": 20, "dropout": 0.2},
     ),
@@ -185,16 +186,18 @@ def main() -> None:
     """Print the tables as Markdown."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seeds", type=int, default=5, help="trainings of each network")
-    parser.add_argument("--only", default="", help="data sets, with commas between them")
+    parser.add_argument("--only", default=",".join(REFERENCES), help="rows, with commas between")
     parser.add_argument("--overhead", action="store_true", help="measure epochs instead")
     parser.add_argument("--epochs", type=int, default=40, help="epochs to measure")
     options = parser.parse_args()
     torch.set_num_threads(1)
-    names = [n for n in REFERENCES if not options.only or n in options.only.split(",")]
+    names = options.only.split(",")
+    if unknown := [name for name in names if name not in REFERENCES]:
+        parser.error(f"unknown '{unknown[0]}'; choose from {', '.join(REFERENCES)}")
     if options.overhead:
-        print("| network on | CPU ms an epoch | by hand | ratio |\n|---|---|---|---|")
+        print("| data, network | CPU ms an epoch | by hand | ratio |\n|---|---|---|---|")
     else:
-        print(f"| network on | metric | baselines | {options.seeds} seeds |\n|---|---|---|---|")
+        print(f"| data, network | metric | baselines | {options.seeds} seeds |\n|---|---|---|---|")
     for name in names:
         row = overhead(name, options.epochs) if options.overhead else scores(name, options.seeds)
         print(row, flush=True)

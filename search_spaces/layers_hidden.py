@@ -21,7 +21,7 @@ study = Study(
     space={
         "n_layers": tune.choice([1, 2, 3]),
         "hidden_size": tune.lograndint(8, 129),
-        "learning_rate": tune.loguniform(1e-3, 3e-2),
+        "learning_rate": tune.loguniform(1e-3, 1e-1),
     },
     default={"n_layers": 1, "hidden_size": 64, "learning_rate": 3e-3},
     fixed={"cell": "gru", "dropout": 0.1, "batch_size": 32, "clip_norm": 1.0},

@@ -22,7 +22,7 @@ study = Study(
         "cell": tune.choice(["gru", "lstm"]),
         "n_layers": tune.choice([1, 2, 3, 4]),
         "hidden_size": tune.lograndint(16, 129),
-        "learning_rate": tune.loguniform(1e-3, 3e-2),
+        "learning_rate": tune.loguniform(1e-3, 1e-1),
     },
     default={"cell": "gru", "n_layers": 1, "hidden_size": 64, "learning_rate": 3e-3},
     fixed={"dropout": 0.1, "batch_size": 32, "clip_norm": 1.0},

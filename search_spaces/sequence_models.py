@@ -21,7 +21,7 @@ study = Study(
     space={
         "architecture": tune.choice(["rnn", "gru", "lstm", "conv", "gru_attention"]),
         "hidden_size": tune.lograndint(8, 129),
-        "learning_rate": tune.loguniform(1e-3, 3e-2),
+        "learning_rate": tune.loguniform(1e-3, 1e-1),
     },
     default={"architecture": "gru", "hidden_size": 64, "learning_rate": 3e-3},
     fixed={"n_layers": 1, "dropout": 0.1, "batch_size": 32, "clip_norm": 1.0},

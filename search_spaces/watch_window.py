@@ -22,7 +22,7 @@ study = Study(
         "cell": tune.choice(["gru", "lstm"]),
         "window": tune.choice([8, 16, 32, 64, 128]),
         "hidden_size": tune.lograndint(16, 65),
-        "learning_rate": tune.loguniform(1e-3, 3e-2),
+        "learning_rate": tune.loguniform(1e-3, 1e-1),
     },
     default={"cell": "gru", "window": 32, "hidden_size": 32, "learning_rate": 3e-3},
     fixed={"n_layers": 1, "dropout": 0.2, "batch_size": 64, "clip_norm": 1.0},

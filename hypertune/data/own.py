@@ -85,6 +85,7 @@ def _own(path: Path, read: "functools.partial[Samples]", *, targets: str) -> Dat
         find=functools.partial(Path, path.resolve()),
         read=read,
         n_classes=classes if targets == "classes" else None,
+        shape=samples.x.shape[1:],
         max_window=samples.x.shape[1]
         if samples.kind == "sequence" and samples.lengths is None
         else None,

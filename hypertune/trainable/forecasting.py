@@ -25,6 +25,8 @@ from hypertune.trainable.loop import (
     Tensors,
     build_model,
     config_problems,
+    model_problems,
+    n_parameters,
 )
 from hypertune.trainable.optim import Rule, is_whole
 
@@ -65,7 +67,7 @@ class Forecasting:
             lambda v: is_whole(v) and 1 <= v <= self.max_window,
             f"an integer from 1 to max_window={self.max_window} of forecasting(...)",
         )
-        return config_problems(
+        problems = config_problems(
             space,
             fixed,
             self.model,
@@ -73,6 +75,14 @@ class Forecasting:
             rules={"window": window},
             needed=("window",),
         )
+        return problems or model_problems(self._model, space, fixed)
+
+    def sizes(self, config: Config) -> dict[str, float]:
+        """Return what is known of a config's model before it is trained."""
+        return {"n_parameters": n_parameters(lambda: self._model(config))}
+
+    def _model(self, config: Config) -> nn.Module:
+        return build_model(self.model, {"n_features": 1, "n_outputs": self.horizon}, config)
 
     def load(self, *, test: bool) -> SeriesSplit:
         values = self.source.load()
@@ -105,7 +115,7 @@ class Forecasting:
 
         targets = (data.targets(data.origins("train")) - mean) / sd
         return TensorLoop(
-            lambda: build_model(self.model, {"n_features": 1, "n_outputs": self.horizon}, config),
+            lambda: self._model(config),
             Tensors(
                 train=inputs(data, "train"),
                 train_y=torch.from_numpy(targets),  # (origin, horizon)

@@ -1,5 +1,6 @@
 """The training loop, for models on tensors that fit into memory. One step is one epoch."""
 
+import contextlib
 import inspect
 import math
 import os
@@ -44,7 +45,7 @@ a ``patience`` a trial ends as converged after so many epochs without an improve
 1,000. A ``precision`` of ``bfloat16`` computes the forward pass in mixed precision.
 """
 _MIN_IMPROVEMENT = 1e-3
-_N_CORNERS = 256
+_N_CORNERS, _N_MODELS = 256, 32
 
 _RULES: dict[str, Rule] = {
     "optimizer": (lambda v: v in OPTIMIZERS, f"one of {', '.join(OPTIMIZERS)}"),
@@ -97,6 +98,31 @@ def config_problems(
                 problems.append(f"{key} must be {text}, but got {config[key]!r}")
         problems += schedule_problems(config.get("schedule", "constant"))
     return list(dict.fromkeys(problems))
+
+
+def model_problems(
+    make: Callable[[Config], nn.Module], space: Space, fixed: Mapping[str, Any]
+) -> list[str]:
+    """Return why a model refuses configs of a study; made without memory, on PyTorch's meta device.
+
+    Only a ValueError or a TypeError is a refusal: a model may do what that device cannot.
+    """
+    problems = []
+    for config in corners(space, fixed)[:_N_MODELS]:
+        try:
+            with torch.device("meta"):
+                make(config)
+        except (TypeError, ValueError) as problem:
+            problems.append(f"the model cannot be made: {problem}")
+        except Exception:
+            return []
+    return list(dict.fromkeys(problems))
+
+
+def n_parameters(make: Callable[[], nn.Module]) -> int:
+    """Return how many numbers a model learns, without the memory for them."""
+    with torch.device("meta"):
+        return sum(p.numel() for p in make().parameters())
 
 
 def corners(space: Space, fixed: Mapping[str, Any]) -> list[Config]:
@@ -192,7 +218,9 @@ class TensorLoop:
         self.validate, self.loss, self._test = tensors.validate, loss, test
         self.clip_norm: float | None = settings["clip_norm"]
         self.patience: int | None = settings["patience"]
-        self.mixed: bool = settings["precision"] == "bfloat16"
+        self.precision: contextlib.AbstractContextManager[object] = contextlib.nullcontext()
+        if settings["precision"] == "bfloat16":
+            self.precision = torch.autocast(self.device.type, torch.bfloat16)
         self.n_batches = math.ceil(len(self.train) / settings["batch_size"])
         self.optimizer = OPTIMIZERS[settings["optimizer"]](
             parameter_groups(self.model, settings["weight_decay"]),
@@ -218,7 +246,7 @@ class TensorLoop:
         total = torch.zeros((), device=self.device)
         order = torch.randperm(len(self.train), generator=self.order).to(self.device)
         for rows in torch.tensor_split(order, self.n_batches):
-            with torch.autocast(self.device.type, torch.bfloat16, enabled=self.mixed):
+            with self.precision:
                 loss = self.loss(self.model(*self.train[rows]), self.y[rows])
             self.optimizer.zero_grad(set_to_none=True)
             torch.autograd.backward(loss)
@@ -227,7 +255,7 @@ class TensorLoop:
             self.optimizer.step()
             if self.batch_schedule is not None:
                 self.batch_schedule.step()
-            total += loss.detach() * len(rows)
+            total.add_(loss.detach(), alpha=len(rows))
         self.epoch += 1
         train_loss = float(total) / len(self.train)
         if not math.isfinite(train_loss):
@@ -244,7 +272,7 @@ class TensorLoop:
         """Return the outputs of the model as it is, without dropout."""
         self.model.eval()
         inputs, parts = inputs.to(self.device), range(0, len(inputs), 1024)
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.mixed):
+        with self.precision:
             outputs = [self.model(*inputs[slice(at, at + 1024)]) for at in parts]
         return torch.cat(outputs).float()
 

@@ -1,6 +1,7 @@
 """Classification and regression of tables, images and sequences."""
 
 import functools
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -21,6 +22,8 @@ from hypertune.trainable.loop import (
     Tensors,
     build_model,
     config_problems,
+    model_problems,
+    n_parameters,
 )
 from hypertune.trainable.metrics import class_metrics, number_metrics
 from hypertune.trainable.optim import Rule, is_real, is_whole
@@ -35,6 +38,7 @@ REGRESSION_LOSSES: dict[str, Loss] = {
 _GIVEN = ("n_features", "n_outputs", "input_shape")
 _SMOOTHING: Rule = (lambda v: is_real(v) and 0 <= v < 1, "a number from 0 to below 1")
 _INVERSE_PENALTIES = (0.003, 0.03, 0.3)
+_N_TO_TUNE = 5000
 _RIDGE_PENALTIES = (0.1, 1.0, 10.0, 100.0, 1000.0)
 
 
@@ -102,7 +106,29 @@ class Supervised:
                 lambda v: is_whole(v) and 1 <= v <= longest,
                 f"an integer from 1 to {longest}, the steps of a sample",
             )
-        return config_problems(space, fixed, self.model, given=_GIVEN, rules=rules)
+        problems = config_problems(space, fixed, self.model, given=_GIVEN, rules=rules)
+        if self.source.shape is None:
+            return problems
+        return problems or model_problems(self._model, space, fixed)
+
+    def sizes(self, config: Config) -> dict[str, float]:
+        """Return what is known of a config's model before it is trained."""
+        return {"n_parameters": n_parameters(lambda: self._model(config))}
+
+    def _model(self, config: Config, samples: Samples | None = None) -> nn.Module:
+        """Return a model for samples; without them, for what is known of the data set."""
+        shape, n_classes = self.source.shape, self.source.n_classes or 1
+        if samples is None and shape is None:
+            samples = self.source.load()
+        if samples is not None:
+            shape, n_classes = samples.x.shape[1:], len(samples.classes)
+        assert shape is not None
+        given = {
+            "n_features": shape[0] if len(shape) == 3 else shape[-1],
+            "n_outputs": n_classes if n_classes > 2 else 1,
+            "input_shape": (config.get("window", shape[0]), *shape[1:]),
+        }
+        return build_model(self.model, given, config)
 
     def load(self, *, test: bool) -> ScaledParts:
         samples = self.source.load()
@@ -122,13 +148,7 @@ class Supervised:
         )
 
     def start(self, config: Config, data: ScaledParts, *, metric: str, mode: str) -> TensorLoop:
-        shape = data.train.x.shape[1:]
         window = config.get("window")
-        given = {
-            "n_features": shape[0] if len(shape) == 3 else shape[-1],
-            "n_outputs": _n_outputs(data.train),
-            "input_shape": shape if window is None else (window, *shape[1:]),
-        }
 
         def inputs(part: Samples) -> Inputs:
             lengths = None if part.lengths is None else torch.tensor(part.lengths)
@@ -141,7 +161,7 @@ class Supervised:
             return self._metrics("test", whole, predict(inputs(whole.test)).cpu())
 
         return TensorLoop(
-            lambda: build_model(self.model, given, config),
+            lambda: self._model(config, data.train),
             Tensors(
                 train=inputs(data.train),
                 train_y=self._targets(data),
@@ -295,10 +315,6 @@ def _source(data: str | DataSet, targets: str) -> tuple[str, DataSet]:
     return name, source
 
 
-def _n_outputs(train: Samples) -> int:
-    return len(train.classes) if len(train.classes) > 2 else 1
-
-
 def _some(samples: Samples, rows: NDArray[np.int64], n: int) -> NDArray[np.int64]:
     """Return ``n`` of the rows, each class in its share."""
     from sklearn.model_selection import train_test_split  # the driver's business
@@ -347,7 +363,8 @@ def _features(samples: Samples) -> NDArray[np.float32]:
 
 
 def _class_baselines(data: ScaledParts, part: str) -> dict[str, dict[str, float]]:
-    from sklearn.linear_model import LogisticRegression  # the driver's business
+    from sklearn.exceptions import ConvergenceWarning  # the driver's business
+    from sklearn.linear_model import LogisticRegression
 
     y = data.train.y.astype(np.int64)
     n_classes = len(data.train.classes)
@@ -363,11 +380,16 @@ def _class_baselines(data: ScaledParts, part: str) -> dict[str, dict[str, float]
         result[:, model.classes_] = model.predict_proba(features[name])
         return result
 
-    models = [
-        LogisticRegression(C=c, max_iter=300, tol=1e-3).fit(features["train"], y)
-        for c in _INVERSE_PENALTIES
-    ]
-    best = min(models, key=lambda model: judge("val", shares(model, "val"))["val_loss"])
+    def fitted(c: float, x: NDArray[Any], y: NDArray[Any]) -> Any:
+        with warnings.catch_warnings():  # a baseline need not be at its very best
+            warnings.simplefilter("ignore", ConvergenceWarning)
+            return LogisticRegression(C=c, max_iter=200, tol=1e-3).fit(x, y)
+
+    few = slice(None, None, max(1, len(y) // _N_TO_TUNE))
+    tried = [fitted(c, features["train"][few], y[few]) for c in _INVERSE_PENALTIES]
+    best = min(tried, key=lambda model: judge("val", shares(model, "val"))["val_loss"])
+    if few.step > 1:
+        best = fitted(best.C, features["train"], y)
     majority = np.bincount(y, minlength=n_classes) / len(y)
     return {
         "majority": judge(part, np.tile(majority, (len(data.part(part).x), 1))),

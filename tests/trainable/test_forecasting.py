@@ -330,6 +330,16 @@ def test_model_of_ones_own_says_what_it_needs() -> None:
     assert "'width' is missing: put it into the space or among the fixed values" in found
 
 
+def test_model_that_cannot_be_made_is_told_and_its_size_is_known() -> None:
+    task = forecasting("sunspots", horizon=12, max_window=24)
+
+    (found,) = task.problems(Space(WINDOW), {"cell": "gur"})
+    assert found == "the model cannot be made: cell must be one of gru, lstm, rnn, but got 'gur'"
+    config = {**CONFIG, "window": 6}
+    made = sum(p.numel() for p in started(task, window=6).model.parameters())
+    assert task.sizes(config) == {"n_parameters": made}
+
+
 def test_model_of_ones_own_may_take_further_options() -> None:
     task = forecasting("sunspots", horizon=12, max_window=24, model=Wide)
 

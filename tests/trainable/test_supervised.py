@@ -13,7 +13,7 @@ from torch import nn
 
 from hypertune import classification, regression
 from hypertune.data import DATA_SETS, DataSet, LeakError, Samples
-from hypertune.models import CNN, sequence_model
+from hypertune.models import CNN, MLP, sequence_model
 from hypertune.space import Config, Space
 from hypertune.trainable.loop import TensorLoop
 from hypertune.trainable.supervised import Supervised
@@ -36,6 +36,7 @@ def data_of(samples: Samples, split: str = "random", max_window: int | None = No
         find=lambda: Path("made"),
         read=lambda path: samples,
         n_classes=len(samples.classes) or None,
+        shape=samples.x.shape[1:],
         max_window=max_window,
     )
 
@@ -351,6 +352,35 @@ def test_window_of_a_study_must_fit_the_data() -> None:
     assert task.problems(Space({"window": tune.choice([8, 128])}), {}) == []
     (problem,) = task.problems(Space({"window": tune.choice([8, 129])}), {})
     assert problem == "window must be an integer from 1 to 128, the steps of a sample, but got 129"
+
+
+@pytest.mark.parametrize(
+    ("data", "model", "fixed", "problem"),
+    [
+        ("digits", MLP, {"activation": "rleu"}, "activation must be one of relu, leaky_relu"),
+        ("digits", CNN, {"norm": "layer"}, "norm must be one of none, batch, group, but got"),
+        ("breast_cancer", CNN, {}, "a CNN needs images, but a sample has the shape (30,)"),
+        ("watch", sequence_model, {"architecture": "cnn"}, "architecture must be rnn, gru, lstm"),
+    ],
+)
+def test_model_that_cannot_be_made_is_told_before_anything_starts(
+    data: str, model: Any, fixed: dict[str, Any], problem: str
+) -> None:
+    space = Space({"learning_rate": tune.loguniform(1e-4, 1e-2)})
+    (found,) = classification(data, model=model).problems(space, fixed)
+
+    assert found.startswith(f"the model cannot be made: {problem}")
+
+
+def test_size_of_a_model_is_known_without_training() -> None:
+    tasks: list[tuple[Any, Config]] = [
+        (classification("watch", model=sequence_model), {"window": 16, "architecture": "lstm"}),
+        (classification("breast_cancer"), {"n_units": 9, "norm": "batch"}),
+        (classification("digits", model=CNN), {"n_blocks": 3}),
+    ]
+    for task, config in tasks:
+        made = sum(p.numel() for p in started(task, **config).model.parameters())
+        assert task.sizes(config) == {"n_parameters": made}
 
 
 class MyNet(nn.Module):
