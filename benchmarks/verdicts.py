@@ -6,9 +6,10 @@
 Each study is searched by the project's own search on simulated curves, two workers at a time. The
 best config of each level then runs again on fresh seeds, and the verdict is asked for. As long as
 it is undecided the study is extended, up to ``--n-looks`` looks: as many trials and repeats again.
-Two statements are judged, each by the truth of its own estimand:
+Three statements are judged, each by the truth of its own estimand:
 
 - *levels*: each level with all else tuned for it, by a model of all searched trials;
+- *average*: each level on average over the space, where all configs were drawn by chance;
 - *configs*: the best configs that were found of each level, by their replicates.
 
 Printed are, of all studies: how many carry the statement at all (*said*); of these how many are
@@ -134,6 +135,15 @@ class Truth:
             for level in self.levels
         ]
 
+    def average(self) -> list[float]:
+        """Return the expected value in full of each level, on average over the space."""
+        rng = np.random.default_rng(1)
+        flats = [self.space.sample(rng) for _ in range(1000)]
+        return [
+            float(np.mean([self.expected({**flat, "level": k}, MAX_EPOCHS) for flat in flats]))
+            for k in self.levels
+        ]
+
 
 @dataclass(frozen=True, kw_only=True)
 class Look:
@@ -222,6 +232,7 @@ class SimulatedStudy:
                 nest(t.flat),
                 self.curves[t.number][: t.epoch],
                 reason=t.reason or "stopped",
+                origin=t.origin,
             )
             for t in self.search_object.trials
         ]
@@ -255,11 +266,15 @@ class SimulatedStudy:
         configs = {
             level: self.truth.in_full(nest(trial.flat)) for level, trial in self.champions().items()
         }
+        average = dict(zip(self.truth.levels, self.truth.average(), strict=True))
         looks = {}
         for statement in found.statements:
-            of_configs = "replicates" in statement.basis
-            truth = configs if of_configs else levels
-            looks["configs" if of_configs else "levels"] = _judged(statement, truth)
+            if "replicates" in statement.basis:
+                looks["configs"] = _judged(statement, configs)
+            elif "average" in statement.estimand:
+                looks["average"] = _judged(statement, average)
+            else:
+                looks["levels"] = _judged(statement, levels)
         return looks
 
 
@@ -283,6 +298,7 @@ def _record(
     role: str = "search",
     reason: str = "complete",
     repeat: int = 0,
+    origin: str = "",
 ) -> Record:
     return Record(
         trial=trial,
@@ -294,6 +310,7 @@ def _record(
         seed=repeat,
         repeat=repeat,
         config=dict(config),
+        origin=origin,
         results=[
             ResultRow(id=0, trial=trial, epoch=e, t_ms=e, metrics={"loss": float(v)})
             for e, v in enumerate(curve, start=1)
@@ -306,7 +323,7 @@ def simulate(
 ) -> dict[str, Look]:
     """Return what all looks at one study say, by statement."""
     study = SimulatedStudy(scenario, method, n_trials, n_repeats, seed)
-    total = {"levels": Look(), "configs": Look()}
+    total = dict.fromkeys(("levels", "average", "configs"), Look())
     for k in range(1, n_looks + 1):
         study.extend()
         now = study.look(k)
@@ -339,7 +356,7 @@ def main() -> None:
                 )
                 seeds = range(args.first_seed, args.first_seed + args.n_studies)
                 results = list(pool.map(one, seeds, chunksize=4))
-                for name in ("levels", "configs"):
+                for name in ("levels", "average", "configs"):
                     print(_row(method, scenario, name, [r[name] for r in results]), flush=True)
 
 

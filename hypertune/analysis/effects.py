@@ -1,6 +1,6 @@
 """Differences between levels, with intervals that hold for all pairs of them at once.
 
-Two sources, each with an estimand of its own:
+Three sources, each with an estimand of its own:
 
 - **Replicates** (`from_replicates`): configs that the search chose run again on fresh seeds, each
   on the same ones. The seeds know nothing of the choice, so that whatever way the configs were
@@ -13,6 +13,11 @@ Two sources, each with an estimand of its own:
   they were chosen (Rubin 1976). That holds as far as the model does, which is why it is said, and
   why its intervals are wider than the model itself would have them (`INFLATION`).
 
+- **Configs drawn by chance** (`from_chance`): where every config was drawn by chance and trained in
+  full, levels are random samples of the space, and their means are compared as such: Games and
+  Howell's intervals, which do not take variances for equal. The estimand is another one: how good
+  a level is on average, not at its best.
+
 Values are losses: of scores, the negative.
 """
 
@@ -23,7 +28,7 @@ from functools import cache
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import qmc, studentized_range
+from scipy.stats import qmc, studentized_range, tukey_hsd
 from scipy.stats import t as student
 
 from hypertune.analysis.frames import StudyData, finite
@@ -129,6 +134,31 @@ def from_replicates(
         difference=difference,
         margin=margin,
         n=[len(places[level]) * n_repeats for level in levels],
+    )
+
+
+def from_chance(samples: Sequence[Floats], levels: Sequence[str], *, alpha: float) -> Effects:
+    """Compare the means of levels whose configs were drawn by chance.
+
+    Args:
+        samples: Losses of each level's trials, two or more of each.
+        levels: Their names.
+        alpha: Error of all intervals together.
+    """
+    found = tukey_hsd(*samples, equal_var=False)
+    ends = found.confidence_interval(confidence_level=1 - alpha)
+    means = np.array([sample.mean() for sample in samples])
+    n = np.array([len(sample) for sample in samples])
+    se = np.array([sample.std(ddof=1) for sample in samples]) / np.sqrt(n)
+    half = student.ppf(0.975, n - 1) * se
+    return Effects(
+        levels=list(levels),
+        losses=means,
+        low=means - half,
+        high=means + half,
+        difference=means[None, :] - means[:, None],
+        margin=(ends.high - ends.low) / 2,
+        n=[int(k) for k in n],
     )
 
 

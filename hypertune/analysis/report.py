@@ -95,6 +95,7 @@ def _figures(data: StudyData, verdict: Verdict) -> dict[str, go.Figure]:
     """Return what there is to show; what the study has too little for is left out."""
     drawn: dict[str, go.Figure] = {}
     shown = [(f.name, s) for f in verdict.factors for s in f.statements if s.levels]
+    shown.sort(key=lambda pair: pair[1].outcome not in ("better", "equal"))  # what is decided first
     for k, (name, said) in enumerate(shown):
         drawn["main" if k == 0 else f"statement-{k}"] = figures.statement(data, name, said)
     factors = [name for name in data.study["factors"] if name in data.space.names]

@@ -33,10 +33,14 @@ def review(data: StudyData, *, margin: float) -> list[str]:
     return [*sentences, *_better_than_chance(data), *_improving(data, margin), *_failures(data)]
 
 
+def by_chance(data: StudyData) -> "pd.Series[bool]":
+    """Say of each searched trial whether its config was drawn by chance."""
+    return data.searched["origin"].str.contains(_BY_CHANCE, regex=True).fillna(False).astype(bool)
+
+
 def _better_than_chance(data: StudyData) -> list[str]:
     """Compare what a model proposed with what was drawn by chance, after an epoch of each."""
-    origins = data.searched["origin"]
-    drawn = origins.str.contains(_BY_CHANCE, regex=True).fillna(False)
+    origins, drawn = data.searched["origin"], by_chance(data)
     # The default and other configs to start from are somebody's choice, not the method's.
     chosen = (origins != "") & ~origins.str.contains(_GIVEN, regex=True).fillna(False) & ~drawn
     if not chosen.any():
@@ -126,9 +130,8 @@ def following(data: StudyData, *, undecided: bool) -> list[str]:
     if undecided:
         n = int(data.study.get("n_trials") or len(data.searched))
         advice.append(
-            f"To decide what is undecided: search longer, with all of this as the start: "
-            f"--from {name} --n-trials {2 * n}; or in full, where every trial counts: "
-            "--scheduler none."
+            f"To decide what is undecided, go on: hypertune resume {name} --n-trials {2 * n}; or "
+            "begin again with every trial in full, where each counts: --scheduler none."
         )
     return advice
 

@@ -24,7 +24,7 @@ from hypertune.analysis import effects
 from hypertune.analysis.frames import StudyData, finite, level_text
 from hypertune.analysis.importance import Importance, importances
 from hypertune.analysis.replicates import MIN_REPEATS, blocks, replicates
-from hypertune.analysis.search_review import following, review
+from hypertune.analysis.search_review import by_chance, following, review
 from hypertune.analysis.words import show
 from hypertune.analysis.worth import worth
 from hypertune.space import Categorical, Number, Parameter, identity
@@ -32,6 +32,8 @@ from hypertune.space import Categorical, Number, Parameter, identity
 Outcome = Literal["better", "equal", "undecided", "none"]
 MIN_FULL = 5
 """Trials in full of each level that a statement about levels needs, from searched trials."""
+MIN_DRAWN = 4
+"""Trials of each level that a statement about averages needs."""
 _N_GRID = 12
 _MANY = 200
 
@@ -177,8 +179,11 @@ class _Judge:
             return Factor(name=name, statements=[none])
         parameter = parameters[0]
         if _is_number(parameter):
-            return Factor(name=name, statements=[self._response(parameter)])
-        statements = [self._levels(parameter), self._champions(parameter)]
+            statements = [self._response(parameter)]
+        else:
+            statements = [self._levels(parameter), self._champions(parameter)]
+        if isinstance(parameter, Categorical):
+            statements.append(self._averages(parameter))
         rank = {"better": 0, "equal": 1, "undecided": 2, "none": 3}
         statements.sort(key=lambda s: rank[s.outcome])
         return Factor(name=name, statements=statements)
@@ -216,6 +221,37 @@ class _Judge:
         contrasts = self._contrasts(found, lambda scale: math.ceil(len(self.searched) * scale))
         names = {text: text for text in texts}
         end = f"by a model of {len(self.searched)} searched trials, in full {counts}"
+        sentences = [self._say(c, names, parameter.name, end, "trials") for c in contrasts]
+        return self._statement(estimand, basis, found, contrasts, sentences)
+
+    def _averages(self, parameter: Categorical) -> Statement:
+        """Compare the means of levels, where all configs are a random sample of the space."""
+        estimand = f"each level of {parameter.name} on average over all else in the space"
+        basis = "configurations drawn by chance, in full"
+        drawn = self.searched[by_chance(self.data)]
+        rest = len(self.searched) - len(drawn)
+        # The default may stand beside them; what a model chose, or was stopped, may not.
+        if rest > 1 or len(drawn) < 2 * MIN_DRAWN or not drawn["full"].all():
+            sentence = (
+                f"What {parameter.name} does on average this search cannot say: that takes "
+                f"configurations that were all drawn by chance and trained in full."
+            )
+            return _none(estimand, basis, [sentence])
+        samples = {}
+        for level, trials in zip(parameter.choices, self._of_level(parameter, drawn), strict=True):
+            if len(trials) >= MIN_DRAWN:
+                rows = drawn[drawn["trial"].isin(trials)]
+                samples[level_text(level)] = self.sign * finite(rows["value"])
+        if len(samples) < 2 or any(np.ptp(sample) == 0 for sample in samples.values()):
+            sentence = (
+                f"What {parameter.name} does on average this search cannot say: it takes "
+                f"{MIN_DRAWN} trials of each of two levels, and some spread among them."
+            )
+            return _none(estimand, basis, [sentence])
+        found = effects.from_chance(list(samples.values()), list(samples), alpha=self.alpha)
+        contrasts = self._contrasts(found, lambda scale: math.ceil(len(drawn) * scale))
+        names = {text: text for text in samples}
+        end = f"on average over {len(drawn)} configurations drawn by chance"
         sentences = [self._say(c, names, parameter.name, end, "trials") for c in contrasts]
         return self._statement(estimand, basis, found, contrasts, sentences)
 
@@ -326,12 +362,19 @@ class _Judge:
         sentences: list[str],
     ) -> Statement:
         rank: dict[Outcome, int] = {"better": 0, "equal": 1, "undecided": 2, "none": 3}
-        order = sorted(range(len(contrasts)), key=lambda k: rank[contrasts[k].outcome])
+        # What is decided comes first, the largest difference before the others.
+        order = sorted(
+            range(len(contrasts)),
+            key=lambda k: (rank[contrasts[k].outcome], -contrasts[k].difference),
+        )
+        said = [k for k in order if contrasts[k].outcome != "undecided"] or order[:1]
+        n_open = len(order) - len(said)
+        more = [f"{n_open} more pairs are undecided."] if n_open else []
         return Statement(
             estimand=estimand,
             basis=basis,
             outcome=contrasts[order[0]].outcome,
-            sentences=[sentences[k] for k in order] + sentences[len(contrasts) :],
+            sentences=[*(sentences[k] for k in said), *more, *sentences[len(contrasts) :]],
             levels=self._rows(found),
             contrasts=[contrasts[k] for k in order],
         )

@@ -127,7 +127,7 @@ def full_search(folder: Path, effect: float, n: int = 30, seed: int = 0) -> Verd
         bowl = 0.05 * (math.log10(config["lr"]) + 2.5) ** 2  # type: ignore[arg-type]
         loss = 1 + bowl - effect * (k % 2) + 0.002 * rng.standard_normal()
         curve = [loss + 0.5 * 0.5**e for e in range(9)]
-        trials.append(Made(losses=curve, config=config))
+        trials.append(Made(losses=curve, config=config, origin="drawn at random"))
     return judge(load(write_study(folder, trials, method="random")))
 
 
@@ -146,6 +146,37 @@ def test_searched_trials_in_full_decide_large_effects_only(tmp_path: Path) -> No
     assert large.importance is not None
     assert next(iter(large.importance.share)) in ("cell", "lr")
     assert large.importance.n_trials == 30
+
+
+def by_chance(folder: Path, losses: dict[str, list[float]], **more: Any) -> Statement:
+    """Return what is said of the cell's average, of trials in full with these losses."""
+    trials = [
+        Made(losses=[x] * 9, config={**DEFAULT, "cell": cell, "units": 8 + k}, origin="at random")
+        for cell, values in losses.items()
+        for k, x in enumerate(values)
+    ]
+    trials += more.pop("trials", [])
+    found = judge_factor(load(write_study(folder, trials, **more)), "cell").statements
+    return next(s for s in found if "on average" in s.estimand)
+
+
+def test_averages_are_those_of_games_and_howell(tmp_path: Path) -> None:
+    gru, lstm = [1.0, 1.1, 0.9, 1.05, 0.95], [0.5, 0.52, 0.6, 0.55]
+    said = by_chance(tmp_path / "a", {"gru": gru, "lstm": lstm})
+    welch = stats.ttest_ind(gru, lstm, equal_var=False).confidence_interval(1 - 0.05 * 2 / 3)
+
+    (contrast,) = said.contrasts
+    assert (contrast.a, contrast.outcome) == ("lstm", "better")
+    assert (contrast.low, contrast.high) == pytest.approx((welch.low, welch.high), rel=1e-3)
+    assert said.sentences[0].startswith("cell: lstm beats gru by 0.45")
+    assert said.sentences[0].endswith("on average over 9 configurations drawn by chance.")
+
+    stopped = [Made(losses=[0.9], config=LSTM, reason="stopped", origin="at random")]
+    assert by_chance(tmp_path / "b", {"gru": gru, "lstm": lstm}, trials=stopped).outcome == "none"
+    chosen = [Made(losses=[0.9] * 9, config=LSTM, origin="by a model") for _ in range(2)]
+    assert by_chance(tmp_path / "c", {"gru": gru, "lstm": lstm}, trials=chosen).outcome == "none"
+    assert by_chance(tmp_path / "d", {"gru": gru, "lstm": lstm[:3]}).outcome == "none"
+    assert by_chance(tmp_path / "e", {"gru": gru, "lstm": [0.5] * 5}).outcome == "none"
 
 
 def test_best_at_a_bound_and_failures_are_told(tmp_path: Path) -> None:
