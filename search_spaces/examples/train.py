@@ -35,9 +35,11 @@ def main() -> None:
             error = scores / scores.sum(axis=1, keepdims=True) - targets[rows]
             weights -= args.learning_rate * x[rows].T @ error / len(rows)
         accuracy = float((np.argmax(x[val] @ weights, axis=1) == y[val]).mean())
+        # Said before it is saved: a script that is ended in between says it once more, which does
+        # no harm; the other way round the epoch would never be heard of.
+        print(json.dumps({"epoch": epoch, "val_accuracy": accuracy}))
         np.savez(args.checkpoints / "part.npz", weights=weights, epoch=epoch)
         (args.checkpoints / "part.npz").replace(saved)
-        print(json.dumps({"epoch": epoch, "val_accuracy": accuracy}))
 
 
 if __name__ == "__main__":
