@@ -21,6 +21,7 @@ from hypertune.study import Study, load_study
 
 pytestmark = [
     pytest.mark.slow,
+    pytest.mark.xdist_group("ray"),
     pytest.mark.usefixtures("local_ray"),
     # Ray Tune, MLflow and what they import warn about each other and about themselves.
     pytest.mark.filterwarnings("default"),
@@ -33,6 +34,7 @@ def go(study: Study, tmp_path: Path, **settings: Any) -> tuple[Outcome, Journal]
         "studies_dir": tmp_path / "studies",
         "method": "random",
         "sync_timeout_s": 0.0,
+        "n_repeats": 0,
     }
     outcome = run(study, Settings(**quick | settings))
     return outcome, Journal(outcome.folder / "journal.db", read_only=True)
@@ -45,7 +47,9 @@ def searched(journal: Journal) -> list[TrialRow]:
 def test_journal_and_mlflow_hold_every_trial_with_the_same_numbers(
     toy: Study, tmp_path: Path
 ) -> None:
-    outcome, journal = go(toy, tmp_path, method="asha", n_trials=7, sync_timeout_s=60.0)
+    outcome, journal = go(
+        toy, tmp_path, method="asha", n_trials=7, n_repeats=1, sync_timeout_s=60.0
+    )
 
     assert outcome.error is None
     assert outcome.delivery.pending == 0

@@ -18,6 +18,7 @@ from hypertune.settings import Settings
 
 pytestmark = [
     pytest.mark.slow,
+    pytest.mark.xdist_group("ray"),
     pytest.mark.usefixtures("local_ray"),
     # Ray Tune, MLflow and what they import warn about each other and about themselves.
     pytest.mark.filterwarnings("default"),
@@ -37,7 +38,11 @@ def go(tmp_path: Path, trainable: Any, what: list[str], **settings: Any) -> tupl
         max_epochs=3,
         n_trials=len(what),
     )
-    quick: dict[str, Any] = {"studies_dir": tmp_path / "studies", "sync_timeout_s": 0.0}
+    quick: dict[str, Any] = {
+        "studies_dir": tmp_path / "studies",
+        "sync_timeout_s": 0.0,
+        "n_repeats": 0,
+    }
     outcome = run(study, Settings(**quick, trial_timeout_s=3.0, **settings))
     return outcome, Journal(outcome.folder / "journal.db", read_only=True)
 
