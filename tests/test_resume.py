@@ -195,6 +195,20 @@ def test_without_its_checkpoints_a_trial_begins_anew_and_its_results_stay(
     assert record(folder) == record(whole.studies_dir / "whole")
 
 
+def test_the_default_is_recommended_where_it_is_better_in_full(
+    toy: Study, one: OneWorker, tmp_path: Path
+) -> None:
+    study = doing(toy, "fine", "late")
+    study = replace(study, default={"x": 0.2, "do": "late"})
+    folder = engine.run(study, settings(tmp_path, method="asha", n_trials=12)).folder
+    summary = summarize(folder)
+    assert summary.best is not None
+    assert (summary.best.label, summary.best.config["x"]) == ("default", 0.2)
+    best = next(score for score in summary.scores if score.label == "best")
+    assert best.test == 100.2
+    assert "The default configuration is the best one that was found." in summary.verdicts
+
+
 def test_checkpoints_keep_to_their_budget_and_trials_without_one_train_again(
     toy: Study, one: OneWorker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

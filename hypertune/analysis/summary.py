@@ -103,7 +103,9 @@ def summarize(folder: Path) -> Summary:
     if missing := {"metric", "mode", "test_metric"} - study.keys():
         raise JournalError(f"'{journal.path}' lacks {', '.join(sorted(missing))}: no study began.")
     searched = [t for t in trials if t.role == "search"]
-    best, full = _best(searched, results, study)
+    # The default may have been stopped early in the search, and trained in full later.
+    in_full = [t for t in trials if t.role == "baseline" and t.label == "default"]
+    best, full = _best(searched + in_full, results, study)
     n_looks = sum(event.data.get("label") == "best" for event in tests)
     shown = [("best", best)] if best else []
     default = [t for t in searched[:1] if t.reason in FULL]

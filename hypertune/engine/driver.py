@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
@@ -386,7 +387,10 @@ class Driver:
         known = {event.trial for event in looks if "metrics" in event.data}
         first = self.search.trials[0]
         default = self.ids[0] if first.full else self.default
-        for label, trial in {"best": self.ids[best.number], "default": default}.items():
+        recommended = self.ids[best.number]
+        if default is not None and self._best_loss(default) < self._best_loss(recommended):
+            recommended = default  # it was stopped early in the search, and trained in full later
+        for label, trial in {"best": recommended, "default": default}.items():
             if trial is not None and trial not in known and self._has_checkpoint(trial):
                 self.to_test.append((label, trial))
                 known.add(trial)
@@ -406,6 +410,12 @@ class Driver:
             judged = {name: {"failure": text} for name in simple}
         for name, look in judged.items():
             self.journal.add_event("test", simple[name], {"label": name, **look})
+
+    def _best_loss(self, trial: int) -> float:
+        """Return a trial's best value as a loss."""
+        values = [row.metrics[self.study.metric] for row in self.journal.results(trial=trial)]
+        sign = -1 if self.study.mode == "max" else 1
+        return min((sign * value for value in values), default=math.inf)
 
     def _record_baselines(self) -> None:
         """Journal the simple models and what they reach on the validation part, once."""

@@ -24,6 +24,8 @@ class ToyLoop:
         self.epoch += 1
         getattr(self, "_" + self.config["do"])()
         loss = self.config["x"] + 1 / self.epoch
+        if self.config["do"] == "late":
+            loss = 5.0 - 0.6 * self.epoch
         loss = float("nan") if self.config["do"] == "nan" and self.epoch == 2 else loss
         metrics = {"loss": loss, "pid": float(os.getpid()), "seed": float(self.config["seed"])}
         if self.config["do"] == "missing":
@@ -33,7 +35,7 @@ class ToyLoop:
     def _fine(self) -> None:
         return
 
-    _nan = _missing = _fine
+    _nan = _missing = _late = _fine
 
     def _fail(self) -> None:
         raise ValueError(f"no such luck in epoch {self.epoch}")
