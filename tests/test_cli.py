@@ -185,7 +185,8 @@ def test_a_study_runs_from_any_folder_to_a_summary(tmp_path: Path) -> None:
     ):
         assert text in out
     assert re.search(r"On the test part the best configuration (beats|does not beat) naive", out)
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["mlflow.db", "mlflow.db.lock", "studies"]
+    there = ["mlartifacts", "mlflow.db", "mlflow.db.lock", "studies"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == there
 
 
 @pytest.mark.slow

@@ -274,7 +274,7 @@ def test_a_fraction_of_a_gpu_packs_trials(toy: Study, tmp_path: Path) -> None:
     study = doing(toy, "fine", sleep_s=0.03)
     _, journal = go(study, tmp_path, n_trials=6, cpus_per_trial=0.5, gpus_per_trial=0.5)
 
-    assert journal.study()["settings"]["n_concurrent"] == 2
+    assert journal.events(kind="search_start")[0].data["n_concurrent"] == 2
     assert len({row.metrics["pid"] for row in journal.results() if "pid" in row.metrics}) == 2
 
 
