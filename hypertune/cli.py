@@ -166,10 +166,11 @@ def run(
 def _end(outcome: "Outcome") -> None:
     """Print what was found, and exit by how the search ended."""
     from hypertune import display
-    from hypertune.analysis import summarize
+    from hypertune.analysis import read_headline, summarize
 
     summary = summarize(outcome.folder)
-    display.show_summary(display.console(), summary, outcome)
+    headline = read_headline(outcome.folder)
+    display.show_summary(display.console(), summary, outcome, headline)
     nothing = summary.best is None and outcome.stopped_by is None
     if outcome.error is not None or nothing:
         raise typer.Exit(1)
@@ -229,10 +230,11 @@ def studies(studies_dir: StudiesDir = Path("studies")) -> None:
 def show(study: StudyName, studies_dir: StudiesDir = Path("studies")) -> None:
     """Print what a study found so far."""
     from hypertune import display, engine
-    from hypertune.analysis import summarize
+    from hypertune.analysis import read_headline, summarize
 
     folder = engine.study_folder(studies_dir, study)
-    display.show_summary(display.console(), summarize(folder), engine.read_outcome(folder))
+    outcome, headline = engine.read_outcome(folder), read_headline(folder)
+    display.show_summary(display.console(), summarize(folder), outcome, headline)
 
 
 @app.command()

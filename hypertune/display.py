@@ -192,21 +192,23 @@ def _constraints(study: Study, plan: Plan) -> list[tuple[str, str]]:
     return [("constraints", f"{rules}; {plan.feasible:.0%} of random configs keep them")]
 
 
-def show_summary(out: Console, summary: Summary, outcome: Outcome) -> None:
-    """Print what a study found."""
+def show_summary(
+    out: Console, summary: Summary, outcome: Outcome, headline: str | None = None
+) -> None:
+    """Print what a study found; ``headline`` is the report's verdict in brief."""
     study = summary.study
     out.print()
     out.print(Text(study["question"], style="bold"))
+    if headline is not None:
+        out.print(Text(headline))
+        out.print()
     _show_best(out, summary)
     _show_scores(out, summary)
     for sentence in summary.verdicts:
         out.print(Text(sentence))
-    out.print(
-        Text(
-            "One search with one seed does not tell what is luck: read differences with caution.",
-            style="dim",
-        )
-    )
+    if headline is None:
+        text = "One search with one seed does not tell what is luck: read differences with caution."
+        out.print(Text(text, style="dim"))
     out.print()
     counts = ", ".join(f"{n} {reason}" for reason, n in sorted(summary.reasons.items()))
     n_full = sum(summary.reasons.get(reason, 0) for reason in ("complete", "converged"))

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from hypertune.analysis.compare import Comparison
     from hypertune.analysis.frames import StudyData, load, load_curves, load_trials, value_at
-    from hypertune.analysis.report import write_report
+    from hypertune.analysis.report import read_headline, write_report
     from hypertune.analysis.summary import Score, Summary, summarize
     from hypertune.analysis.verdict import Verdict, judge
 
@@ -23,6 +23,7 @@ _HOMES = {
     "load": "frames",
     "load_curves": "frames",
     "load_trials": "frames",
+    "read_headline": "report",
     "summarize": "summary",
     "value_at": "frames",
     "write_report": "report",
@@ -37,6 +38,7 @@ __all__ = [
     "load",
     "load_curves",
     "load_trials",
+    "read_headline",
     "summarize",
     "value_at",
     "write_report",

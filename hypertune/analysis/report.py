@@ -63,6 +63,15 @@ def write_report(folder: Path) -> Path:
     return page
 
 
+def read_headline(folder: Path) -> str | None:
+    """Return the verdict in brief, as the report of a study has it; None if there is none."""
+    try:
+        record = json.loads((folder / "report" / "report.json").read_text(encoding="utf-8"))
+        return str(record["verdict"]["headline"])
+    except (OSError, ValueError, KeyError):
+        return None
+
+
 def _environment(*, escape: bool) -> jinja2.Environment:
     return jinja2.Environment(
         loader=jinja2.FileSystemLoader(_TEMPLATES),

@@ -56,10 +56,16 @@ def _against_default(
     ]
     if best in searched:
         back = float(values[configs.index(best)].mean()) - searched[best]
-        sentences.append(
-            f"On fresh seeds it is {'worse' if back > 0 else 'better'} by {show(abs(back))} "
-            "than it was in the search: the luck of the winner."
-        )
+        if back > 0:
+            sentences.append(
+                f"On fresh seeds it is worse by {show(back)} than it was in the search: the luck "
+                "of the winner."
+            )
+        else:
+            sentences.append(
+                "On fresh seeds it is as good as it was in the search, or better "
+                f"(by {show(-back)})."
+            )
     return sentences
 
 

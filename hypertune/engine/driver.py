@@ -182,10 +182,12 @@ class Driver:
                 self.search.lost(record.number, saved[0] if saved else 0)
             elif record.reason is not None:
                 self._count_end(record.reason)
+        searched = set(self.ids)
         for row in self.journal.results():
             if row.epoch > 0:
                 self.progress.n_epochs += 1
-                self._note_best(row.trial, row.metrics[self.study.metric])
+                if row.trial in searched:
+                    self._note_best(row.trial, row.metrics[self.study.metric])
         self.progress.n_started = len(self.ids)
         best = incumbent(t for t in self.search.trials if t.full)
         self.best_kept = None if best is None else best.number
@@ -542,8 +544,8 @@ class Driver:
         trial, value = out.job.trial, metrics[self.study.metric]
         if self.journal.add_result(trial, epoch, metrics, t_ms=t_ms):
             self.progress.n_epochs += 1
-        self._note_best(trial, value)
         if out.number is not None:
+            self._note_best(trial, value)
             self.search.tell(out.number, epoch, value)
 
     def _after(self, key: str, out: Out, last: Mapping[str, Any]) -> None:
