@@ -303,8 +303,12 @@ class Proxy(http.server.BaseHTTPRequestHandler):
     target = ""
     trouble: str | None = None
 
+    def seen(self, body: bytes) -> None:
+        """Called with the body of each request."""
+
     def handle_any(self) -> None:
         body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        self.seen(body)
         trouble = type(self).trouble
         if trouble == "hang":
             deadline = time.monotonic() + 20

@@ -169,7 +169,7 @@ def wait_for_results(folder: Path, n: int) -> Journal:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(300)
+@pytest.mark.xdist_group("ray")
 def test_a_study_runs_from_any_folder_to_a_summary(tmp_path: Path) -> None:
     args = [*GOOD, "--n-trials", "4", "--max-epochs", "3", "--method", "random"]
     status, out, err = finished(tmp_path, *args)
@@ -190,7 +190,7 @@ def test_a_study_runs_from_any_folder_to_a_summary(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(300)
+@pytest.mark.xdist_group("ray")
 def test_what_mlflow_did_not_get_is_said_and_delivered_later(tmp_path: Path) -> None:
     args = ["--space", str(TOY), "--method", "random", "--n-trials", "2", "--n-repeats", "0"]
     args += ["--sync-timeout", "0s"]
@@ -205,7 +205,7 @@ def test_what_mlflow_did_not_get_is_said_and_delivered_later(tmp_path: Path) -> 
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(300)
+@pytest.mark.xdist_group("ray")
 @pytest.mark.parametrize(
     "send",
     [
@@ -247,7 +247,7 @@ def test_an_interrupt_keeps_what_was_measured_and_prints_the_summary(
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(300)
+@pytest.mark.xdist_group("ray")
 def test_a_driver_that_is_killed_leaves_a_study_that_goes_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -297,7 +297,7 @@ def test_a_driver_that_is_killed_leaves_a_study_that_goes_on(
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(300)
+@pytest.mark.xdist_group("ray")
 def test_a_reader_that_goes_away_does_not_end_the_search(tmp_path: Path) -> None:
     args = ["--space", str(TOY), "--method", "random", "--set", "sleep_s=0.2", "--n-repeats", "0"]
     with started(tmp_path, *args) as process:

@@ -20,6 +20,7 @@ class Outcome:
         warning: What the user should know of, but nothing failed by.
         store: MLflow's URI.
         delivery: How far MLflow has come.
+        study_id: The study's own, in MLflow the name of its view.
         under_way: It has not ended yet.
     """
 
@@ -29,14 +30,16 @@ class Outcome:
     warning: str | None
     store: str
     delivery: Delivery
+    study_id: str
     under_way: bool = False
 
     @property
     def page(self) -> str:
-        """Where an MLflow server shows the study; empty while MLflow does not know it."""
+        """Where an MLflow server shows the trials; empty while MLflow does not know them."""
         if self.delivery.experiment_id is None:
             return ""
-        return f"/#/experiments/{self.delivery.experiment_id}/runs/{self.delivery.run_id}"
+        view = f"viewStateShareKey={self.study_id}"
+        return f"/#/experiments/{self.delivery.experiment_id}/runs?{view}"
 
 
 def read_outcome(folder: Path, *, tracking_uri: str | None = None) -> Outcome:
@@ -66,5 +69,6 @@ def read_outcome(folder: Path, *, tracking_uri: str | None = None) -> Outcome:
         warning=None,
         store=store,
         delivery=delivered(journal.path, store),
+        study_id=about["study_id"],
         under_way=under_way,
     )

@@ -6,7 +6,6 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
@@ -153,6 +152,7 @@ class _Session:
             warning=warning,
             store=self.settings.store,
             delivery=delivery,
+            study_id=journal.study()["study_id"],
         )
 
 
@@ -160,8 +160,17 @@ class _Session:
 def _at_hand(
     study: Study, settings: Settings, search: Search, observer: Observer | None
 ) -> Iterator[_Session]:
-    """Load the data and have Ray, while the simple models are fitted: its start is waiting."""
+    """Load the data, fit the simple models, and have Ray.
+
+    One after the other: Ray's start forks, and a fork beside a thread that imports may never return.
+    """
     data = load_data(study)
+    try:
+        simple = study.trainable.baselines(data, test=False)
+    except Exception as problem:  # the user's code
+        raise SettingError(
+            f"The baselines cannot be fitted: {type(problem).__name__}: {problem}"
+        ) from problem
     progress = Progress(
         metric=study.metric,
         n_trials=search.n_trials or 0,
@@ -170,26 +179,18 @@ def _at_hand(
     )
     if observer is not None:
         observer(progress)
-    with ThreadPoolExecutor(1) as beside:
-        fitted = beside.submit(study.trainable.baselines, data, test=False)
-        with ray_session(settings):
-            try:
-                simple = fitted.result()
-            except Exception as problem:  # the user's code
-                raise SettingError(
-                    f"The baselines cannot be fitted: {type(problem).__name__}: {problem}"
-                ) from problem
-            nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-            yield _Session(
-                study=study,
-                settings=settings,
-                search=search,
-                data=data,
-                simple=simple,
-                n_concurrent=capacity(settings, nodes, search.n_trials),
-                progress=progress,
-                observer=observer,
-            )
+    with ray_session(settings):
+        nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+        yield _Session(
+            study=study,
+            settings=settings,
+            search=search,
+            data=data,
+            simple=simple,
+            n_concurrent=capacity(settings, nodes, search.n_trials),
+            progress=progress,
+            observer=observer,
+        )
 
 
 def _search_and_close(driver: Driver, data: Any) -> None:

@@ -203,6 +203,32 @@ def trial_run(journal: Journal, study: Mapping[str, Any], trial: TrialRow) -> Ru
     )
 
 
+def view_state(study: Mapping[str, Any], run_id: str) -> tuple[str, str]:
+    """Return an experiment's tag, key and value, that presets the page with a study's trials.
+
+    How MLflow's pages keep their state is not documented: this is decoration, and nothing depends
+    on it.
+    """
+    metric = study["metric"]
+    params = list(study.get("factors", ()))
+    params += [key for key in flat_names(study.get("default", {})) if key not in params]
+    columns = [f"metrics.`{_key(name)}`" for name in (f"best_{metric}", "best_epoch", "cost_s")]
+    columns += [f"params.`{_key(name)}`" for name in params]
+    columns += ["tags.`hypertune.reason`", "tags.`hypertune.role`"]
+    state = {
+        "searchFilter": f"tags.`hypertune.study_id` = '{study['study_id']}'",
+        "orderByKey": f"metrics.`{_key(f'best_{metric}')}`",
+        "orderByAsc": study.get("mode") != "max",
+        "startTime": "ALL",
+        "lifecycleFilter": "Active",
+        "datasetsFilter": [],
+        "modelVersionFilter": "All Runs",
+        "selectedColumns": columns,
+        "runsExpanded": {run_id: True},
+    }
+    return f"mlflow.sharedViewState.{study['study_id']}", json.dumps(state)
+
+
 def _trial_params(study: Mapping[str, Any], trial: TrialRow) -> dict[str, str]:
     values = {"seed": trial.seed, **flat_names(trial.config)}
     for name in study.get("log_parameters", ()):

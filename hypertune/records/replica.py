@@ -38,6 +38,7 @@ from hypertune.records.mlflow_runs import (
     epoch_metrics,
     study_run,
     trial_run,
+    view_state,
 )
 from hypertune.records.uploader import URI_VARIABLE, Delivery, Redacted, open_log
 
@@ -265,6 +266,13 @@ class _Replica:
         self._found = None
         parent = self._ensure(study_run(self._journal, self._study))
         self._revive(parent.run_id)
+        if "metric" in self._study:
+            key, state = view_state(self._study, parent.run_id)
+            with contextlib.suppress(_RefusedError):  # decoration
+                experiment = cursors.experiment_id
+                self._call(
+                    lambda: self._mlflow.set_experiment_tag(experiment, key, state), refusable=True
+                )
 
     def _find_experiment(self) -> str:
         name = str(self._study.get("space", self._study["name"]))

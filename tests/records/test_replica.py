@@ -2,6 +2,7 @@
 
 import contextlib
 import http.server
+import json
 import math
 import os
 import re
@@ -196,6 +197,20 @@ def test_the_study_is_the_parent_run(journal: Journal, store: str) -> None:
     journal.add_event("search_end")
     assert sent(journal, store).warning is None
     assert runs(store, delivery)["study"].info.status == "FINISHED"
+
+
+def test_the_page_of_a_study_has_a_view_of_its_own(journal: Journal, store: str) -> None:
+    delivery = sent(journal, store)
+    assert delivery.experiment_id is not None
+    tags = client(store).get_experiment(delivery.experiment_id).tags
+    view = json.loads(tags["mlflow.sharedViewState.0f0e"])
+    assert view["runsExpanded"] == {delivery.run_id: True}
+    assert (view["orderByKey"], view["orderByAsc"]) == ("metrics.`best_loss`", True)
+    assert "params.`cell`" in view["selectedColumns"]
+    found = client(store).search_runs([delivery.experiment_id], view["searchFilter"])
+    assert {run.info.run_id for run in found} == {
+        run.info.run_id for run in runs(store, delivery).values()
+    }
 
 
 def test_the_report_is_an_artifact_of_the_study(
