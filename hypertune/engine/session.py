@@ -162,7 +162,7 @@ def _at_hand(
 ) -> Iterator[_Session]:
     """Load the data, fit the simple models, and have Ray.
 
-    One after the other: Ray's start forks, and a fork beside a thread that imports may never return.
+    One after the other: Ray's start forks, and a fork beside a thread that imports may hang.
     """
     data = load_data(study)
     try:
