@@ -185,6 +185,7 @@ def run_hypertune(options: argparse.Namespace) -> None:
 
     settings = Settings(
         method="random",
+        n_repeats=0,  # the other arms train each config once
         n_concurrent=options.workers,
         seed=SEED,
         name="overhead",
