@@ -219,7 +219,7 @@ def studies(studies_dir: StudiesDir = Path("studies")) -> None:
     from hypertune import display, engine
     from hypertune.analysis import summarize
 
-    folders = sorted(path.parent for path in studies_dir.glob("*/journal.db"))
+    folders = engine.study_folders(studies_dir)
     display.show_studies(
         display.console(),
         [(summarize(folder), engine.read_outcome(folder)) for folder in folders],

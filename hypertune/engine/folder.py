@@ -51,13 +51,18 @@ def new_folder(space: str, settings: Settings) -> Path:
         return folder
 
 
+def study_folders(studies_dir: Path) -> list[Path]:
+    """Return the folders of all studies, by name."""
+    return sorted(path.parent for path in studies_dir.glob("*/journal.db"))
+
+
 def study_folder(studies_dir: Path, name: str) -> Path:
     """Return the folder of an existing study.
 
     Raises:
         SettingError: There is none of this name.
     """
-    known = sorted(path.parent.name for path in studies_dir.glob("*/journal.db"))
+    known = [folder.name for folder in study_folders(studies_dir)]
     if name not in known:
         there = choices(name, known) if known else " There is none yet."
         raise SettingError(f"There is no study '{name}' in '{studies_dir}'.{there}")
