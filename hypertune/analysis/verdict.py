@@ -218,11 +218,10 @@ class _Judge:
         found = effects.from_search(
             drawn, [texts[k] for k in kept], [n[k] for k in kept], alpha=self.alpha
         )
-        contrasts = self._contrasts(found, lambda scale: math.ceil(len(self.searched) * scale))
+        n_trials = len(self.searched)
+        end = f"by a model of {n_trials} searched trials, in full {counts}"
         names = {text: text for text in texts}
-        end = f"by a model of {len(self.searched)} searched trials, in full {counts}"
-        sentences = [self._say(c, names, parameter.name, end, "trials") for c in contrasts]
-        return self._statement(estimand, basis, found, contrasts, sentences)
+        return self._statement(parameter, estimand, basis, found, names, end, n_trials, "trials")
 
     def _averages(self, parameter: Categorical) -> Statement:
         """Compare the means of levels, where all configs are a random sample of the space."""
@@ -249,11 +248,9 @@ class _Judge:
             )
             return _none(estimand, basis, [sentence])
         found = effects.from_chance(list(samples.values()), list(samples), alpha=self.alpha)
-        contrasts = self._contrasts(found, lambda scale: math.ceil(len(drawn) * scale))
-        names = {text: text for text in samples}
         end = f"on average over {len(drawn)} configurations drawn by chance"
-        sentences = [self._say(c, names, parameter.name, end, "trials") for c in contrasts]
-        return self._statement(estimand, basis, found, contrasts, sentences)
+        names = {text: text for text in samples}
+        return self._statement(parameter, estimand, basis, found, names, end, len(drawn), "trials")
 
     def _champions(self, parameter: Parameter) -> Statement:
         """Compare the best configs that were found of each level, on fresh seeds."""
@@ -282,12 +279,9 @@ class _Judge:
             return _none(estimand, basis, [sentence])
         found = effects.from_replicates(values, groups, levels, alpha=self.alpha)
         n = values.shape[1]
-        contrasts = self._contrasts(found, lambda scale: math.ceil(n * scale))
         names = {level: f"the best {level} configuration found" for level in levels}
-        end = f"on {n} fresh seeds"
-        sentences = [self._say(c, names, parameter.name, end, "repeats of each") for c in contrasts]
-        sentences.append(self._effort(parameter))
-        return self._statement(estimand, basis, found, contrasts, sentences)
+        end, unit, effort = f"on {n} fresh seeds", "repeats of each", self._effort(parameter)
+        return self._statement(parameter, estimand, basis, found, names, end, n, unit, effort)
 
     def _effort(self, parameter: Parameter) -> str:
         """Say how hard each level was searched: a level that got less is not the worse for it."""
@@ -305,7 +299,7 @@ class _Judge:
             f"{'; '.join(parts)}."
         )
 
-    def _contrasts(self, found: effects.Effects, needed: Any) -> list[Contrast]:
+    def _contrasts(self, found: effects.Effects, n: int) -> list[Contrast]:
         contrasts = []
         for i, j in combinations(range(len(found.levels)), 2):
             difference, reach = float(found.difference[i, j]), float(found.margin[i, j])
@@ -321,7 +315,7 @@ class _Judge:
             more = None
             if outcome == "undecided":
                 target = max(difference, self.margin - difference, 1e-12)
-                more = needed((reach / target) ** 2 - 1)
+                more = math.ceil(n * ((reach / target) ** 2 - 1))
             contrasts.append(
                 Contrast(
                     a=a,
@@ -355,12 +349,30 @@ class _Judge:
 
     def _statement(
         self,
+        parameter: Parameter,
         estimand: str,
         basis: str,
         found: effects.Effects,
-        contrasts: list[Contrast],
-        sentences: list[str],
+        names: Mapping[str, str],
+        end: str,
+        n: int,
+        unit: str,
+        *notes: str,
     ) -> Statement:
+        """Say how the levels of a factor compare.
+
+        Args:
+            parameter: The factor.
+            estimand: What is compared.
+            basis: What it is compared by.
+            found: The comparisons.
+            names: What each level is called in the sentences.
+            end: What the sentences end with.
+            n: How much there was to compare.
+            unit: Of what.
+            notes: Sentences that follow.
+        """
+        contrasts = self._contrasts(found, n)
         rank: dict[Outcome, int] = {"better": 0, "equal": 1, "undecided": 2, "none": 3}
         # What is decided comes first, the largest difference before the others.
         order = sorted(
@@ -374,7 +386,11 @@ class _Judge:
             estimand=estimand,
             basis=basis,
             outcome=contrasts[order[0]].outcome,
-            sentences=[*(sentences[k] for k in said), *more, *sentences[len(contrasts) :]],
+            sentences=[
+                *(self._say(contrasts[k], names, parameter.name, end, unit) for k in said),
+                *more,
+                *notes,
+            ],
             levels=self._rows(found),
             contrasts=[contrasts[k] for k in order],
         )
