@@ -18,7 +18,7 @@ from rich.text import Text
 from hypertune.analysis import Comparison, Score, Summary
 from hypertune.engine import Explanation, Outcome, Progress, Rerun
 from hypertune.plan import Plan
-from hypertune.records import flat_names, redact
+from hypertune.records import FULL, flat_names, redact
 from hypertune.settings import Settings
 from hypertune.study import RESERVED, Study
 from hypertune.trainable.lr_range import LearningRates
@@ -211,7 +211,7 @@ def show_summary(
         out.print(Text(text, style="dim"))
     out.print()
     counts = ", ".join(f"{n} {reason}" for reason, n in sorted(summary.reasons.items()))
-    n_full = sum(summary.reasons.get(reason, 0) for reason in ("complete", "converged"))
+    n_full = sum(summary.reasons.get(reason, 0) for reason in FULL)
     n_trials = sum(summary.reasons.values())
     rows = [
         ("trials", f"{n_trials} searched, {n_full} of them to the end ({counts})"),

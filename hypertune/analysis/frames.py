@@ -45,7 +45,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from hypertune.errors import JournalError, SettingError, choices
-from hypertune.records import EventRow, Journal, ResultRow, job_results
+from hypertune.records import FULL, EventRow, Journal, ResultRow, job_results
 from hypertune.records.mlflow_runs import (
     JSON_TAG,
     cost_s,
@@ -56,8 +56,6 @@ from hypertune.records.mlflow_runs import (
 )
 from hypertune.space import Categorical, Flat, Number, Space
 
-FULL = ("complete", "converged")
-"""How trials end whose value is the one in full."""
 _NEEDED = (
     "name",
     "metric",

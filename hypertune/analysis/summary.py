@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hypertune.analysis.frames import FULL
 from hypertune.errors import JournalError
 from hypertune.records import EventRow, Journal, ResultRow, TrialRow
 
@@ -108,12 +107,12 @@ def summarize(folder: Path) -> Summary:
     best, full = _best(searched + in_full, results, study)
     n_looks = sum(event.data.get("label") == "best" for event in tests)
     shown = [("best", best)] if best else []
-    default = [t for t in searched[:1] if t.reason in FULL]
+    default = [t for t in searched[:1] if t.full]
     shown += [("default", t) for t in default]
     shown += [
         (t.label, t)
         for t in trials
-        if t.role == "baseline" and t.reason in FULL and not (default and t.label == "default")
+        if t.role == "baseline" and t.full and not (default and t.label == "default")
     ]
     return Summary(
         study=study,
@@ -143,7 +142,7 @@ def _best(
 ) -> tuple[TrialRow | None, bool]:
     """Return the trial to recommend, and whether it was trained in full."""
     scored = [t for t in searched if t.id in results and t.reason not in ("failed", "lost")]
-    full = [t for t in scored if t.reason in FULL]
+    full = [t for t in scored if t.full]
     pool = full
     if not pool:
         furthest = max((results[t.id][-1].epoch for t in scored), default=0)

@@ -13,14 +13,14 @@ import ray
 
 from hypertune.engine.checkpoints import Checkpoints
 from hypertune.errors import HypertuneError, JournalError
-from hypertune.records import Journal
+from hypertune.records import FULL, Journal
 from hypertune.search import Job, Reason, Search, Trial, incumbent
 from hypertune.settings import Settings
 from hypertune.space import Categorical, identity
 from hypertune.study import Study
 from hypertune.trainable.worker import WorkerJob, hang_file
 
-FINAL = ("complete", "converged", "failed", "lost")
+FINAL = (*FULL, "failed", "lost")
 """How trials end that are never run again; those that were stopped or interrupted may go on."""
 MAX_LOST = 2
 """A job whose worker died is tried again so many times."""
@@ -621,7 +621,7 @@ class Driver:
         self.journal.set_state(trial, "ended", reason=reason, detail=detail)
         if reason in ("failed", "lost"):
             self.checkpoints.drop(trial)
-        elif number is not None and reason in ("complete", "converged"):
+        elif number is not None and reason in FULL:
             self._keep_best(number)
         elif trial in self.repeats and reason != "interrupted":
             self.checkpoints.drop(trial)

@@ -106,7 +106,7 @@ def rerun(
                 journal.set_state(new_id, "ended", reason="interrupted", detail="by signal")
                 raise
             else:
-                whole = row.reason if row.reason in ("complete", "converged") else "stopped"
+                whole = row.reason if row.full else "stopped"
                 journal.set_state(new_id, "ended", reason=whole, detail=f"as trial {trial}")
             after = {r.epoch: r for r in journal.results(trial=new_id)}
     last = max(after, default=0)

@@ -12,7 +12,6 @@ from hypertune.space import Config, identity
 from hypertune.study import Study
 
 _N_TAKEN = 5
-_FULL = ("complete", "converged")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,7 +54,7 @@ def warm_start(study: Study, folder: Path) -> WarmStart:
             losses = [sign * row.metrics[metric] for row in rows if metric in row.metrics]
             finite = [loss for loss in losses if math.isfinite(loss)]
             if trial.role == "search" and finite:
-                full = trial.reason in _FULL
+                full = trial.full
                 reached = 0 if full else -max(row.epoch for row in rows)
                 ranked.append((not full, reached, min(finite), trial.config))
     finally:

@@ -2,6 +2,7 @@
 
 from hypertune.records.cursors import redact
 from hypertune.records.journal import (
+    FULL,
     EventRow,
     Journal,
     ResultRow,
@@ -12,6 +13,7 @@ from hypertune.records.journal import (
 from hypertune.records.uploader import Delivery, Uploader, delivered
 
 __all__ = [
+    "FULL",
     "Delivery",
     "EventRow",
     "Journal",

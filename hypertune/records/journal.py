@@ -56,6 +56,8 @@ CREATE TABLE IF NOT EXISTS events (
 CREATE INDEX IF NOT EXISTS events_of_trial ON events (trial);
 """
 FORMAT = 2
+FULL = ("complete", "converged")
+"""How trials end whose value is the one in full; that of no other is comparable with theirs."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,6 +76,11 @@ class TrialRow:
     created_ms: int
     started_ms: int | None
     ended_ms: int | None
+
+    @property
+    def full(self) -> bool:
+        """Its value is the one at the full number of epochs: complete, or converged before."""
+        return self.reason in FULL
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -31,7 +31,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from hypertune.records.journal import Journal, ResultRow, TrialRow, flat_names, job_results
+from hypertune.records.journal import FULL, Journal, ResultRow, TrialRow, flat_names, job_results
 
 STUDY = "study"  # the key of the parent run; those of the others are trial ids
 _KEY_CHARS, _PARAM_CHARS, _TAG_CHARS = 250, 6000, 8000  # MLflow's limits
@@ -39,7 +39,7 @@ _BATCH_CHARS = 150_000  # at worst 6 bytes a character in JSON: under MLflow's 1
 _PART_CHARS, _JSON_CHARS = 4000, 100_000
 JSON_TAG, TEST_EVENT = "hypertune.json.", "test"
 _STATUS = {
-    **dict.fromkeys(("complete", "converged"), "FINISHED"),
+    **dict.fromkeys(FULL, "FINISHED"),
     **dict.fromkeys(("stopped", "interrupted"), "KILLED"),
     **dict.fromkeys(("failed", "lost"), "FAILED"),
 }
@@ -99,8 +99,7 @@ def _ended_status(data: Mapping[str, Any]) -> str:
 
 def _study_metrics(journal: Journal, study: Mapping[str, Any], t_ms: int) -> list[Item]:
     trials, results = journal.trials(), journal.results()
-    full = ("complete", "converged")  # the value of any other is not comparable with theirs
-    searched = {trial.id for trial in trials if trial.role == "search" and trial.reason in full}
+    searched = {trial.id for trial in trials if trial.role == "search" and trial.full}
     n_ended = sum(trial.state == "ended" for trial in trials)
     values: dict[str, float] = {"n_trials_ended": n_ended, "n_results": len(results)}
     if best := _best([row for row in results if row.trial in searched], study):
@@ -264,7 +263,7 @@ def _trial_metrics(journal: Journal, study: Mapping[str, Any], trial: TrialRow) 
     metric = study["metric"]
     values = {f"best_{metric}": best[0], "best_epoch": float(best[1])}
     final = max(results, key=lambda row: row.epoch).metrics.get(metric, math.nan)
-    if trial.reason in ("complete", "converged") and math.isfinite(final):
+    if trial.full and math.isfinite(final):
         values[f"final_{metric}"] = final
     if (cost := cost_s(journal, trial.id, results)) is not None:
         values["cost_s"] = cost
