@@ -114,18 +114,15 @@ def test_a_failing_trial_is_told_with_its_text_and_costs_no_worker(
 
 @pytest.mark.parametrize("method", ["random", "bayes"])
 def test_all_workers_are_at_work_from_start_to_end(method: str, toy: Study, tmp_path: Path) -> None:
-    study = doing(toy, "fine", sleep_s=0.03)
+    # No trial gets beyond its first epoch before both workers have started, however long that takes.
+    study = doing(toy, "together", sleep_s=0.03, marker=str(tmp_path))
     outcome, journal = go(study, tmp_path, n_trials=24, n_concurrent=2, method=method)
 
     assert outcome.error is None
     assert len(searched(journal)) == 24
 
     pids = [row.metrics["pid"] for row in journal.results() if "pid" in row.metrics]
-    # The second worker may be slow to start where the machine is busy; from then on both work.
-    second = next(k for k, pid in enumerate(pids) if pid != pids[0])
-    assert second < len(pids) / 2
-    rest = pids[second:]
-    for part in (rest[: len(rest) // 2], rest[len(rest) // 2 :]):
+    for part in (pids[: len(pids) // 2], pids[len(pids) // 2 :]):
         shares = Counter(part)
         assert len(shares) == 2
         assert min(shares.values()) >= len(part) / 4
@@ -135,14 +132,14 @@ def test_a_hanging_trial_fails_with_its_traceback_and_the_search_goes_on(
     toy: Study, tmp_path: Path
 ) -> None:
     study = doing(toy, "fine", "hang")
-    outcome, journal = go(study, tmp_path, n_trials=5, seed=1, trial_timeout_s=2.0)
+    outcome, journal = go(study, tmp_path, n_trials=5, seed=1, trial_timeout_s=4.0)
 
     assert outcome.error is None
     reasons = {(t.config["do"], t.reason) for t in searched(journal)}
     assert reasons == {("fine", "complete"), ("hang", "failed")}
     detail = next(t.detail for t in searched(journal) if t.reason == "failed")
     assert detail is not None
-    assert detail.startswith("an epoch took longer than --trial-timeout (2 s)")
+    assert detail.startswith("an epoch took longer than --trial-timeout (4 s)")
     assert "in _hang" in detail
     assert not list(outcome.folder.rglob("hang-*"))
 
@@ -204,10 +201,15 @@ def test_a_store_password_stays_out_of_the_records(
 
 
 def test_the_time_budget_ends_the_search_and_keeps_what_was_measured(
-    toy: Study, tmp_path: Path
+    toy: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    study = doing(toy, "fine", sleep_s=0.2)
-    outcome, journal = go(study, tmp_path, n_trials=500, time_budget_s=10.0)
+    # However slow the machine is: the time is over when three trials are trained in full.
+    def overdue(driver: Driver) -> bool:
+        return sum(trial.reason == "complete" for trial in driver.journal.trials()) >= 3
+
+    monkeypatch.setattr(Driver, "overdue", property(overdue))
+    study = doing(toy, "fine", sleep_s=0.05)
+    outcome, journal = go(study, tmp_path, n_trials=500)
 
     assert outcome.stopped_by == "time budget"
     assert {t.reason for t in searched(journal)} <= {"complete", "interrupted"}

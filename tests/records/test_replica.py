@@ -465,7 +465,7 @@ def test_trouble_is_explained(journal: Journal, code: int | None, body: bytes, r
         delivery = deliver(journal.path, uri, timeout_s=0.4)
         if code is not None:
             server.shutdown()
-    assert time.monotonic() - start < 5
+    assert time.monotonic() - start < 30
     assert delivery.pending == 2  # the study and its start
     assert delivery.warning is not None
     assert "secret" not in delivery.warning
@@ -542,7 +542,7 @@ def test_an_uploader_follows_the_journal(journal: Journal, store: str) -> None:
     add_trial(journal, 0)
     eventually(lambda: uploader.status.run_id is not None and uploader.status.pending == 0)
     add_trial(journal, 1, reason="complete")
-    eventually(lambda: "1" in runs(store, uploader.status), timeout_s=5)
+    eventually(lambda: "1" in runs(store, uploader.status))
     add_trial(journal, 2, reason="complete")
     journal.add_event("search_end")
     seen: list[Delivery] = []
@@ -589,7 +589,7 @@ def test_an_unreachable_server_holds_nothing_up(journal: Journal) -> None:
     eventually(lambda: uploader.status.warning is not None)
     start = time.monotonic()
     delivery = uploader.finish(2)
-    assert time.monotonic() - start < 5
+    assert time.monotonic() - start < 30
     assert delivery.pending is not None
     assert delivery.pending > 4
     assert "check the tracking URI" in (delivery.warning or "")

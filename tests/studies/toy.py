@@ -37,6 +37,13 @@ class ToyLoop:
 
     _nan = _missing = _late = _fine
 
+    def _together(self) -> None:
+        """Wait until two workers have begun."""
+        folder = Path(self.config["marker"])
+        (folder / f"worker-{os.getpid()}").touch()
+        while len(list(folder.glob("worker-*"))) < 2:
+            time.sleep(0.01)
+
     def _fail(self) -> None:
         raise ValueError(f"no such luck in epoch {self.epoch}")
 
