@@ -114,7 +114,7 @@ def test_a_failing_trial_is_told_with_its_text_and_costs_no_worker(
 
 @pytest.mark.parametrize("method", ["random", "bayes"])
 def test_all_workers_are_at_work_from_start_to_end(method: str, toy: Study, tmp_path: Path) -> None:
-    # No trial gets beyond its first epoch before both workers have started, however long that takes.
+    # No trial gets beyond its first epoch before both workers have started.
     study = doing(toy, "together", sleep_s=0.03, marker=str(tmp_path))
     outcome, journal = go(study, tmp_path, n_trials=24, n_concurrent=2, method=method)
 
