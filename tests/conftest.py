@@ -1,5 +1,6 @@
 """What tests share: one local Ray for all of them, a worker without Ray, and the toy study."""
 
+import os
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -7,6 +8,7 @@ from typing import Any
 
 import pytest
 import ray
+from filelock import FileLock
 from ray import tune
 
 from hypertune.study import Study, Task, load_study
@@ -18,13 +20,23 @@ TOY = Path(__file__).parent / "studies" / "toy.py"
 
 
 @pytest.fixture(scope="session")
-def local_ray() -> Iterator[None]:
-    """Give the tests a Ray with two CPUs and, on paper, one GPU."""
-    ray.init(
-        num_cpus=2, num_gpus=1, include_dashboard=False, log_to_driver=False, logging_level="ERROR"
-    )
-    yield
-    ray.shutdown()
+def local_ray(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Give the tests a Ray with two CPUs and, on paper, one GPU.
+
+    Of several processes that test, only the one of the group "ray" may have it.
+    """
+    shared = tmp_path_factory.getbasetemp()
+    shared = shared.parent if "PYTEST_XDIST_WORKER" in os.environ else shared
+    with FileLock(shared / "ray.lock", timeout=0):
+        ray.init(
+            num_cpus=2,
+            num_gpus=1,
+            include_dashboard=False,
+            log_to_driver=False,
+            logging_level="ERROR",
+        )
+        yield
+        ray.shutdown()
 
 
 @pytest.fixture
