@@ -157,7 +157,7 @@ def finished(folder: Path, *args: str) -> tuple[int, str, str]:
 
 def wait_for_results(folder: Path, n: int) -> Journal:
     """Return the journal of the study in a folder once it holds so many results."""
-    deadline = time.monotonic() + 90
+    deadline = time.monotonic() + 200
     while time.monotonic() < deadline:
         for path in folder.glob("studies/*/journal.db"):
             journal = Journal(path, read_only=True)
@@ -191,21 +191,6 @@ def test_a_study_runs_from_any_folder_to_a_summary(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.xdist_group("ray")
-def test_what_mlflow_did_not_get_is_said_and_delivered_later(tmp_path: Path) -> None:
-    args = ["--space", str(TOY), "--method", "random", "--n-trials", "2", "--n-repeats", "0"]
-    args += ["--sync-timeout", "0s"]
-    _status, out, err = finished(tmp_path, *args)
-    assert "hypertune sync toy-1" in out, err
-
-    _status, out, err = finished(tmp_path, "sync", "toy-1")
-    assert out == "MLflow is up to date.\n", err
-    with contextlib.closing(sqlite3.connect(tmp_path / "mlflow.db")) as db:
-        (n,) = db.execute("SELECT count(*) FROM metrics WHERE key = 'loss'").fetchone()
-    assert n == 2 * 9 + 1  # and the baseline's
-
-
-@pytest.mark.slow
-@pytest.mark.xdist_group("ray")
 @pytest.mark.parametrize(
     "send",
     [
@@ -215,12 +200,13 @@ def test_what_mlflow_did_not_get_is_said_and_delivered_later(tmp_path: Path) -> 
     ],
     ids=["SIGINT", "SIGTERM to all"],
 )
-def test_an_interrupt_keeps_what_was_measured_and_prints_the_summary(
+def test_an_interrupt_keeps_what_was_measured_and_what_mlflow_did_not_get_comes_later(
     send: Callable[[subprocess.Popen[str]], None], tmp_path: Path
 ) -> None:
     study = tmp_path / "sleepy.py"
     study.write_text(TOY.read_text().replace('"sleep_s": 0.0', '"sleep_s": 0.1'))
     args = ["--space", str(study), "--method", "random", "--max-epochs", "30"]
+    args += ["--sync-timeout", "0s"]
     with started(tmp_path, *args) as process:
         # Each of two workers is a third into its second trial.
         wait_for_results(tmp_path, 80).close()
@@ -242,19 +228,30 @@ def test_an_interrupt_keeps_what_was_measured_and_prints_the_summary(
         if trial.reason == "interrupted" and (rows := journal.results(trial=trial.id)):
             (state,) = (journal.path.parent / "checkpoints").glob(f"trial-{trial.id:03d}/epoch-*/*")
             assert json.loads(state.read_text()) == rows[-1].epoch
-    _gone, alive = psutil.wait_procs(family, timeout=20)
+    _gone, alive = psutil.wait_procs(family, timeout=60)
     assert not alive
+
+    assert "hypertune sync sleepy-1" in out
+    _status, out, err = finished(tmp_path, "sync", "sleepy-1")
+    assert out == "MLflow is up to date.\n", err
+    with contextlib.closing(sqlite3.connect(tmp_path / "mlflow.db")) as db:
+        (n,) = db.execute("SELECT count(*) FROM metrics WHERE key = 'loss'").fetchone()
+    assert n == len(journal.results())
 
 
 @pytest.mark.slow
 @pytest.mark.xdist_group("ray")
-def test_a_driver_that_is_killed_leaves_a_study_that_goes_on(
+def test_a_driver_that_loses_its_reader_and_is_killed_leaves_a_study_that_goes_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     study = tmp_path / "sleepy.py"
     study.write_text(TOY.read_text().replace('"sleep_s": 0.0', '"sleep_s": 0.1'))
     args = ["--space", str(study), "--method", "asha", "--n-trials", "9"]
     with started(tmp_path, *args) as process:
+        # Whoever reads what it prints may go away: the search goes on.
+        assert process.stdout is not None
+        process.stdout.readline()
+        process.stdout.close()
         wait_for_results(tmp_path, 12).close()
         process.kill()
         process.wait()
@@ -294,20 +291,6 @@ def test_a_driver_that_is_killed_leaves_a_study_that_goes_on(
     assert call(monkeypatch, tmp_path, "resume", "sleepy-1") == 2
     assert call(monkeypatch, tmp_path, "delete", "sleepy-1", "--yes") == 0
     assert not (tmp_path / "studies" / "sleepy-1").exists()
-
-
-@pytest.mark.slow
-@pytest.mark.xdist_group("ray")
-def test_a_reader_that_goes_away_does_not_end_the_search(tmp_path: Path) -> None:
-    args = ["--space", str(TOY), "--method", "random", "--set", "sleep_s=0.2", "--n-repeats", "0"]
-    with started(tmp_path, *args) as process:
-        assert process.stdout is not None
-        process.stdout.readline()
-        process.stdout.close()
-        assert process.wait(timeout=180) == 0
-    with contextlib.closing(sqlite3.connect(tmp_path / "studies/toy-1/journal.db")) as db:
-        (n,) = db.execute("SELECT count(*) FROM trials WHERE reason = 'complete'").fetchone()
-    assert n == 6 + 1  # and the baseline
 
 
 def test_report_and_compare_speak_of_recorded_studies(
