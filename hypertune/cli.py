@@ -59,6 +59,13 @@ def run(
     scheduler: Annotated[
         str | None, typer.Option(help="none, asha, hyperband or median, with any method's configs.")
     ] = None,
+    goal: Annotated[
+        str | None,
+        typer.Option(
+            help="best or answer: a trial goes on by its rank among all, or within its level of "
+            "the question's factor, whose levels then get equal budgets. Default: the study's."
+        ),
+    ] = None,
     start: Annotated[Path | None, typer.Option(help="JSON file of configs to try first.")] = None,
     from_: Annotated[
         str | None, typer.Option("--from", help="Earlier study, whose best configs to try first.")
@@ -132,6 +139,7 @@ def run(
                 npz=npz,
             ),
             scheduler=scheduler,
+            goal=goal,  # type: ignore[arg-type]  # it says which there are
             start=start,
             from_study=from_,
             n_trials=n_trials,
@@ -158,6 +166,7 @@ def run(
     if dry_run:
         display.show_plan(out, study, settings, plan.make_plan(study, settings, probe=probe))
         return
+    out.print(f"Goal: {display.goal_text(study, settings)}.", markup=False)
     with display.Display(out) as show:
         outcome = engine.run(study, settings, show, write_report)
     _end(outcome)

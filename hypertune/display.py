@@ -152,6 +152,7 @@ def show_plan(out: Console, study: Study, settings: Settings, plan: Plan) -> Non
         *_constraints(study, plan),
         ("data", study.trainable.data),
         ("method", settings.method),
+        ("goal", goal_text(study, settings)),
         (
             "budget",
             f"{plan.n_trials} trials of up to {plan.max_epochs} epochs; about {plan.n_epochs} "
@@ -183,6 +184,23 @@ def show_plan(out: Console, study: Study, settings: Settings, plan: Plan) -> Non
         ]
     _pairs(out, rows)
     out.print("Nothing was started.")
+
+
+def goal_text(study: Study, settings: Settings) -> str:
+    """Say what a search is for, and what that means for it."""
+    if (settings.goal or study.goal) == "best":
+        return "best: a trial goes on by its rank among all"
+    factor = study.fair_factor
+    if factor is None:
+        return (
+            "answer, but no factor is a choice of at most four levels, so that a trial goes on by "
+            f"its rank among all: {study.why_not_fair}"
+        )
+    levels = ", ".join(map(str, factor.choices))
+    return (
+        f"answer: the levels of {factor.name} ({levels}) get equal budgets, and a trial goes on by "
+        "its rank within its level"
+    )
 
 
 def _constraints(study: Study, plan: Plan) -> list[tuple[str, str]]:
@@ -372,11 +390,12 @@ def show_explanation(out: Console, known: Explanation) -> None:
     for c in known.comparisons:
         cut_off = "" if c.cut_off is None else f" with {c.cut_off:.4g} or better"
         verdict = "among" if c.rank <= c.n_go_on else "not among"
+        within = f" with {c.among}" if c.among else ""
         rows.append(
             (
                 f"at epoch {c.epoch}",
-                f"{c.loss:.4g} is rank {c.rank} of {c.n}: {verdict} the {c.n_go_on} that go "
-                f"on{cut_off}",
+                f"{c.loss:.4g} is rank {c.rank} of {c.n}{within}: {verdict} the {c.n_go_on} that "
+                f"go on{cut_off}",
             )
         )
     detail = (trial.detail or "").splitlines()
@@ -449,12 +468,14 @@ def show_list(
 ) -> None:
     """Print what there is to run."""
     table = Table(title="Studies (--space)", title_justify="left", box=None, pad_edge=False)
-    for column in ("name", "question", "factors", "data", "budget"):
+    for column in ("name", "question", "factors", "goal", "data", "budget"):
         table.add_column(column, overflow="fold")
     for study in studies:
         budget = f"{study.n_trials} trials of up to {study.max_epochs} epochs"
         factors = ", ".join(study.factors)
-        table.add_row(study.name, study.question, factors, study.trainable.data, budget)
+        fair = study.fair_factor if study.goal == "answer" else None
+        goal = study.goal if fair is None else f"{study.goal} ({fair.name})"
+        table.add_row(study.name, study.question, factors, goal, study.trainable.data, budget)
     out.print(table)
     for title, rows in (("Methods (--method)", methods), ("Data sets", data_sets)):
         out.print()

@@ -13,7 +13,7 @@ from hypertune.search.schedulers.halving import Halving, Quartering
 from hypertune.search.schedulers.hyperband import Hyperband
 from hypertune.search.schedulers.median import Median
 from hypertune.search.searchers.base import Searcher
-from hypertune.space import Config, Space
+from hypertune.space import Categorical, Config, Space
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,6 +115,7 @@ def make_search(
     start: Sequence[Config] = (),
     scheduler: str | None = None,
     feasible: Callable[[Config], bool] | None = None,
+    fair: Categorical | None = None,
 ) -> Search:
     """Return the ask/tell object of a method.
 
@@ -128,6 +129,8 @@ def make_search(
         start: Nested configs to try first.
         scheduler: A row of SCHEDULERS in place of the method's own.
         feasible: Says of a nested config whether it may be tried at all; None if every one may.
+        fair: A parameter whose levels get equal budgets, and within which trials are compared; None
+            to compare all with all.
 
     Raises:
         SettingError: There is no such method, or it cannot honour the space.
@@ -148,6 +151,7 @@ def make_search(
         seed=seed,
         start=start,
         feasible=feasible,
+        fair=fair,
     )
 
 

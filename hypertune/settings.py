@@ -9,6 +9,7 @@ from typing import Any
 from hypertune.errors import SettingError
 from hypertune.methods import DEFAULT_METHOD, unknown
 from hypertune.records import redact
+from hypertune.study import Goal
 from hypertune.trainable.exchange import OtherData
 
 _UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
@@ -16,6 +17,7 @@ _STORES = ("sqlite", "http", "https", "postgresql", "mysql", "mssql", "databrick
 _RECORDED = (
     "method",
     "scheduler",
+    "goal",
     "n_concurrent",
     "cpus_per_trial",
     "gpus_per_trial",
@@ -35,6 +37,7 @@ class Settings:
     Args:
         method: A row of METHODS.
         scheduler: A row of SCHEDULERS in place of the method's own.
+        goal: ``best`` or ``answer``, as in `Study`; None for the study's own.
         start: A file with configs to try first: a JSON list of them, or one alone.
         from_study: An earlier study, by its folder or the name of it: its best configs are tried
             first.
@@ -62,6 +65,7 @@ class Settings:
 
     method: str = DEFAULT_METHOD
     scheduler: str | None = None
+    goal: Goal | None = None
     start: Path | None = None
     from_study: str | None = None
     n_trials: int | None = None
@@ -83,6 +87,8 @@ class Settings:
 
     def __post_init__(self) -> None:
         problems = unknown(self.method, self.scheduler)
+        if self.goal not in (None, "best", "answer"):
+            problems.append(f"--goal must be best or answer, but got '{self.goal}'.")
         rules: dict[str, tuple[Any, float, str]] = {
             "n_trials": (self.n_trials, 1, "at least 1"),
             "max_epochs": (self.max_epochs, 1, "at least 1"),

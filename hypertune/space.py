@@ -169,6 +169,13 @@ class Categorical(Parameter):
     def n_values(self) -> int:
         return len(self.choices)
 
+    @property
+    def numeric(self) -> bool:
+        """Whether it is a matter of more or less: a choice of more than two numbers."""
+        return len(self.choices) > 2 and all(
+            isinstance(c, int | float) and not isinstance(c, bool) for c in self.choices
+        )
+
     def values(self) -> Iterator[Value]:
         return iter(self.choices)
 

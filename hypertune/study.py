@@ -16,10 +16,13 @@ from typing import Any, Literal, Protocol, runtime_checkable
 from ray import cloudpickle
 
 from hypertune.errors import SettingError, StudyError, choices
-from hypertune.space import Config, Space, is_plain
+from hypertune.space import Categorical, Config, Space, is_plain
 
 CONSTRAINT = r"(<=|>=|<|>)\s*(\d+(?:\.\d*)?(?:e[+-]?\d+)?)"
 """How a constraint on a size is written."""
+Goal = Literal["best", "answer"]
+MAX_FAIR_LEVELS = 4
+"""Of a factor whose levels get equal budgets: with more of them each would get too little."""
 RESERVED = ("max_epochs", "seed", "device")
 """Keys of a trial's config that the service sets itself."""
 
@@ -105,6 +108,9 @@ class Study:
         constraints: What must hold before a config is trained, by name: a limit to a size that the
             task can tell, such as ``{"n_parameters": "<= 1e6"}``, or a function of the config that
             says whether it may be tried. What breaks one is never trained.
+        goal: What a search is for, unless told otherwise: the ``best`` config; or an ``answer``,
+            where the levels of the question's factor get equal budgets and a trial goes on by its
+            rank within its level.
         hypothesis: What is expected, in a sentence; journaled before the first trial.
         margin: The smallest difference of the metric that matters; None for a hundredth of the best
             value.
@@ -125,6 +131,7 @@ class Study:
     mode: Literal["min", "max"] = "min"
     fixed: Mapping[str, Any] = field(default_factory=dict)
     constraints: Mapping[str, str | Callable[[Config], bool]] = field(default_factory=dict)
+    goal: Goal = "best"
     hypothesis: str = ""
     margin: float | None = None
     name: str = "study"
@@ -154,6 +161,36 @@ class Study:
     def constraint_texts(self) -> dict[str, str]:
         """The constraints, for people."""
         return {k: v if isinstance(v, str) else "must hold" for k, v in self.constraints.items()}
+
+    @cached_property
+    def fair_factor(self) -> Categorical | None:
+        """The factor whose levels get equal budgets where an answer is asked for.
+
+        It is the question's first one that is a choice of at most four levels, none of more or
+        less, in every config; None if there is none.
+        """
+        found = (p for name in self.factors for p in self.search_space.parameters if p.name == name)
+        return next(
+            (p for p in found if isinstance(p, Categorical) and not self._unfair(p.name)), None
+        )
+
+    @property
+    def why_not_fair(self) -> str:
+        """Why no factor's levels can get equal budgets; empty if those of one can."""
+        if self.fair_factor is not None:
+            return ""
+        return "; ".join(f"{name} {self._unfair(name)}" for name in self.factors)
+
+    def _unfair(self, name: str) -> str:
+        """Return why the levels of a factor cannot get equal budgets; empty if they can."""
+        first, *others = [p for p in self.search_space.parameters if p.name == name]
+        if others or first.condition is not None:
+            return "is not in every config"
+        if not isinstance(first, Categorical) or first.numeric:
+            return "is a matter of more or less"
+        if not 2 <= len(first.choices) <= MAX_FAIR_LEVELS:
+            return f"has {len(first.choices)} levels, and not 2 to {MAX_FAIR_LEVELS}"
+        return ""
 
     def config(self, searched: Mapping[str, Any], *, seed: int) -> Config:
         """Return a trial's whole config: what is searched, what is fixed and what is reserved."""
@@ -217,6 +254,14 @@ class Study:
             for name in self.factors
             if name not in space.names
         ]
+        if self.goal not in ("best", "answer"):
+            problems.append(f"goal must be 'best' or 'answer', but got {self.goal!r}")
+        known = all(name in space.names for name in self.factors)
+        if self.goal == "answer" and known and self.why_not_fair:
+            problems.append(
+                "goal 'answer' takes a factor that is a choice of at most four levels, but "
+                f"{self.why_not_fair}"
+            )
         if not self.factors:
             problems.append("factors must name at least one parameter that the question is about")
         problems += [f"default: {problem}" for problem in space.problems(self.default)]

@@ -30,4 +30,5 @@ study = Study(
     mode="max",
     max_epochs=9,
     n_trials=27,
+    goal="answer",
 )

@@ -40,4 +40,5 @@ study = Study(
     mode="min",
     max_epochs=18,
     n_trials=36,
+    goal="answer",
 )

@@ -31,4 +31,5 @@ study = Study(
     mode="max",
     max_epochs=18,
     n_trials=24,
+    goal="answer",
 )

@@ -67,6 +67,7 @@ def call(monkeypatch: pytest.MonkeyPatch, folder: Path, *args: str) -> int:
         ([*GOOD, "--studies-dir", "empty.py"], "--studies-dir must be a folder to write in"),
         ([*GOOD, "--dry-run", "--studies-dir", "empty.py/a"], "must be a folder to write in"),
         (["--space", "nope", "--method", "nope", "--seed", "-1"], "--seed must be at least 0"),
+        ([*GOOD, "--goal", "both"], "--goal must be best or answer, but got 'both'."),
     ],
 )
 def test_bad_input_is_told_with_rule_and_value_before_anything_starts(
@@ -115,7 +116,8 @@ def test_list_shows_studies_methods_and_data_sets(
 ) -> None:
     assert call(monkeypatch, tmp_path, "list") == 0
     shown = capsys.readouterr().out
-    for text in ("gru_window", "Does a longer window pay", "auto (default)", "tpe", "sunspots"):
+    expected = ("gru_window", "Does a longer window pay", "answer (cell)", "auto (default)", "tpe")
+    for text in (*expected, "sunspots"):
         assert text in shown
 
 
@@ -126,6 +128,11 @@ def test_a_dry_run_shows_the_plan_and_starts_nothing(
     shown = capsys.readouterr().out
     for text in ("window (factor)", "one of 6, 12, 24", "24 trials of up to 27", "n_layers=2"):
         assert text in shown
+    assert "answer: the levels of cell (gru, lstm) get equal budgets" in shown
+    assert (
+        call(monkeypatch, tmp_path, "--space", "optimizer_lr", "--goal", "answer", "--dry-run") == 0
+    )
+    assert "optimizer has 5 levels, and not 2 to 4; learning_rate is a" in capsys.readouterr().out
     assert "Nothing was started." in shown
     assert not list(tmp_path.iterdir())
 

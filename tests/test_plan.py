@@ -41,6 +41,7 @@ def spent(study: Study, method: str, n_trials: int, loss: Callable[[int], float]
         max_epochs=study.max_epochs,
         n_trials=n_trials,
         start=(dict(study.default),),
+        fair=study.fair_factor if study.goal == "answer" else None,
     )
     total, out = 0, deque[Job]()
     while True:

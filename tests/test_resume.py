@@ -166,6 +166,30 @@ def test_a_study_that_is_killed_anywhere_ends_as_if_it_had_not_been(
         assert record(folder) == record(whole.studies_dir / "whole"), at
 
 
+@pytest.mark.parametrize("method", ["asha", "auto", "random"])
+def test_a_fair_study_that_is_killed_goes_on_with_the_same_decisions(
+    method: str, study: Study, one: OneWorker, tmp_path: Path
+) -> None:
+    study = replace(study, factors=("opt",), goal="answer")
+    whole = settings(tmp_path, method=method, name="whole")
+    engine.run(study, whole)
+    n_reports = one.n_reports
+    with contextlib.closing(Journal(tmp_path / "studies/whole/journal.db", read_only=True)) as j:
+        assert j.study()["settings"]["goal"] == "answer"
+        searched = [t.config["opt"]["name"] for t in j.trials() if t.role == "search"]
+    assert sorted(searched) == ["adam"] * 4 + ["sgd"] * 4
+    ranked = [engine.explain(tmp_path / "studies/whole", k, space=study) for k in range(8)]
+    if method != "random":
+        among = {(c.n, c.among) for known in ranked for c in known.comparisons if c.epoch == 1}
+        assert among == {(4, "opt adam"), (4, "opt sgd")}
+    # What the study's file says by then does not matter: the journal says what it was begun with.
+    now = replace(study, factors=("x",), goal="best")
+    for at in (n_reports // 3, n_reports // 2):
+        folder = cut(one, study, settings(tmp_path, method=method, name=f"cut-{at}"), at=at)
+        assert engine.resume(folder, space=now).error is None
+        assert record(folder) == record(whole.studies_dir / "whole"), at
+
+
 def test_a_study_may_be_killed_again_and_again(
     study: Study, one: OneWorker, tmp_path: Path
 ) -> None:

@@ -220,3 +220,47 @@ def test_file_is_loaded_by_path_and_its_rules_are_told(tmp_path: Path) -> None:
     path.write_text(shipped.replace("max_epochs=27", "max_epochs=0"))
     with pytest.raises(StudyError, match=r"mine.py' is not valid:\n  - max_epochs must be"):
         load_study(str(path))
+
+
+@pytest.mark.parametrize(
+    ("factors", "fair", "why"),
+    [
+        (("window", "cell"), "cell", ""),
+        (("few", "cell"), "few", ""),
+        (("two", "cell"), "two", ""),
+        (("window",), None, "window is a matter of more or less"),
+        (("many", "rate"), None, "many has 5 levels, and not 2 to 4; rate is a matter of more or"),
+        (("only", "branch.deep"), None, "only has 1 levels, and not 2 to 4; branch.deep is not in"),
+    ],
+)
+def test_the_first_choice_of_few_levels_is_the_factor_that_is_searched_fairly(
+    factors: tuple[str, ...], fair: str | None, why: str
+) -> None:
+    space = {
+        "window": tune.choice([6, 12, 24]),
+        "cell": tune.choice(["gru", "lstm"]),
+        "few": tune.choice([1, 2, 3, True]),  # True is no number
+        "two": tune.choice([1, 2]),
+        "many": tune.choice(list("abcde")),
+        "only": tune.choice(["a"]),
+        "rate": tune.loguniform(1e-4, 1e-1),
+        "branch": tune.choice([{"kind": "a"}, {"kind": "b", "deep": tune.choice(["x", "y"])}]),
+    }
+    default = {"window": 6, "cell": "gru", "few": 1, "two": 1, "many": "a", "only": "a"}
+    default |= {"rate": 1e-2, "branch": {"kind": "a"}}
+    own = {"trainable": lambda config, report: None, "metric": "loss", "fixed": {}}
+    changes = {**own, "space": space, "default": default, "factors": factors}
+    given: dict[str, Any] = {**VALID, **changes}
+    study = Study(**given)
+    assert study.goal == "best"
+    assert (study.fair_factor and study.fair_factor.name) == fair
+    assert study.why_not_fair.startswith(why)
+    assert bool(why) == bool(study.why_not_fair)
+    if fair is None:
+        (problem,) = problems_of(**changes, goal="answer")
+        assert problem.startswith("goal 'answer' takes a factor that is a choice of at most four")
+        assert why in problem
+    else:
+        assert Study(**given, goal="answer").goal == "answer"
+    (problem,) = problems_of(goal="both")
+    assert problem == "goal must be 'best' or 'answer', but got 'both'"

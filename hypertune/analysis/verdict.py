@@ -470,11 +470,9 @@ def _none(estimand: str, basis: str, sentences: list[str]) -> Statement:
 
 def _is_number(parameter: Parameter) -> bool:
     """Say whether a factor is a matter of more or less: a number, or a choice of several."""
-    if isinstance(parameter, Number):
-        return True
-    values = list(parameter.values())
-    numbers = [v for v in values if isinstance(v, int | float) and not isinstance(v, bool)]
-    return len(values) > 2 and len(numbers) == len(values)
+    return isinstance(parameter, Number) or (
+        isinstance(parameter, Categorical) and parameter.numeric
+    )
 
 
 def _grid(parameter: Parameter) -> list[Any]:

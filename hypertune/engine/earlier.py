@@ -173,7 +173,7 @@ class Earlier:
                 f"The study in '{study.source}' is not that of '{self.folder.name}' any more: "
                 f"{', '.join(changed)} changed. Begin a new one, or undo the change."
             )
-        return study
+        return replace(study, factors=tuple(self.about["factors"]), goal="best")
 
     @property
     def source_changed(self) -> bool:

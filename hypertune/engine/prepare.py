@@ -13,7 +13,7 @@ from hypertune.methods import METHODS, make_search
 from hypertune.search import Search
 from hypertune.search.searchers.random import Random
 from hypertune.settings import Settings
-from hypertune.space import Config
+from hypertune.space import Categorical, Config
 from hypertune.study import Study
 from hypertune.trainable.constraints import Constraints
 from hypertune.trainable.exchange import with_data
@@ -84,9 +84,15 @@ def prepare(
             start=first,
             scheduler=settings.scheduler,
             feasible=rules.hold if study.constraints else None,
+            fair=fair_factor(study, settings),
         )
     check.done()
     return study, made
+
+
+def fair_factor(study: Study, settings: Settings) -> Categorical | None:
+    """Return the factor whose levels get equal budgets; None if none does."""
+    return study.fair_factor if (settings.goal or study.goal) == "answer" else None
 
 
 def _start_configs(study: Study, path: Path | None) -> list[dict[str, Any]]:

@@ -19,8 +19,9 @@ import numpy as np
 from hypertune.errors import SettingError, choices
 from hypertune.search.history import Mode, Reason, Trial
 from hypertune.search.schedulers.base import Comparison, Scheduler
+from hypertune.search.schedulers.fair import Fair
 from hypertune.search.searchers.base import Searcher
-from hypertune.space import Config, Flat, Space, Value, identity
+from hypertune.space import Categorical, Config, Flat, Space, Value, identity
 
 _SUGGESTIONS = 5  # a model that repeats itself would do so all day
 _DRAWS = 100
@@ -51,6 +52,8 @@ class Search:
         seed: Suggestion k draws from ``default_rng([seed, k, attempt])``, and from nothing else.
         start: Nested configs to try first.
         feasible: Says of a nested config whether it may be tried at all; None if every one may.
+        fair: A parameter whose levels get equal budgets, and within which trials are compared; None
+            to compare all with all.
     """
 
     def __init__(
@@ -65,13 +68,16 @@ class Search:
         seed: int = 0,
         start: Sequence[Config] = (),
         feasible: Callable[[Config], bool] | None = None,
+        fair: Categorical | None = None,
     ) -> None:
         self.space = space
         self.trials: list[Trial] = []
         self.max_epochs = max_epochs
         self.n_trials = n_trials
         self._searcher = searcher
-        self._scheduler = scheduler
+        self._plain = scheduler
+        self._fair = None if fair is None else Fair(fair, scheduler)
+        self._scheduler = self._fair or scheduler
         self._sign = -1.0 if mode == "max" else 1.0
         self._seed = seed
         self._start = [space.flatten(config) for config in start]
@@ -88,12 +94,18 @@ class Search:
         return Search(
             self.space,
             searcher,
-            type(self._scheduler)(self.max_epochs),
+            type(self._plain)(self.max_epochs),
             mode="min",
             max_epochs=self.max_epochs,
             n_trials=n_trials,
             seed=self._seed,
+            fair=self.fair,
         )
+
+    @property
+    def fair(self) -> Categorical | None:
+        """The parameter whose levels get equal budgets; None if none does."""
+        return None if self._fair is None else self._fair.parameter
 
     @property
     def start(self) -> list[Config]:
@@ -136,7 +148,7 @@ class Search:
             return self._job(trial, trial.epoch, to_epoch)
         if not self.more:
             return None
-        new = self._new_trial(levels)
+        new = self._new_trial(levels) if levels or self._fair is None else self._new_fair_trial()
         if new is not None:
             return self._job(new, 0, new.to_epoch)
         # The space has nothing new any more, which may be the last chance of others.
@@ -206,8 +218,6 @@ class Search:
                 again where the study is extended).
             to_epoch: Where its newest job was to go; None if none had begun.
         """
-        if to_epoch is None:
-            to_epoch = self._scheduler.first_epoch(len(self.trials))
         trial = self._register(self.space.flatten(config), to_epoch)
         for epoch in sorted(values):
             self._add(trial, epoch, values[epoch])
@@ -244,9 +254,11 @@ class Search:
                 trial.reason = "complete"
         self._scheduler.observe(trial)
 
-    def _register(self, flat: Flat, to_epoch: int) -> Trial:
+    def _register(self, flat: Flat, to_epoch: int | None = None) -> Trial:
         # Two branches may hold one and the same config: it goes by one of them, in replay as well.
         flat = self.space.flatten(self.space.nest(flat))
+        if to_epoch is None:
+            to_epoch = self._scheduler.first_epoch(self.trials, flat)
         trial = Trial(number=len(self.trials), flat=flat, to_epoch=to_epoch)
         self.trials.append(trial)
         self._seen.add(self._identity(flat))
@@ -267,6 +279,18 @@ class Search:
                 )
         return {always[name].key: value for name, value in given.items()}
 
+    def _new_fair_trial(self) -> Trial | None:
+        """Return a new trial of the level that has fewest; of another one if that has no more."""
+        assert self._fair is not None
+        k = len(self.trials)
+        if k < len(self._start) and self._new(self._start[k]):
+            return self._new_trial({})  # somebody wants just this one
+        for level in self._fair.due(self.trials):
+            if (new := self._new_trial({self._fair.parameter.key: level})) is not None:
+                return new
+        self._exhausted = True
+        return None
+
     def _new_trial(self, given: Flat) -> Trial | None:
         k = len(self.trials)
         flat = self._start[k] if k < len(self._start) else None
@@ -277,7 +301,7 @@ class Search:
         if flat is None:
             self._exhausted = self._exhausted or not given
             return None
-        trial = self._register(flat, self._scheduler.first_epoch(k))
+        trial = self._register(flat)
         trial.origin, trial.expected = origin, expected
         return trial
 

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from hypertune.search.history import Trial
+from hypertune.space import Flat
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,6 +19,7 @@ class Comparison:
         n: How many were compared.
         n_go_on: How many of them go on.
         cut_off: The worst loss with which one does; None if none does.
+        among: The part of the trials that it was compared in, in words; empty for all of them.
     """
 
     epoch: int
@@ -26,6 +28,7 @@ class Comparison:
     n: int
     n_go_on: int
     cut_off: float | None
+    among: str = ""
 
 
 class Scheduler(ABC):
@@ -38,8 +41,13 @@ class Scheduler(ABC):
     def __init__(self, max_epochs: int) -> None:
         self.max_epochs = max_epochs
 
-    def first_epoch(self, number: int) -> int:
-        """Return the epoch that the trial of this number goes to before it waits."""
+    def first_epoch(self, trials: Sequence[Trial], flat: Flat) -> int:
+        """Return the epoch that a new trial goes to before it waits.
+
+        Args:
+            trials: Those before it.
+            flat: Its flat config.
+        """
         return self.max_epochs
 
     def observe(self, trial: Trial) -> None:
@@ -55,7 +63,7 @@ class Scheduler(ABC):
         """Return a waiting trial and the epoch that it goes to; None if none deserves it.
 
         Args:
-            trials: All trials by number.
+            trials: All trials that are compared, in the order of their numbers.
             more: New trials will come.
         """
 

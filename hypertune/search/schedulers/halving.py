@@ -5,11 +5,12 @@ Li et al. 2020, "A System for Massively Parallel Hyperparameter Tuning", algorit
 
 import math
 from bisect import insort
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 
 from hypertune.search.history import Trial
 from hypertune.search.schedulers.base import Comparison, Scheduler, compared
+from hypertune.space import Flat
 
 _FINALISTS = 3
 
@@ -43,7 +44,7 @@ class Halving(Scheduler):
         self._ranking: dict[int, list[tuple[float, int]]] = {rung: [] for rung in self.rungs}
         self._entered: dict[int, set[int]] = {rung: set() for rung in self.rungs}
 
-    def first_epoch(self, number: int) -> int:
+    def first_epoch(self, trials: Sequence[Trial], flat: Flat) -> int:
         return self.rungs[0]
 
     def observe(self, trial: Trial) -> None:
@@ -57,12 +58,13 @@ class Halving(Scheduler):
                 insort(self._ranking[rung], (loss, trial.number))
 
     def promote(self, trials: Sequence[Trial], *, more: bool) -> tuple[Trial, int] | None:
+        by_number = {trial.number: trial for trial in trials}
         for rung, following in self._steps:
             ranking = self._ranking[rung]
             for loss, number in ranking[: len(ranking) // self.eta]:
-                if self._may_go_on(trials[number], rung, loss):
-                    return trials[number], following
-        return None if more else self._finalist(trials)
+                if self._may_go_on(by_number[number], rung, loss):
+                    return by_number[number], following
+        return None if more else self._finalist(by_number)
 
     def comparisons(self, trial: Trial, trials: Sequence[Trial]) -> list[Comparison]:
         return [
@@ -71,20 +73,21 @@ class Halving(Scheduler):
             if trial.number in self._entered[rung]
         ]
 
-    def _finalist(self, trials: Sequence[Trial]) -> tuple[Trial, int] | None:
+    def _finalist(self, by_number: Mapping[int, Trial]) -> tuple[Trial, int] | None:
         """Return one more trial to be trained in full, when no rung promotes any more.
 
         Small searches need it: of 24 trials none would get through four rungs, and without trials
         in full there is nothing to recommend.
         """
+        trials = by_number.values()
         if any(trial.running and trial.to_epoch < self.max_epochs for trial in trials):
             return None  # it may be promoted yet
         if sum(t.full or (t.running and t.epoch < self.max_epochs) for t in trials) >= _FINALISTS:
             return None
         for rung, _ in self._steps:
             for loss, number in self._ranking[rung]:
-                if self._may_go_on(trials[number], rung, loss):
-                    return trials[number], self.max_epochs
+                if self._may_go_on(by_number[number], rung, loss):
+                    return by_number[number], self.max_epochs
         return None
 
     @property

@@ -5,14 +5,15 @@ from collections.abc import Sequence
 
 from hypertune.search.history import Trial
 from hypertune.search.schedulers.base import Comparison, Scheduler, compared
+from hypertune.space import Flat
 
 
 class Hyperband(Scheduler):
     """Successive halving in brackets that differ in how early they begin to stop trials.
 
-    Trial k belongs to a fixed place of a fixed bracket. A bracket is halved when all of its trials
-    have got to its rung; while it waits for them, the next bracket is filled. One that the search
-    does not fill is halved by the trials that it has.
+    The k-th trial belongs to a fixed place of a fixed bracket. A bracket is halved when all of its
+    trials have got to its rung; while it waits for them, the next bracket is filled. One that the
+    search does not fill is halved by the trials that it has.
 
     Args:
         max_epochs: Epochs of a trial in full (R of the paper).
@@ -33,12 +34,12 @@ class Hyperband(Scheduler):
         self._cycle = sum(size for size, _ in self._shapes)
         self._first_open = 0  # brackets before it have nothing left to promote
 
-    def first_epoch(self, number: int) -> int:
-        return self._bracket_of(number)[2][0]
+    def first_epoch(self, trials: Sequence[Trial], flat: Flat) -> int:
+        return self._bracket_of(len(trials))[2][0]
 
-    def _bracket_of(self, number: int) -> tuple[int, int, list[int]]:
-        """Return the first number, the size and the rungs of the bracket that a trial is in."""
-        first, place = number - number % self._cycle, number % self._cycle
+    def _bracket_of(self, at: int) -> tuple[int, int, list[int]]:
+        """Return where a bracket begins that holds trial ``at``, its size and its rungs."""
+        first, place = at - at % self._cycle, at % self._cycle
         for size, rungs in self._shapes:
             if place < size:
                 return first, size, rungs
@@ -46,9 +47,9 @@ class Hyperband(Scheduler):
         raise AssertionError
 
     def promote(self, trials: Sequence[Trial], *, more: bool) -> tuple[Trial, int] | None:
-        number = self._first_open
-        while number < len(trials):
-            first, size, rungs = self._bracket_of(number)
+        at = self._first_open
+        while at < len(trials):
+            first, size, rungs = self._bracket_of(at)
             members = trials[first : first + size]
             if len(members) == size or not more:
                 found, over = self._promote_in(members, rungs)
@@ -56,19 +57,21 @@ class Hyperband(Scheduler):
                     return found
                 if over and first == self._first_open and len(members) == size:
                     self._first_open = first + size
-            number = first + size
+            at = first + size
         return None
 
     def comparisons(self, trial: Trial, trials: Sequence[Trial]) -> list[Comparison]:
-        first, size, rungs = self._bracket_of(trial.number)
+        place = next(k for k, other in enumerate(trials) if other.number == trial.number)
+        first, size, rungs = self._bracket_of(place)
         left, comparisons = list(trials[first : first + size]), []
+        by_number = {t.number: t for t in left}
         for rung in rungs[:-1]:
             ranked = sorted((loss, t.number) for t in left if (loss := t.loss_at(rung)) is not None)
             if trial.number not in [number for _, number in ranked]:
                 break
             n_go_on = max(1, len(left) // self.eta)
             comparisons.append(compared(rung, ranked, trial.number, min(n_go_on, len(ranked))))
-            left = [trials[number] for _, number in ranked[:n_go_on]]
+            left = [by_number[number] for _, number in ranked[:n_go_on]]
         return comparisons
 
     def _promote_in(

@@ -6,6 +6,7 @@ from statistics import median
 
 from hypertune.search.history import Trial
 from hypertune.search.schedulers.base import Comparison, Scheduler
+from hypertune.space import Flat
 
 _LOOKS = 9
 _MIN_TRIALS = 3
@@ -25,7 +26,7 @@ class Median(Scheduler):
         # Per look: each trial's mean loss up to there.
         self._means: dict[int, dict[int, float]] = {look: {} for look in self.looks}
 
-    def first_epoch(self, number: int) -> int:
+    def first_epoch(self, trials: Sequence[Trial], flat: Flat) -> int:
         return self.looks[0]
 
     def observe(self, trial: Trial) -> None:

@@ -1,12 +1,12 @@
 """Grid search: every config of a space once, in order."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
 from hypertune.search.history import Trial
 from hypertune.search.searchers.base import Searcher
-from hypertune.space import Flat, Space, identity
+from hypertune.space import Flat, Space, Value, identity
 
 
 class Grid(Searcher):
@@ -40,3 +40,15 @@ class Grid(Searcher):
         self._rest = self.space.configs()
         left = next((flat for flat in self._rest if identity(flat) not in tried), None)
         return trials[0].flat if left is None else left  # nothing is left: a repetition says so
+
+    def suggest_given(
+        self, trials: Sequence[Trial], rng: np.random.Generator, given: Mapping[str, Value]
+    ) -> Flat:
+        tried, wanted = {identity(trial.flat) for trial in trials}, identity(given)
+        rest = (
+            flat
+            for flat in self.space.configs()
+            if identity({key: flat[key] for key in given}) == wanted and identity(flat) not in tried
+        )
+        # None is left: a repetition says so.
+        return next(rest, trials[0].flat if trials else next(self.space.configs()))
