@@ -264,7 +264,13 @@ def _show_best(out: Console, summary: Summary) -> None:
         return
     searched = {k: v for k, v in summary.best.config.items() if k not in summary.study["fixed"]}
     config = ", ".join(f"{k}={_number(v)}" for k, v in flat_names(searched).items())
-    out.print(Text(f"Best configuration (trial {summary.best.id}): {config}"))
+    out.print(Text(f"Recommended configuration (trial {summary.best.id}): {config}"))
+    first = next((score for score in summary.scores if score.n_fresh), None)
+    if first is not None and summary.winner != summary.best.id:
+        out.print(
+            f"The search's winner was trial {summary.winner}; on {first.n_fresh} fresh seeds this "
+            "one is better on average."
+        )
     if not summary.full:
         out.print("No trial was trained in full: this is the best of those that got furthest.")
 
@@ -278,6 +284,7 @@ def _show_scores(out: Console, summary: Summary) -> None:
     table.add_column("trial", justify="right")
     table.add_column("epoch", justify="right")
     table.add_column(study["metric"], justify="right")
+    table.add_column("fresh seeds", justify="right")
     table.add_column(study["test_metric"] or "test", justify="right")
     for score in summary.scores:
         table.add_row(
@@ -285,6 +292,7 @@ def _show_scores(out: Console, summary: Summary) -> None:
             str(score.trial),
             str(score.epoch) if score.epoch else "",
             f"{score.validation:.4f}",
+            "" if score.fresh is None else f"{score.fresh:.4f} ({score.n_fresh})",
             Text(_test_text(score)),
         )
     out.print(table)

@@ -1,11 +1,13 @@
-"""Configs that ran again on fresh seeds, in blocks of equal seeds."""
+"""Configs that ran again on fresh seeds, in blocks of equal seeds; and which of them is best."""
 
+import math
 from collections.abc import Mapping
 
 import pandas as pd
 
 from hypertune.analysis.effects import Floats
 from hypertune.analysis.frames import StudyData, finite
+from hypertune.records import Champion, Run, champion
 from hypertune.space import identity
 
 MIN_REPEATS = 3
@@ -41,3 +43,26 @@ def blocks(data: StudyData, runs: Mapping[str, pd.DataFrame]) -> tuple[list[str]
     }
     wide = pd.DataFrame(tables).dropna()
     return list(wide.columns), wide.to_numpy(dtype=float).T
+
+
+def recommended(data: StudyData) -> Champion | None:
+    """Return which config a study recommends; None if there is nothing."""
+    rows = data.trials
+    losses = data.sign * finite(rows["value"])
+    return champion(
+        Run(
+            trial=int(trial),
+            config=identity(data.flats[trial]) if trial in data.flats else "",
+            role=str(role),
+            label=str(label),
+            reason=None if pd.isna(reason) else str(reason),
+            repeat=int(repeat),
+            epochs=int(epochs),
+            loss=float(loss) if math.isfinite(loss) else None,
+        )
+        for trial, role, label, reason, repeat, epochs, loss in zip(
+            *(rows[name] for name in ("trial", "role", "label", "reason", "repeat", "epochs")),
+            losses,
+            strict=True,
+        )
+    )

@@ -196,12 +196,21 @@ def _found(data: StudyData, summary: Summary) -> str | None:
         return None
     config = ", ".join(f"{row['name']}={row['best']}" for row in best["rows"])
     first, *others = summary.scores
-    values = ", ".join(f"{s.label} {s.validation:.4g}" for s in others)
+    values = ", ".join(f"{s.label} {_validation(s)}" for s in others)
     beside = f"; beside it: {values}" if values else ""
-    return (
-        f"The best configuration found: {config} ({data.study['metric']} on validation "
-        f"{first.validation:.4g}{beside}; of each one seed, the best one's chosen for its value)."
+    by = (
+        f"chosen by its mean over {first.n_fresh} fresh seeds"
+        if first.fresh is not None
+        else "of one seed, chosen for this value"
     )
+    return (
+        f"The recommended configuration: {config} ({data.study['metric']} on validation "
+        f"{_validation(first)}, {by}{beside})."
+    )
+
+
+def _validation(score: Score) -> str:
+    return f"{score.validation if score.fresh is None else score.fresh:.4g}"
 
 
 def _score(score: Score) -> dict[str, Any]:
@@ -211,6 +220,7 @@ def _score(score: Score) -> dict[str, Any]:
         "trial": score.trial,
         "epoch": score.epoch,
         "validation": f"{score.validation:.4f}",
+        "fresh": "" if score.fresh is None else f"{score.fresh:.4f} ({score.n_fresh})",
         "test": test if score.test is None else f"{score.test:.4f}",
     }
 

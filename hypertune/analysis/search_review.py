@@ -6,6 +6,7 @@ from scipy.stats import fisher_exact, mannwhitneyu
 
 from hypertune.analysis.effects import ALPHA
 from hypertune.analysis.frames import StudyData, finite, value_at
+from hypertune.analysis.replicates import recommended
 from hypertune.analysis.words import show
 from hypertune.space import Number
 
@@ -109,9 +110,9 @@ def following(data: StudyData, *, undecided: bool) -> list[str]:
     """
     advice = []
     name = data.study["name"]
-    champion = _champion(data)
+    champion = recommended(data)
     for parameter in data.space.parameters if champion is not None else ():
-        flat = data.flats.get(int(champion or 0), {})
+        flat = data.flats.get(champion.trial if champion is not None else -1, {})
         if isinstance(parameter, Number) and parameter.key in flat:
             unit = parameter.to_unit(flat[parameter.key])
             if parameter.n_values is not None and parameter.n_values < 1 / _EDGE:
@@ -134,10 +135,3 @@ def following(data: StudyData, *, undecided: bool) -> list[str]:
             "begin again with every trial in full, where each counts: --scheduler none."
         )
     return advice
-
-
-def _champion(data: StudyData) -> int | None:
-    if data.full.empty:
-        return None
-    place = int(np.argmin(data.sign * finite(data.full["value"])))
-    return int(data.full["trial"].iloc[place])

@@ -4,10 +4,18 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from hypertune.errors import JournalError
-from hypertune.records import EventRow, Journal, ResultRow, TrialRow
+from hypertune.records import (
+    Champion,
+    EventRow,
+    Journal,
+    ResultRow,
+    TrialRow,
+    read_champion,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,6 +27,8 @@ class Score:
         trial: Its id.
         epoch: Its best epoch; 0 for models without epochs.
         validation: The study's metric at that epoch, on the validation part.
+        fresh: The mean of its config's best values on fresh seeds; None if it did not run again.
+        n_fresh: How many they are.
         test: The same on the test part; None where that was not opened, or the look failed.
         failure: Why a look at the test part failed; None if it did not.
     """
@@ -27,6 +37,8 @@ class Score:
     trial: int
     epoch: int
     validation: float
+    fresh: float | None
+    n_fresh: int
     test: float | None
     failure: str | None
 
@@ -37,7 +49,9 @@ class Summary:
 
     Attributes:
         study: The journal's keys.
-        best: The recommended trial: the best of those in full; None if there is none.
+        best: The recommended trial: its config is the best one on fresh seeds, or else in the
+            search; None if there is none.
+        winner: The trial that the search alone would recommend.
         full: Whether ``best`` is a trial in full, or only the best of the longest ones.
         scores: ``best``, the default and the baselines, as far as they exist.
         reasons: How many searched trials ended how.
@@ -49,6 +63,7 @@ class Summary:
 
     study: Mapping[str, Any]
     best: TrialRow | None
+    winner: int | None
     full: bool
     scores: tuple[Score, ...]
     reasons: Mapping[str, int]
@@ -92,6 +107,7 @@ def summarize(folder: Path) -> Summary:
     journal = Journal(folder / "journal.db", read_only=True)
     try:
         study, trials = journal.study(), journal.trials()
+        champion = read_champion(journal) if {"metric", "mode"} <= study.keys() else None
         results: dict[int, list[ResultRow]] = {}
         for row in journal.results():
             results.setdefault(row.trial, []).append(row)
@@ -102,9 +118,7 @@ def summarize(folder: Path) -> Summary:
     if missing := {"metric", "mode", "test_metric"} - study.keys():
         raise JournalError(f"'{journal.path}' lacks {', '.join(sorted(missing))}: no study began.")
     searched = [t for t in trials if t.role == "search"]
-    # The default may have been stopped early in the search, and trained in full later.
-    in_full = [t for t in trials if t.role == "baseline" and t.label == "default"]
-    best, full = _best(searched + in_full, results, study)
+    best = next((t for t in trials if champion is not None and t.id == champion.trial), None)
     n_looks = sum(event.data.get("label") == "best" for event in tests)
     shown = [("best", best)] if best else []
     default = [t for t in searched[:1] if t.full]
@@ -117,8 +131,11 @@ def summarize(folder: Path) -> Summary:
     return Summary(
         study=study,
         best=best,
-        full=full,
-        scores=tuple(_score(label, trial, results, tests, study) for label, trial in shown),
+        winner=None if champion is None else champion.winner,
+        full=champion is not None and champion.full,
+        scores=tuple(
+            _score(label, trial, results, tests, study, champion) for label, trial in shown
+        ),
         reasons=Counter(t.reason or t.state for t in searched),
         failures=tuple(
             (t.id, (t.detail or "").splitlines()[0] if t.detail else "")
@@ -137,40 +154,25 @@ def best_row(rows: Iterable[ResultRow], study: Mapping[str, Any]) -> ResultRow:
     return min(rows, key=lambda row: (sign * row.metrics[study["metric"]], row.epoch))
 
 
-def _best(
-    searched: list[TrialRow], results: Mapping[int, list[ResultRow]], study: Mapping[str, Any]
-) -> tuple[TrialRow | None, bool]:
-    """Return the trial to recommend, and whether it was trained in full."""
-    scored = [t for t in searched if t.id in results and t.reason not in ("failed", "lost")]
-    full = [t for t in scored if t.full]
-    pool = full
-    if not pool:
-        furthest = max((results[t.id][-1].epoch for t in scored), default=0)
-        pool = [t for t in scored if results[t.id][-1].epoch == furthest]
-    sign = -1 if study["mode"] == "max" else 1
-    metric = study["metric"]
-    best = min(
-        pool,
-        key=lambda t: (sign * best_row(results[t.id], study).metrics[metric], t.id),
-        default=None,
-    )
-    return best, bool(full)
-
-
 def _score(
     label: str,
     trial: TrialRow,
     results: Mapping[int, list[ResultRow]],
     tests: Iterable[EventRow],
     study: Mapping[str, Any],
+    champion: Champion | None,
 ) -> Score:
     row = best_row(results[trial.id], study)
+    again = () if champion is None else champion.losses.get(trial.id, ())
+    sign = -1 if study["mode"] == "max" else 1
     look = next((e.data for e in tests if e.trial == trial.id), {})
     return Score(
         label=label,
         trial=trial.id,
         epoch=row.epoch,
         validation=row.metrics[study["metric"]],
+        fresh=sign * fmean(again) if again else None,
+        n_fresh=len(again),
         test=look.get("metrics", {}).get(study["test_metric"] or ""),
         failure=look.get("failure"),
     )

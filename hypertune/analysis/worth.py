@@ -1,82 +1,88 @@
-"""What the best config is worth: on fresh seeds, and on the test part."""
+"""What the recommended config is worth: on fresh seeds, and on the test part."""
 
-import math
-from collections.abc import Mapping, Sequence
+from statistics import fmean
 
 import numpy as np
-import pandas as pd
-from scipy.stats import t as student
 
-from hypertune.analysis.frames import StudyData, finite
-from hypertune.analysis.replicates import MIN_REPEATS, blocks, replicates
+from hypertune.analysis import effects
+from hypertune.analysis.frames import StudyData
+from hypertune.analysis.replicates import MIN_REPEATS, recommended
 from hypertune.analysis.words import show
+from hypertune.records import Champion
 from hypertune.space import identity
 
 
 def worth(data: StudyData, *, alpha: float) -> list[str]:
-    """Say what the best config is worth against the default and the baselines.
+    """Say what the recommended config is worth against the default and the baselines.
 
     Args:
         data: The study.
         alpha: Error of the interval.
     """
+    best = recommended(data)
     sentences = []
-    runs = replicates(data)
-    default = data.space.problems(data.study["default"]) == []
-    if runs and default:
-        key = identity(data.space.flatten(data.study["default"]))
-        others = [config for config in runs if config != key]
-        if key in runs and others:
-            sentences += _against_default(data, runs, key, others, alpha)
-    sentences += _on_test(data)
-    return sentences
+    if best is not None and best.losses:
+        sentences += _against_default(data, best, alpha) + _regression(data, best)
+    return sentences + _on_test(data, best)
 
 
-def _against_default(
-    data: StudyData, runs: Mapping[str, pd.DataFrame], key: str, others: Sequence[str], alpha: float
-) -> list[str]:
-    # The one that the search ranked first: choosing by the replicates would be choosing luck.
-    searched = {
-        identity(data.flats[t]): data.sign * v
-        for t, v in zip(data.full["trial"], finite(data.full["value"]), strict=True)
-        if t in data.flats
-    }
-    best = min(others, key=lambda config: searched.get(config, math.inf))
-    configs, values = blocks(data, {c: runs[c] for c in (key, best)})
-    if values.shape[1] < MIN_REPEATS or len(configs) < 2:
+def _against_default(data: StudyData, best: Champion, alpha: float) -> list[str]:
+    """Compare with the default on fresh seeds.
+
+    The best of several was chosen by these seeds: only intervals that hold for all pairs at once
+    hold for the pair that was chosen.
+    """
+    names = {trial: identity(data.flats[trial]) for trial in best.losses}
+    flat = data.space.flatten(data.study["default"])
+    default = next((t for t, name in names.items() if name == identity(flat)), None)
+    values = np.array(list(best.losses.values()))
+    n_configs, n = values.shape
+    if default is None or n < MIN_REPEATS or n_configs < 2:
         return []
-    gaps = values[configs.index(key)] - values[configs.index(best)]
-    n, mean = len(gaps), float(gaps.mean())
-    reach = float(student.ppf(1 - alpha / 2, n - 1) * gaps.std(ddof=1) / math.sqrt(n))
-    interval = f"95 %: {show(mean - reach)} to {show(mean + reach)}; {n} fresh seeds"
-    verb = "beats" if mean > reach else "loses to" if mean < -reach else "is not told apart from"
-    sentences = [
-        f"On validation the search's best configuration {verb} the default: "
-        f"{show(mean)} in its favour ({interval})."
+    if default == best.trial:
+        return [f"Of {n_configs} configurations the default is the best one on {n} fresh seeds."]
+    levels = [str(trial) for trial in names]
+    found = effects.from_replicates(values, levels, levels, alpha=alpha)
+    a, b = levels.index(str(best.trial)), levels.index(str(default))
+    mean, reach = float(found.difference[a, b]), float(found.margin[a, b])
+    verb = "beats" if mean > reach else "is not told apart from"
+    return [
+        f"On {n} fresh seeds the recommended configuration, the best one of {n_configs}, {verb} "
+        f"the default: {show(mean)} in its favour (95 %: {show(mean - reach)} to "
+        f"{show(mean + reach)})."
     ]
-    if best in searched:
-        back = float(values[configs.index(best)].mean()) - searched[best]
-        if back > 0:
+
+
+def _regression(data: StudyData, best: Champion) -> list[str]:
+    """Say how much of the search's winner was luck, and whether another config took its place."""
+    sentences = []
+    trials = data.trials.set_index("trial")
+    if best.winner in best.losses:
+        again, n = fmean(best.losses[best.winner]), len(best.losses[best.winner])
+        before = data.sign * float(trials["value"][best.winner])
+        back = again - before
+        verb = f"worse by {show(back)}" if back > 0 else f"as good, or better by {show(-back)}"
+        why = ": the luck of the winner" if back > 0 else ""
+        sentences.append(
+            f"The search's winner (trial {best.winner}) had {show(data.sign * before)} in the "
+            f"search and has {show(data.sign * again)} on {n} fresh seeds, {verb}{why}."
+        )
+        if best.trial != best.winner:
+            gap = again - fmean(best.losses[best.trial])
             sentences.append(
-                f"On fresh seeds it is worse by {show(back)} than it was in the search: the luck "
-                "of the winner."
-            )
-        else:
-            sentences.append(
-                "On fresh seeds it is as good as it was in the search, or better "
-                f"(by {show(-back)})."
+                f"Trial {best.trial} is better there by {show(gap)}, and is recommended in its "
+                "place."
             )
     return sentences
 
 
-def _on_test(data: StudyData) -> list[str]:
+def _on_test(data: StudyData, champion: Champion | None) -> list[str]:
     trials = data.trials
     looked = trials[trials["test"].notna()]
-    searched = looked[looked["role"].isin(("search", "replicate", "rerun"))]
-    full = searched[searched["full"]]
-    if full.empty:
-        return ["The test part was not opened for a searched configuration."]
-    best = full.iloc[int(np.argmin(data.sign * finite(full["value"])))]
+    of_best = looked[looked["trial"] == (champion.trial if champion is not None else -1)]
+    if of_best.empty:
+        return ["The test part was not opened for the recommended configuration."]
+    best = of_best.iloc[0]
     name = data.study["test_metric"]
     sentences = []
     for _, row in looked.iterrows():
@@ -87,7 +93,7 @@ def _on_test(data: StudyData) -> list[str]:
         gap = data.sign * (row["test"] - best["test"])
         verb = "beats" if gap > 0 else "does not beat"
         sentences.append(
-            f"On the test part the best configuration {verb} {other}: {name} "
+            f"On the test part the recommended configuration {verb} {other}: {name} "
             f"{show(best['test'])} against {show(row['test'])} (one seed, one look)."
         )
     return sentences

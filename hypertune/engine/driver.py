@@ -13,11 +13,11 @@ import ray
 
 from hypertune.engine.checkpoints import Checkpoints
 from hypertune.errors import HypertuneError, JournalError
-from hypertune.records import FULL, Journal
-from hypertune.search import Job, Reason, Search, Trial, incumbent
+from hypertune.records import FULL, Journal, read_champion
+from hypertune.search import Job, Reason, Search, Trial
 from hypertune.settings import Settings
 from hypertune.space import Categorical, identity
-from hypertune.study import Study
+from hypertune.study import MAX_FAIR_LEVELS, Study
 from hypertune.trainable.worker import WorkerJob, hang_file
 
 FINAL = (*FULL, "failed", "lost")
@@ -25,7 +25,7 @@ FINAL = (*FULL, "failed", "lost")
 MAX_LOST = 2
 """A job whose worker died is tried again so many times."""
 _DRAIN_S = 10.0
-_MAX_LEVELS = 4  # of a factor whose levels are compared by their best configs
+_N_TOP = 2  # the best of a search, besides those of levels, that run again
 _KEPT = 20  # checkpoints of a finished study
 _SYNC_EVERY_S = 0.5
 _HOPELESS = (
@@ -150,7 +150,7 @@ class Driver:
         self.baselines: dict[str, int] = {}  # the simple models' trials, once they are journaled
         self.to_test: list[tuple[str, int]] | None = None  # (label, trial); None: not opened
         self.test_data: ray.ObjectRef | None = None
-        self.best_kept: int | None = None  # the full trial whose checkpoint is kept
+        self.kept: set[int] = set()  # the trials in full whose checkpoints are kept
         self.error: Exception | None = None
         self.interrupted = False
         self.cut_short = False  # the time budget has refused or ended a job
@@ -189,8 +189,7 @@ class Driver:
                 if row.trial in searched:
                     self._note_best(row.trial, row.metrics[self.study.metric])
         self.progress.n_started = len(self.ids)
-        best = incumbent(t for t in self.search.trials if t.full)
-        self.best_kept = None if best is None else best.number
+        self.kept = {t.number for t in self.search.trials if t.full}
 
     # ---- what ends a search ----
 
@@ -327,21 +326,10 @@ class Driver:
 
     def _repeats_due(self) -> list[Repeat]:
         """Return the replicates that are due, but for those that earlier sessions have made."""
-        full = [trial for trial in self.search.trials if trial.full]
-        best = incumbent(full)
-        if best is None or self.settings.n_repeats == 0:
+        candidates = self._candidates()
+        if not candidates:
             return []
-        nest, chosen = self.search.space.nest, {"best": best.flat}
-        for parameter in self.search.space.parameters:
-            if parameter.name not in self.study.factors or parameter.condition is not None:
-                continue
-            if not isinstance(parameter, Categorical) or len(parameter.choices) > _MAX_LEVELS:
-                continue
-            for index, level in enumerate(parameter.choices):
-                of_level = [t for t in full if parameter.index(t.flat[parameter.key]) == index]
-                if (leader := incumbent(of_level)) is not None:
-                    chosen[f"best of {parameter.name}={level}"] = leader.flat
-        configs = {label: nest(flat) for label, flat in chosen.items()}
+        configs = {key: self.search.space.nest(t.flat) for key, t in candidates.items()}
         configs["default"] = dict(self.study.default)
         labels: dict[str, str] = {}
         for label, config in configs.items():
@@ -362,10 +350,30 @@ class Driver:
                     )
         return due
 
+    def _candidates(self) -> dict[str, Trial]:
+        """Return the trials in full whose configs may be recommended, by what they are.
+
+        They are the best of all, and of each level of factors that have few.
+        """
+        full = [t for t in self.search.trials if t.full and math.isfinite(t.best[t.epoch])]
+        ranked = sorted(full, key=lambda t: (t.best[t.epoch], t.number))
+        chosen = {"best" if k == 0 else f"number {k + 1}": t for k, t in enumerate(ranked[:_N_TOP])}
+        for parameter in self.search.space.parameters:
+            if parameter.name not in self.study.factors or parameter.condition is not None:
+                continue
+            if not isinstance(parameter, Categorical) or len(parameter.choices) > MAX_FAIR_LEVELS:
+                continue
+            for index, level in enumerate(parameter.choices):
+                of_level = (t for t in ranked if parameter.index(t.flat[parameter.key]) == index)
+                if (leader := next(of_level, None)) is not None:
+                    chosen[f"best of {parameter.name}={level}"] = leader
+        return chosen
+
     def _next_test(self, key: str) -> WorkerJob | None:
         """Return a job that looks at the test part, when all training is over.
 
-        It is opened once: for the recommended trial, the default and the baselines.
+        It is opened once: for the config that is recommended by its replicates, the default and
+        the baselines.
         """
         if self.to_test is None:
             if self.out:
@@ -380,7 +388,7 @@ class Driver:
         return self._send(key, trial, searched, 0, None, test=label)
 
     def _open_test(self) -> None:
-        study, best = self.study, incumbent(self.search.trials)
+        study, best = self.study, read_champion(self.journal)
         self.to_test = []
         if best is None or not best.full or study.test_metric is None:
             return
@@ -389,10 +397,7 @@ class Driver:
         known = {event.trial for event in looks if "metrics" in event.data}
         first = self.search.trials[0]
         default = self.ids[0] if first.full else self.default
-        recommended = self.ids[best.number]
-        if default is not None and self._best_loss(default) < self._best_loss(recommended):
-            recommended = default  # it was stopped early in the search, and trained in full later
-        for label, trial in {"best": recommended, "default": default}.items():
+        for label, trial in {"best": best.trial, "default": default}.items():
             if trial is not None and trial not in known and self._has_checkpoint(trial):
                 self.to_test.append((label, trial))
                 known.add(trial)
@@ -412,12 +417,6 @@ class Driver:
             judged = {name: {"failure": text} for name in simple}
         for name, look in judged.items():
             self.journal.add_event("test", simple[name], {"label": name, **look})
-
-    def _best_loss(self, trial: int) -> float:
-        """Return a trial's best value as a loss."""
-        values = [row.metrics[self.study.metric] for row in self.journal.results(trial=trial)]
-        sign = -1 if self.study.mode == "max" else 1
-        return min((sign * value for value in values), default=math.inf)
 
     def _record_baselines(self) -> None:
         """Journal the simple models and what they reach on the validation part, once."""
@@ -622,7 +621,7 @@ class Driver:
         if reason in ("failed", "lost"):
             self.checkpoints.drop(trial)
         elif number is not None and reason in FULL:
-            self._keep_best(number)
+            self._keep_candidates(number)
         elif trial in self.repeats and reason != "interrupted":
             self.checkpoints.drop(trial)
         if number is not None:
@@ -640,14 +639,12 @@ class Driver:
     def _has_checkpoint(self, trial: int) -> bool:
         return self.checkpoints.newest(trial, self.search.max_epochs) is not None
 
-    def _keep_best(self, number: int) -> None:
-        """Keep one checkpoint of the full trials: the best one's (and the default's)."""
-        best = incumbent(self.search.trials)
-        dropped = number
-        if best is not None and best.number == number:
-            dropped, self.best_kept = self.best_kept or 0, number
-        if dropped > 0:
+    def _keep_candidates(self, number: int) -> None:
+        """Keep the checkpoints of full trials that may be recommended, and the default's."""
+        candidates = {0, *(trial.number for trial in self._candidates().values())}
+        for dropped in (self.kept | {number}) - candidates:
             self.checkpoints.drop(self.ids[dropped])
+        self.kept = (self.kept | {number}) & candidates
 
     def _note_best(self, trial: int, value: float) -> None:
         best, better = self.progress.best, min if self.study.mode == "min" else max
@@ -686,8 +683,7 @@ class Driver:
         if self.stopped_by is None:
             # It may be extended: then most that is promoted is among these.
             kept = {self.ids[t.number] for t in self._promising()[:_KEPT]}
-            best = incumbent(self.search.trials)
-            kept |= {self.ids[best.number]} if best is not None else set()
+            kept |= {self.ids[t.number] for t in self._candidates().values()}
             kept |= {t for t in [*self.ids[:1], self.default] if t is not None}
             self.checkpoints.keep(kept)
         error = None if self.error is None else f"{type(self.error).__name__}: {self.error}"

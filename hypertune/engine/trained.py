@@ -1,5 +1,6 @@
 """The model of a study, rebuilt from its config and its weights; nothing is unpickled."""
 
+import contextlib
 import copy
 import math
 from collections.abc import Mapping
@@ -12,7 +13,7 @@ from hypertune.engine.earlier import Earlier
 from hypertune.engine.folder import study_folder
 from hypertune.engine.prepare import load_data
 from hypertune.errors import SettingError
-from hypertune.search import incumbent
+from hypertune.records import Journal, read_champion
 from hypertune.study import Loop, Study
 from hypertune.trainable.estimator import EstimatorLoop
 from hypertune.trainable.loop import TensorLoop
@@ -64,14 +65,14 @@ def load_model(
     if not (folder / "journal.db").is_file():
         folder = study_folder(Path(studies_dir), str(study))
     earlier = Earlier.read(folder)
-    asked, settings = earlier.settled(space, {})
+    asked, _ = earlier.settled(space, {})
     if trial is None:
-        best = incumbent(earlier.search(asked, settings).trials)
+        with contextlib.closing(Journal(folder / "journal.db", read_only=True)) as journal:
+            best = read_champion(journal)
         if best is None:
             raise SettingError(f"No trial of '{folder.name}' has a result yet.")
-        row = [t for t in earlier.trials if t.role == "search"][best.number]
-    else:
-        row = earlier.trial(trial)
+        trial = best.trial
+    row = earlier.trial(trial)
     kept = Checkpoints(folder.resolve() / "checkpoints", math.inf)
     found = kept.newest(row.id, asked.max_epochs)
     if found is None:

@@ -5,8 +5,9 @@ in MLflow               from the journal
 ======================  ============================================================================
 experiment              the space, by its name
 parent run              the study: settings as params, question and budget as description, and at
-                        the end ``n_trials_ended``, ``n_results``, ``best_<metric>``; the report as
-                        artifacts
+                        the end ``n_trials_ended``, ``n_results``, ``best_<metric>`` (of the search)
+                        and, of the recommended config on fresh seeds, ``champion_<metric>``; tag
+                        ``hypertune.champion`` its trial; the report as artifacts
 child run               a trial, once it has started: config as params (``log10_<name>`` too for
                         parameters on a log scale), every finite metric at step = epoch; once it has
                         ended, at step 0, ``best_<metric>``, ``best_epoch``, ``cost_s`` (seconds of
@@ -29,8 +30,10 @@ import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from statistics import fmean
 from typing import Any, NamedTuple
 
+from hypertune.records.champion import Champion, read_champion
 from hypertune.records.journal import FULL, Journal, ResultRow, TrialRow, flat_names, job_results
 
 STUDY = "study"  # the key of the parent run; those of the others are trial ids
@@ -74,6 +77,7 @@ def study_run(journal: Journal, study: Mapping[str, Any]) -> Run:
     end = ends[-1] if ends and (not starts or ends[-1].id > starts[-1].id) else None
     names = ("method", "seed", "n_trials", "max_epochs", "metric", "mode")
     settings = {name: study[name] for name in names if name in study} | study.get("settings", {})
+    best = read_champion(journal) if end is not None else None
     scalars = {k: v for k, v in settings.items() if isinstance(v, str | int | float | bool)}
     return Run(
         key=STUDY,
@@ -83,13 +87,14 @@ def study_run(journal: Journal, study: Mapping[str, Any]) -> Run:
             **_json_tags({**study, "n_sessions": n_sessions(journal)}),
             "hypertune.role": STUDY,
             "hypertune.study": study["name"],
+            **({} if best is None else {"hypertune.champion": str(best.trial)}),
             "mlflow.note.content": cut(_description(study), _TAG_CHARS),
         },
         params={_key(name): cut(value, _PARAM_CHARS) for name, value in scalars.items()},
         start_ms=journal.events(limit=1)[0].t_ms,
         status="RUNNING" if end is None else _ended_status(end.data),
         end_ms=None if end is None else end.t_ms,
-        at_end=[] if end is None else _study_metrics(journal, study, end.t_ms),
+        at_end=[] if end is None else _study_metrics(journal, study, best, end.t_ms),
     )
 
 
@@ -97,13 +102,18 @@ def _ended_status(data: Mapping[str, Any]) -> str:
     return {"signal": "KILLED", "error": "FAILED"}.get(data.get("stopped_by") or "", "FINISHED")
 
 
-def _study_metrics(journal: Journal, study: Mapping[str, Any], t_ms: int) -> list[Item]:
+def _study_metrics(
+    journal: Journal, study: Mapping[str, Any], champion: Champion | None, t_ms: int
+) -> list[Item]:
     trials, results = journal.trials(), journal.results()
     searched = {trial.id for trial in trials if trial.role == "search" and trial.full}
     n_ended = sum(trial.state == "ended" for trial in trials)
     values: dict[str, float] = {"n_trials_ended": n_ended, "n_results": len(results)}
     if best := _best([row for row in results if row.trial in searched], study):
         values[f"best_{study['metric']}"] = best[0]
+    if champion is not None and champion.losses:
+        sign = -1 if study["mode"] == "max" else 1
+        values[f"champion_{study['metric']}"] = sign * fmean(champion.losses[champion.trial])
     return [Item("metric", _key(name), value, t_ms) for name, value in values.items()]
 
 

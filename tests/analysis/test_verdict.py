@@ -12,6 +12,7 @@ from scipy import stats
 
 from hypertune.analysis import effects
 from hypertune.analysis.frames import load
+from hypertune.analysis.summary import summarize
 from hypertune.analysis.verdict import Statement, Verdict, judge, judge_factor
 
 LSTM = {**DEFAULT, "cell": "lstm", "lr": 3e-3}
@@ -217,10 +218,37 @@ def test_the_best_is_set_against_the_default_and_baselines(tmp_path: Path) -> No
     trials.append(Made(losses=[0.9], role="baseline", label="naive", test=0.8))
     worth = judge(load(write_study(tmp_path / "s", trials))).worth
 
-    assert worth[0].startswith("On validation the search's best configuration beats the default")
-    assert worth[1].startswith("On fresh seeds it is worse by 0.105")
-    assert worth[2].startswith("On the test part the best configuration beats the default")
-    assert worth[3].startswith("On the test part the best configuration does not beat naive")
+    assert worth[0].startswith("On 4 fresh seeds the recommended configuration, the best one of 2, ")
+    assert "beats the default: 0.117 in its favour" in worth[0]
+    assert worth[1].startswith("The search's winner (trial 1) had 0.7 in the search and has 0.805 ")
+    assert worth[1].endswith("worse by 0.105: the luck of the winner.")
+    assert worth[2].startswith("On the test part the recommended configuration beats the default")
+    assert worth[3].startswith("On the test part the recommended configuration does not beat naive")
+
+
+def test_a_winner_that_was_only_lucky_is_replaced_and_that_is_said(tmp_path: Path) -> None:
+    third = {**LSTM, "units": 100}
+    trials = replicates([0.92, 0.93, 0.90, 0.94], [0.95, 0.96, 0.94, 0.97])
+    trials[0] = Made(losses=[1.0] * 9, test=0.95)
+    trials[1] = Made(losses=[0.7] * 9, config=LSTM)
+    trials.insert(2, Made(losses=[0.8] * 9, config=third, test=0.9))
+    trials += [
+        Made(losses=[0.7 + 0.001 * k] * 9, config=third, role="replicate", repeat=k)
+        for k in range(1, 5)
+    ]
+    folder = write_study(tmp_path / "s", trials)
+    worth = judge(load(folder)).worth
+    assert "the best one of 3, beats the default" in worth[0]
+    assert worth[1].endswith("on 4 fresh seeds, worse by 0.255: the luck of the winner.")
+    assert worth[2].startswith("Trial 2 is better there by 0.25")
+    assert "0.9 against 0.95" in worth[3]
+    summary = summarize(folder)
+    assert summary.best is not None
+    assert (summary.best.id, summary.winner) == (2, 1)
+    assert [(s.label, s.trial, s.n_fresh) for s in summary.scores][:2] == [
+        ("best", 2, 4),
+        ("default", 0, 4),
+    ]
 
 
 def test_tukey_covers_all_pairs_and_the_best_of_several_configs() -> None:

@@ -1,0 +1,122 @@
+"""Which config a study recommends: the one that is best on fresh seeds, on validation.
+
+What won a search was lucky besides being good. So after it the best configs and the default run
+again on fresh seeds, the same ones for each, and the best mean over these seeds decides; the test
+part is opened for that one. Where nothing ran again the search's own best is recommended.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from hypertune.records.journal import FULL, Journal
+from hypertune.space import identity
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """What a trial has to say in the matter.
+
+    Attributes:
+        trial: Its id.
+        config: A text that is equal for equal configs.
+        role, label, reason, repeat: As in the journal.
+        epochs: The last epoch with a result.
+        loss: Its best value as a loss; None without a finite one.
+    """
+
+    trial: int
+    config: str
+    role: str
+    label: str
+    reason: str | None
+    repeat: int
+    epochs: int
+    loss: float | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Champion:
+    """What a study recommends.
+
+    Attributes:
+        trial: The trial that stands for the config: whose model is loaded, and judged on test.
+        full: It ran in full; else it is the best of those that got furthest.
+        winner: The trial that the search alone would recommend.
+        losses: Losses on fresh seeds, the same ones for each, by the trial that stands for a
+            config; empty where the search alone decides.
+    """
+
+    trial: int
+    full: bool
+    winner: int
+    losses: Mapping[int, Sequence[float]]
+
+
+def champion(runs: Iterable[Run]) -> Champion | None:
+    """Return what a study recommends; None if there is nothing.
+
+    A config that failed on a fresh seed is not recommended.
+    """
+    runs = list(runs)
+    usable = [r for r in runs if r.loss is not None and r.reason not in ("failed", "lost")]
+    # The default may have been stopped early in the search, and trained in full later.
+    searched = [
+        r for r in usable if r.role == "search" or (r.role, r.label) == ("baseline", "default")
+    ]
+    pool = [r for r in searched if r.reason in FULL]
+    full = bool(pool)
+    if not full:
+        searched = [r for r in searched if r.role == "search"]
+        furthest = max((r.epochs for r in searched), default=0)
+        pool = [r for r in searched if r.epochs == furthest]
+    ranked = sorted(pool, key=lambda r: (_loss(r), r.trial))
+    if not ranked:
+        return None
+    winner = ranked[0].trial
+    stands: dict[str, int] = {}
+    for run in ranked:
+        stands.setdefault(run.config, run.trial)
+    again = [r for r in runs if r.role == "replicate"] if full else []
+    bad = {r.config for r in again if r.reason in ("failed", "lost")}
+    bad |= {r.config for r in again if r.reason in FULL and r.loss is None}
+    tables: dict[str, dict[int, float]] = {}
+    for run in again:
+        if run.reason in FULL and run.config in stands and run.config not in bad:
+            tables.setdefault(run.config, {})[run.repeat] = _loss(run)
+    shared = set.intersection(*map(set, tables.values())) if tables else set()
+    if not shared:
+        return Champion(trial=winner, full=full, winner=winner, losses={})
+    losses = {stands[c]: [table[r] for r in sorted(shared)] for c, table in tables.items()}
+    best = min(losses, key=lambda trial: (sum(losses[trial]), trial))
+    return Champion(trial=best, full=True, winner=winner, losses=losses)
+
+
+def read_champion(journal: Journal) -> Champion | None:
+    """Return what the study of a journal recommends; None if there is nothing."""
+    about = journal.study()
+    metric, sign = about["metric"], -1.0 if about["mode"] == "max" else 1.0
+    losses: dict[int, float] = {}
+    epochs: dict[int, int] = {}
+    for row in journal.results():
+        loss = sign * row.metrics.get(metric, float("nan"))
+        epochs[row.trial] = max(row.epoch, epochs.get(row.trial, 0))
+        if abs(loss) < float("inf"):
+            losses[row.trial] = min(loss, losses.get(row.trial, loss))
+    return champion(
+        Run(
+            trial=t.id,
+            config=identity(t.config),
+            role=t.role,
+            label=t.label,
+            reason=t.reason,
+            repeat=t.repeat,
+            epochs=epochs.get(t.id, 0),
+            loss=losses.get(t.id),
+        )
+        for t in journal.trials()
+    )
+
+
+def _loss(run: Run) -> float:
+    assert run.loss is not None
+    return run.loss
