@@ -19,7 +19,7 @@ import ray
 from conftest import TOY, doing
 from ray import tune
 
-from hypertune import engine
+from hypertune import engine, load_model
 from hypertune.analysis import summarize
 from hypertune.engine import Outcome
 from hypertune.engine.checkpoints import Checkpoints
@@ -234,6 +234,41 @@ def test_the_default_is_recommended_where_it_is_better_in_full(
     assert "The default configuration is the best one that was found." in summary.verdicts
 
 
+@pytest.mark.parametrize("method", ["asha", "random"])
+def test_the_best_on_fresh_seeds_is_recommended_and_judged_in_place_of_a_lucky_winner(
+    method: str, toy: Study, one: OneWorker, tmp_path: Path
+) -> None:
+    study = replace(doing(toy, "fine", "lucky"), default={"x": 0.9, "do": "fine"}, factors=("do",))
+    study = replace(study, goal="answer")
+    folder = engine.run(study, settings(tmp_path, method=method, n_trials=12)).folder
+    summary = summarize(folder)
+    with contextlib.closing(Journal(folder / "journal.db", read_only=True)) as journal:
+        trials = {t.id: t for t in journal.trials()}
+        looks = {e.data["label"]: e.trial for e in journal.events(kind="test")}
+        again = [t.config["x"] for t in trials.values() if t.role == "replicate"]
+    assert summary.best is not None
+    assert summary.winner is not None
+    assert trials[summary.winner].config["do"] == "lucky"
+    # Without the luck of its seed every config is as good as its x is small.
+    assert summary.best.config["x"] == min(again)
+    assert looks["best"] == summary.best.id
+    best = next(score for score in summary.scores if score.label == "best")
+    assert best.fresh == pytest.approx(min(again) + 1 / 9)
+    assert best.n_fresh == 3
+    assert best.test == pytest.approx(min(again) + 100)
+    found = load_model_of(folder, study)
+    assert (found, summary.n_looks) == (summary.best.id, 1)
+    if trials[summary.best.id].config["do"] == "fine":
+        assert summary.best.id != summary.winner
+
+
+def load_model_of(folder: Path, study: Study) -> int:
+    """Return the trial whose checkpoint `load_model` finds without being told a trial."""
+    with pytest.raises(SettingError, match="Only the code that trained this model") as told:
+        load_model(folder, space=study)
+    return int(str(told.value).partition("trial-")[2][:3])
+
+
 def test_checkpoints_keep_to_their_budget_and_trials_without_one_train_again(
     toy: Study, one: OneWorker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -276,7 +311,7 @@ def test_a_full_disk_ends_the_search_and_fails_no_trial(
     assert (again.error, again.stopped_by) == (None, None)
 
 
-def test_the_best_of_each_level_and_the_default_run_again_on_the_same_fresh_seeds(
+def test_the_best_ones_also_of_each_level_and_the_default_run_again_on_the_same_fresh_seeds(
     toy: Study, one: OneWorker, tmp_path: Path
 ) -> None:
     study = replace(
@@ -297,6 +332,8 @@ def test_the_best_of_each_level_and_the_default_run_again_on_the_same_fresh_seed
         for level in ("a", "b")
     }
     expected = {(best["a"], "a"), (best["b"], "b"), (0.5, "a")}
+    top = sorted((t.config["x"], t.config["level"]) for t in searched)[:2]
+    expected |= set(top)
     for repeat in (1, 2):
         block = [t for t in again if t.repeat == repeat]
         assert {(t.config["x"], t.config["level"]) for t in block} == expected

@@ -218,7 +218,9 @@ def test_the_best_is_set_against_the_default_and_baselines(tmp_path: Path) -> No
     trials.append(Made(losses=[0.9], role="baseline", label="naive", test=0.8))
     worth = judge(load(write_study(tmp_path / "s", trials))).worth
 
-    assert worth[0].startswith("On 4 fresh seeds the recommended configuration, the best one of 2, ")
+    assert worth[0].startswith(
+        "On 4 fresh seeds the recommended configuration, the best one of 2, "
+    )
     assert "beats the default: 0.117 in its favour" in worth[0]
     assert worth[1].startswith("The search's winner (trial 1) had 0.7 in the search and has 0.805 ")
     assert worth[1].endswith("worse by 0.105: the luck of the winner.")

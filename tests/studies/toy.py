@@ -26,6 +26,8 @@ class ToyLoop:
         loss = self.config["x"] + 1 / self.epoch
         if self.config["do"] == "late":
             loss = 5.0 - 0.6 * self.epoch
+        if self.config["do"] == "lucky" and self.config["seed"] == 0:
+            loss -= 1.0
         loss = float("nan") if self.config["do"] == "nan" and self.epoch == 2 else loss
         metrics = {"loss": loss, "pid": float(os.getpid()), "seed": float(self.config["seed"])}
         if self.config["do"] == "missing":
@@ -35,7 +37,7 @@ class ToyLoop:
     def _fine(self) -> None:
         return
 
-    _nan = _missing = _late = _fine
+    _nan = _missing = _late = _lucky = _fine
 
     def _together(self) -> None:
         """Wait until two workers have begun."""
