@@ -80,6 +80,12 @@ def run(
     n_repeats: Annotated[
         int, typer.Option(help="Fresh seeds to run the best and the default again on.")
     ] = 3,
+    until_decided: Annotated[
+        bool,
+        typer.Option(
+            "--until-decided", help="Go on until the question is decided, within --time-budget."
+        ),
+    ] = False,
     seed: Annotated[int, typer.Option(help="Of the search and of the trials.")] = 0,
     name: Annotated[str | None, typer.Option(help="Name of the study's folder.")] = None,
     set_: Annotated[
@@ -108,7 +114,7 @@ def run(
 ) -> None:
     """Search a study's space, keep every trial, and say what was found."""
     from hypertune import display, engine, plan
-    from hypertune.analysis import write_report
+    from hypertune.analysis import undecided, write_report
     from hypertune.methods import DEFAULT_METHOD
     from hypertune.settings import Settings, parse_duration, parse_size
     from hypertune.study import load_study
@@ -148,6 +154,7 @@ def run(
             cpus_per_trial=cpus_per_trial,
             gpus_per_trial=gpus_per_trial,
             n_repeats=n_repeats,
+            until_decided=until_decided,
             seed=seed,
             disk_budget_bytes=disk_budget_bytes,
             name=name,
@@ -156,6 +163,7 @@ def run(
             verbose=verbose,
             **seconds,
         )
+        settings.check_end()
     with check:
         if probe and not dry_run:
             raise SettingError("--probe goes with --dry-run.")
@@ -168,18 +176,21 @@ def run(
         return
     out.print(f"Goal: {display.goal_text(study, settings)}.", markup=False)
     with display.Display(out) as show:
-        outcome = engine.run(study, settings, show, write_report)
-    _end(outcome)
+        outcome = engine.run(study, settings, show, write_report, undecided)
+    _end(outcome, until_decided=until_decided)
 
 
-def _end(outcome: "Outcome") -> None:
+def _end(outcome: "Outcome", *, until_decided: bool) -> None:
     """Print what was found, and exit by how the search ended."""
     from hypertune import display
-    from hypertune.analysis import read_headline, summarize
+    from hypertune.analysis import read_headline, summarize, undecided
 
     summary = summarize(outcome.folder)
     headline = read_headline(outcome.folder)
-    display.show_summary(display.console(), summary, outcome, headline)
+    out = display.console()
+    display.show_summary(out, summary, outcome, headline)
+    if until_decided:
+        display.show_undecided(out, [one.text for one in undecided(outcome.folder, ended=True)])
     nothing = summary.best is None and outcome.stopped_by is None
     if outcome.error is not None or nothing:
         raise typer.Exit(1)
@@ -194,6 +205,10 @@ def resume(
     time_budget: Annotated[
         str | None, typer.Option(help="So much more time; else what is left of the study's.")
     ] = None,
+    until_decided: Annotated[
+        bool,
+        typer.Option("--until-decided", help="Go on until the question is decided, so long."),
+    ] = False,
     n_concurrent: Annotated[int | None, typer.Option(help="Trials at a time.")] = None,
     space: SpaceMoved = None,
     studies_dir: StudiesDir = Path("studies"),
@@ -203,12 +218,14 @@ def resume(
 ) -> None:
     """Go on with a study that was cut short, or extend one that is finished."""
     from hypertune import display, engine
-    from hypertune.analysis import write_report
+    from hypertune.analysis import undecided, write_report
+    from hypertune.engine.earlier import Earlier
     from hypertune.settings import parse_duration
 
     changes: dict[str, Any] = {
         "n_trials": n_trials,
         "n_concurrent": n_concurrent,
+        "until_decided": until_decided or None,
         "tracking_uri": tracking_uri,
         "time_budget_s": time_budget and parse_duration(time_budget, "time_budget"),
     }
@@ -217,9 +234,15 @@ def resume(
     folder = engine.study_folder(studies_dir, study)
     with display.Display(display.console()) as show:
         outcome = engine.resume(
-            folder, changes=changes, space=space, observer=show, report=write_report
+            folder,
+            changes=changes,
+            space=space,
+            observer=show,
+            report=write_report,
+            judge=undecided,
         )
-    _end(outcome)
+    recorded = Earlier.read(folder).about["settings"].get("until_decided", False)
+    _end(outcome, until_decided=until_decided or recorded)
 
 
 @app.command()

@@ -31,6 +31,7 @@ _STAGES = {
     "start": "starting Ray",
     "search": "searching",
     "repeat": "running the best again on fresh seeds",
+    "look": "looking at what is decided",
     "test": "opening the test part",
     "report": "writing the report",
     "mlflow": "bringing MLflow up to date",
@@ -256,6 +257,17 @@ def show_summary(
         rows.insert(0, ("error", outcome.error))
     _pairs(out, rows)
     _show_next(out, outcome)
+
+
+def show_undecided(out: Console, left: Sequence[str]) -> None:
+    """Print whether a study that was to go on until all is decided has come to that."""
+    out.print()
+    if not left:
+        out.print("Every factor of the question is decided.", style="bold")
+        return
+    out.print("Left undecided:", style="bold")
+    for text in left:
+        out.print(Text(f"  {text}"))
 
 
 def _show_best(out: Console, summary: Summary) -> None:

@@ -25,6 +25,7 @@ _RECORDED = (
     "trial_timeout_s",
     "disk_budget_bytes",
     "n_repeats",
+    "until_decided",
     "seed",
 )
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
@@ -51,6 +52,8 @@ class Settings:
         other_data: Data to run the study on in place of its own.
         n_repeats: Fresh seeds on which the best configs, of each level of the factors as well, and
             the default run again in full after the search.
+        until_decided: Go on after the search, within the time budget, until each factor of the
+            question is decided.
         seed: Of the search and of the trials.
         name: Of the study's folder; None for ``<space>-<k>``.
         studies_dir: The folder that studies are kept in.
@@ -77,6 +80,7 @@ class Settings:
     trial_timeout_s: float = 600.0
     other_data: OtherData = field(default_factory=OtherData)
     n_repeats: int = 3
+    until_decided: bool = False
     seed: int = 0
     name: str | None = None
     studies_dir: Path = field(default_factory=lambda: Path("studies"))
@@ -125,6 +129,19 @@ class Settings:
             )
         if problems:
             raise SettingError("\n".join(problems))
+
+    def check_end(self) -> None:
+        """Check that a study that goes on until it is decided has an end.
+
+        Raises:
+            SettingError: It has none, or nothing to go on with.
+        """
+        if self.until_decided and self.time_budget_s is None:
+            raise SettingError("--until-decided needs a --time-budget: it may never be decided.")
+        if self.until_decided and self.n_repeats < 1:
+            raise SettingError(
+                f"--until-decided needs --n-repeats of at least 1, but got {self.n_repeats}."
+            )
 
     def record(self) -> dict[str, Any]:
         """Return what a later session goes on with, as plain values without credentials."""

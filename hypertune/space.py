@@ -331,6 +331,11 @@ def identity(config: Mapping[str, Value]) -> str:
     return _text(config)
 
 
+def level_text(level: Value) -> str:
+    """Return a level of a choice as records and frames spell it."""
+    return level if isinstance(level, str) else json.dumps(level)
+
+
 def _exact(value: float) -> Decimal:
     """Return the number that a float is written as: 0.1, not the nearest fraction of two."""
     return Decimal(str(value))

@@ -23,7 +23,7 @@ Values are losses: of scores, the negative.
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 
 import numpy as np
@@ -38,6 +38,7 @@ from hypertune.search.surrogate import GaussianProcess, Observations
 from hypertune.space import Value
 
 Floats = NDArray[np.float64]
+Bools = NDArray[np.bool_]
 
 ALPHA = 0.05
 _FIRST = 2 / 3
@@ -98,18 +99,48 @@ def from_replicates(
     minima lies between the extremes over the pairs.
 
     Args:
-        values: Losses, shape (config, repeat), none missing, at least two of each.
+        values: Losses, shape (config, repeat), at least two of each. Later repeats may be missing
+            (NaN) for some configs, the same ones in each: then the others are compared with each
+            other by all repeats, and with these by the shared ones, with half of the error each.
         groups: The level of each config, shape (config,).
         levels: The levels to compare, each with a config.
         alpha: Error of all intervals together.
     """
+    whole = np.asarray(~np.isnan(values).any(axis=1))
+    if not whole.all():
+        return _in_two_tiers(values, groups, levels, whole, alpha)
+    return _in_blocks(values, groups, levels, alpha, len(values))
+
+
+def _in_two_tiers(
+    values: Floats, groups: Sequence[str], levels: Sequence[str], whole: Bools, alpha: float
+) -> Effects:
+    shared = values[:, ~np.isnan(values).any(axis=0)]
+    found = _in_blocks(shared, groups, levels, alpha / 2, len(values))
+    further = [group for group, more in zip(groups, whole, strict=True) if more]
+    places = [k for k, level in enumerate(levels) if level in further]
+    if len(places) < 2:
+        return found
+    # Which ones were repeated more depends on earlier looks: the quantile is that of all configs.
+    more = _in_blocks(values[whole], further, [levels[k] for k in places], alpha / 2, len(values))
+    block = np.ix_(places, places)
+    found.difference[block], found.margin[block] = more.difference, more.margin
+    for name in ("losses", "low", "high"):
+        getattr(found, name)[places] = getattr(more, name)
+    n = dict(zip(more.levels, more.n, strict=True))
+    return replace(found, n=[n.get(level, k) for level, k in zip(levels, found.n, strict=True)])
+
+
+def _in_blocks(
+    values: Floats, groups: Sequence[str], levels: Sequence[str], alpha: float, n_compared: int
+) -> Effects:
     n_configs, n_repeats = values.shape
     means = values.mean(axis=1)
     rest = values - means[:, None] - values.mean(axis=0)[None, :] + values.mean()
     df = (n_configs - 1) * (n_repeats - 1)
     sd = math.sqrt(float((rest**2).sum()) / df)
     # The variance of `rest` is that of a config's own noise: of half a difference's.
-    reach = _tukey(alpha, n_configs, df) * sd / math.sqrt(n_repeats)
+    reach = _tukey(alpha, n_compared, df) * sd / math.sqrt(n_repeats)
     gaps = means[None, :] - means[:, None]  # (i, j): loss of j minus that of i
     places = {level: [k for k, g in enumerate(groups) if g == level] for level in levels}
     k = len(levels)

@@ -33,7 +33,6 @@ The columns of `load_curves`, one row a trial and epoch: ``trial``, ``epoch``, `
 before it if it is called like one of these).
 """
 
-import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -54,7 +53,7 @@ from hypertune.records.mlflow_runs import (
     n_sessions,
     origin,
 )
-from hypertune.space import Categorical, Flat, Number, Space
+from hypertune.space import Categorical, Flat, Number, Space, level_text
 
 _NEEDED = (
     "name",
@@ -528,11 +527,6 @@ def _column(space: Space, name: str, values: Sequence[Any]) -> "pd.Series[Any]":
     return pd.Series(
         pd.Categorical(texts, categories=list(dict.fromkeys(level_text(v) for v in levels)))
     )
-
-
-def level_text(level: Any) -> str:
-    """Return a level of a choice as the frames spell it."""
-    return level if isinstance(level, str) else json.dumps(level)
 
 
 def _times(ms: "pd.Series[Any]") -> "pd.Series[Any]":

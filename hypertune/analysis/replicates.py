@@ -28,6 +28,9 @@ def replicates(data: StudyData) -> dict[str, pd.DataFrame]:
 def blocks(data: StudyData, runs: Mapping[str, pd.DataFrame]) -> tuple[list[str], Floats]:
     """Return configs, and their losses on the repeats that all of them have.
 
+    Configs that were not told apart may have been repeated more often than the others: the repeats
+    that all of *them* have follow, as missing for the others.
+
     Args:
         data: The study.
         runs: Replicates by config.
@@ -41,7 +44,15 @@ def blocks(data: StudyData, runs: Mapping[str, pd.DataFrame]) -> tuple[list[str]
         .first()
         for config, rows in runs.items()
     }
-    wide = pd.DataFrame(tables).dropna()
+    wide = pd.DataFrame(tables)
+    shared, counts = wide.dropna(), wide.count()
+    most = wide.loc[:, counts == counts.max()].dropna()
+    if most.shape[1] < 2 or len(most) <= len(shared):
+        wide = shared
+    else:
+        rest = wide.loc[most.index.difference(shared.index)].copy()
+        rest.loc[:, counts < counts.max()] = math.nan
+        wide = pd.concat([shared, rest])
     return list(wide.columns), wide.to_numpy(dtype=float).T
 
 

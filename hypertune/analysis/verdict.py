@@ -21,13 +21,13 @@ import numpy as np
 import pandas as pd
 
 from hypertune.analysis import effects
-from hypertune.analysis.frames import StudyData, finite, level_text
+from hypertune.analysis.frames import StudyData, finite
 from hypertune.analysis.importance import Importance, importances
 from hypertune.analysis.replicates import MIN_REPEATS, blocks, replicates
 from hypertune.analysis.search_review import by_chance, following, review
 from hypertune.analysis.words import show
 from hypertune.analysis.worth import worth
-from hypertune.space import Categorical, Number, Parameter, identity
+from hypertune.space import Categorical, Number, Parameter, identity, level_text
 
 Outcome = Literal["better", "equal", "undecided", "none"]
 MIN_FULL = 5

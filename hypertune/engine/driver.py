@@ -4,10 +4,10 @@ import contextlib
 import functools
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Concatenate, ParamSpec, TypeVar
+from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar
 
 import ray
 
@@ -16,7 +16,7 @@ from hypertune.errors import HypertuneError, JournalError
 from hypertune.records import FULL, Journal, read_champion
 from hypertune.search import Job, Reason, Search, Trial
 from hypertune.settings import Settings
-from hypertune.space import Categorical, identity
+from hypertune.space import Categorical, identity, level_text
 from hypertune.study import MAX_FAIR_LEVELS, Study
 from hypertune.trainable.worker import WorkerJob, hang_file
 
@@ -57,6 +57,30 @@ class Progress:
 
 
 Observer = Callable[[Progress], None]
+
+
+class Undecided(Protocol):
+    """What a study has not decided yet of a factor of its question."""
+
+    @property
+    def factor(self) -> str:
+        """The factor."""
+
+    @property
+    def levels(self) -> Sequence[str]:
+        """Its levels that are not told apart yet, as texts."""
+
+    @property
+    def n_more(self) -> int | None:
+        """Replicates of each that are expected to decide; None if more configs must be tried."""
+
+    @property
+    def text(self) -> str:
+        """The same in words."""
+
+
+Judge = Callable[[Path], Sequence[Undecided]]
+"""Looks at a study's folder, as the next look at it, and returns what is undecided."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,6 +141,7 @@ class Driver:
         progress: Kept up to date, for the observer.
         observer: Called when something has changed.
         warning: Asked now and then for what is wrong with the records' replica.
+        judge: Says what is undecided, where the study is to go on until nothing is.
     """
 
     def __init__(
@@ -132,11 +157,15 @@ class Driver:
         progress: Progress,
         observer: Observer | None,
         warning: Callable[[], str | None] = lambda: None,
+        judge: Judge | None = None,
     ) -> None:
         self.study, self.settings, self.search, self.journal = study, settings, search, journal
         self.checkpoints = Checkpoints(folder.resolve() / "checkpoints", settings.disk_budget_bytes)
         self.n_concurrent = n_concurrent
         self.progress, self.observer, self.warning = progress, observer, warning
+        self.judge = judge
+        self.looks: list[dict[str, Any]] = []  # those after which the study went on
+        self.looked = judge is None
         self.out: dict[str, Out] = {}
         self.ahead: Job | None = None  # the next job, where it was worked out before its time
         self.ids: list[int] = []  # search number -> trial id in the journal
@@ -189,6 +218,7 @@ class Driver:
                 if row.trial in searched:
                     self._note_best(row.trial, row.metrics[self.study.metric])
         self.progress.n_started = len(self.ids)
+        self.looks = [event.data for event in self.journal.events(kind="look")]
         self.kept = {t.number for t in self.search.trials if t.full}
 
     # ---- what ends a search ----
@@ -256,14 +286,16 @@ class Driver:
         """Return a job for the Ray trial ``key``; None if none is due."""
         if len(self.out) >= self.n_concurrent or self.halted:
             return None
-        if self.overdue and not self.search.done:
+        if self.overdue and (not self.search.done or self._repeats_left()):
             self.cut_short = True
         if self.cut_short:
             self._withdraw()
             return self._next_test(key)
         job, self.ahead = self.ahead or self.search.ask(), None
         if job is None:
-            return self._default_in_full(key) or self._next_repeat(key) or self._next_test(key)
+            if due := self._default_in_full(key) or self._next_repeat(key):
+                return due
+            return self.next_job(key) if self._goes_on() else self._next_test(key)
         if job.trial == len(self.ids):
             self.ids.append(self._add_trial(job.config, role="search", origin=self._origin(job)))
             self.progress.n_started += 1
@@ -303,14 +335,10 @@ class Driver:
         the answer runs again on fresh seeds, the same ones for each config, so that differences
         are paired.
         """
-        if not self.search.done:
+        if not self.search.done or not (left := self._repeats_left()):
             return None
-        if self.to_repeat is None:
-            self.progress.stage = "repeat"
-            self.to_repeat = self._repeats_due()
-        if not self.to_repeat:
-            return None
-        due = self.to_repeat.pop(0)
+        self.progress.stage = "repeat"
+        due = left.pop(0)
         trial = due.trial
         if trial is None:
             label = f"{due.label}, repeat {due.repeat}"
@@ -323,6 +351,12 @@ class Driver:
     def _seed(self, repeat: int) -> int:
         """Return the seed of a repeat: the same for every config."""
         return self.settings.seed + repeat
+
+    def _repeats_left(self) -> list[Repeat]:
+        """Return the replicates that are to be sent yet, once the search is over."""
+        if self.to_repeat is None:
+            self.to_repeat = self._repeats_due()
+        return self.to_repeat
 
     def _repeats_due(self) -> list[Repeat]:
         """Return the replicates that are due, but for those that earlier sessions have made."""
@@ -340,15 +374,80 @@ class Driver:
             if t.role == "replicate"
         }
         due = []
-        for repeat in range(1, self.settings.n_repeats + 1):
+        n_repeats = {key: self._n_repeats(configs[label]) for key, label in labels.items()}
+        for repeat in range(1, max(n_repeats.values()) + 1):
             for key, label in labels.items():
                 row = known.get((key, repeat))
+                if repeat > n_repeats[key]:
+                    continue
                 if row is None or row.reason not in FINAL:
                     trial = None if row is None else row.id
                     due.append(
                         Repeat(config=configs[label], repeat=repeat, label=label, trial=trial)
                     )
         return due
+
+    def _n_repeats(self, config: dict[str, Any]) -> int:
+        """Return on how many fresh seeds a config is to run: more where a look asked for it."""
+        flat, n = self.search.space.flatten(config), self.settings.n_repeats
+        texts = {
+            parameter.name: level_text(flat[parameter.key])
+            for parameter in self.search.space.parameters
+            if parameter.key in flat
+        }
+        for look in self.looks:
+            if any(texts[name] in levels for name, levels in look.get("levels", {}).items()):
+                n = max(n, look["n_repeats"])
+        return n
+
+    def _goes_on(self) -> bool:
+        """Look at what is decided, and say whether the study goes on since something is not.
+
+        A look that ends the study is not journaled: the end of the search stands for it.
+        """
+        if self.looked or self.out or self.judge is None or not self.search.done:
+            return False
+        self.progress.stage = "look"
+        self.show()
+        self.journal.sync()
+        undecided = self.judge(self.journal.path.parent)
+        look = self._extension(undecided) if undecided and not self.overdue else None
+        if look is None:
+            self.looked = True
+            self.cut_short = bool(undecided) and self.overdue
+            return False
+        self.journal.add_event("look", None, look)
+        self.looks.append(look)
+        if "n_trials" in look:
+            self.journal.set_study(n_trials=self.search.n_trials)
+            self.progress.n_trials = look["n_trials"]
+        self.to_repeat = None
+        self.progress.stage = "search"
+        return True
+
+    def _extension(self, undecided: Sequence[Undecided]) -> dict[str, Any] | None:
+        """Return what is to be done next about what is undecided; None if nothing can be.
+
+        More repeats of the levels that are not told apart go first, at most as many as there are;
+        where a factor needs more configs instead, twice as many of them. If both are needed they
+        take turns.
+        """
+        look: dict[str, Any] = {"undecided": [one.text for one in undecided]}
+        repeats = [one for one in undecided if one.n_more is not None]
+        repeated = bool(self.looks) and "levels" in self.looks[-1]
+        if len(repeats) < len(undecided) and (repeated or not repeats):
+            before = self.search.n_trials
+            self.search.n_trials = 2 * (before or 1)
+            if not self.search.done:
+                return {**look, "n_trials": self.search.n_trials}
+            self.search.n_trials = before  # there are no more configs
+        if not repeats:
+            return None
+        now = max([self.settings.n_repeats, *(past.get("n_repeats", 0) for past in self.looks)])
+        wanted = max(one.n_more or 0 for one in repeats)
+        more = min(max(wanted, math.ceil(now / 2)), now)
+        levels = {one.factor: list(one.levels) for one in repeats}
+        return {**look, "levels": levels, "n_repeats": now + more}
 
     def _candidates(self) -> dict[str, Trial]:
         """Return the trials in full whose configs may be recommended, by what they are.

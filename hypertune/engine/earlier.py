@@ -108,7 +108,7 @@ class Earlier:
         ends = [e for e in self.events if e.kind in ("search_start", "search_end")]
         last = ends[-1] if ends else None
         orderly = last and last.kind == "search_end" and last.data.get("stopped_by") is None
-        if orderly and search.done:
+        if orderly and search.done and not changes.get("until_decided"):
             raise SettingError(
                 f"Study '{self.folder.name}' is finished: {n_trials} trials. "
                 "For more of them give the new total with --n-trials."

@@ -13,7 +13,7 @@ from typing import Any
 
 import ray
 
-from hypertune.engine.driver import Driver, Observer, Progress
+from hypertune.engine.driver import Driver, Judge, Observer, Progress
 from hypertune.engine.earlier import Earlier, source_hash
 from hypertune.engine.folder import locked, new_folder, refuse_network, usable_folder
 from hypertune.engine.outcome import Outcome
@@ -35,6 +35,7 @@ def run(
     settings: Settings,
     observer: Observer | None = None,
     report: Report | None = None,
+    judge: Judge | None = None,
 ) -> Outcome:
     """Run a study to its end, or to the end of its budget.
 
@@ -44,10 +45,12 @@ def run(
         observer: Called, in the driver's loop, when something has changed.
         report: Called with the study's folder when the search has ended. What it writes into
             ``report`` is delivered to MLflow with the rest.
+        judge: Says what is undecided, for a study that is to go on until nothing is.
 
     Raises:
         HypertuneError: It cannot start; nothing has been written.
     """
+    settings.check_end()
     study, search = prepare(study, settings)
     usable_folder(study.name, settings)
     with _at_hand(study, settings, search, observer) as session:
@@ -55,7 +58,7 @@ def run(
         with locked(folder), contextlib.closing(Journal(folder / "journal.db")) as journal:
             about = _description(study, settings, search)
             journal.set_study(name=folder.name, **about)
-            return session.go(journal, settings.time_budget_s, report)
+            return session.go(journal, settings.time_budget_s, report, judge)
 
 
 def resume(
@@ -65,6 +68,7 @@ def resume(
     space: str | Study | None = None,
     observer: Observer | None = None,
     report: Report | None = None,
+    judge: Judge | None = None,
 ) -> Outcome:
     """Go on with a study, from where its journal ends; or extend it.
 
@@ -79,6 +83,7 @@ def resume(
         space: The study, its name or its file, where that has moved.
         observer: Called, in the driver's loop, when something has changed.
         report: As in `run`.
+        judge: As in `run`.
 
     Raises:
         HypertuneError: It cannot go on; nothing has changed.
@@ -88,6 +93,7 @@ def resume(
     with locked(folder):
         earlier = Earlier.read(folder)
         study, settings, search = earlier.replay(space, changes or {})
+        settings.check_end()
         with (
             _at_hand(study, settings, search, observer) as session,
             contextlib.closing(Journal(folder / "journal.db")) as journal,
@@ -97,7 +103,7 @@ def resume(
                     f"'{study.source}' was changed since this study began: its trials may differ "
                     "in what is neither in the space nor fixed."
                 )
-            return session.go(journal, settings.time_budget_s, report)
+            return session.go(journal, settings.time_budget_s, report, judge)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,7 +119,13 @@ class _Session:
     progress: Progress
     observer: Observer | None
 
-    def go(self, journal: Journal, time_budget_s: float | None, report: Report | None) -> Outcome:
+    def go(
+        self,
+        journal: Journal,
+        time_budget_s: float | None,
+        report: Report | None,
+        judge: Judge | None,
+    ) -> Outcome:
         """Search, and bring the records up to date."""
         folder, progress = journal.path.parent, self.progress
         uploader = Uploader(journal.path, self.settings.store)
@@ -132,6 +144,7 @@ class _Session:
             progress=progress,
             observer=self.observer,
             warning=lambda: uploader.status.warning,
+            judge=judge if self.settings.until_decided else None,
         )
         start = {"n_concurrent": self.n_concurrent, "environment": _provenance()}
         journal.add_event("search_start", data=start)

@@ -151,8 +151,8 @@ def _user() -> str:
 
 
 def n_sessions(journal: Journal) -> int:
-    """Return how often a search came to its end: the study was looked at, and perhaps extended."""
-    return len(journal.events(kind="search_end"))
+    """Return how often a study was looked at: at the end of a search, and where it was extended."""
+    return len(journal.events(kind="search_end")) + len(journal.events(kind="look"))
 
 
 def _json_tags(value: Mapping[str, Any]) -> dict[str, str]:

@@ -12,6 +12,8 @@ from scipy import stats
 
 from hypertune.analysis import effects
 from hypertune.analysis.frames import load
+from hypertune.analysis.replicates import blocks
+from hypertune.analysis.replicates import replicates as replicates_of
 from hypertune.analysis.summary import summarize
 from hypertune.analysis.verdict import Statement, Verdict, judge, judge_factor
 
@@ -265,3 +267,33 @@ def test_tukey_covers_all_pairs_and_the_best_of_several_configs() -> None:
         off = np.abs(found.difference - (best[None, :] - best[:, None])) - found.margin
         covered.append(bool((off[~np.eye(3, dtype=bool)] <= 0).all()))
     assert 0.93 <= np.mean(covered) <= 1.0
+
+
+def test_levels_that_were_repeated_more_are_compared_by_all_repeats() -> None:
+    rng = np.random.default_rng(3)
+    values = np.array([[1.0], [1.02], [1.5]]) + 0.02 * rng.standard_normal((3, 12))
+    values[2, 4:] = np.nan
+    levels = ["a", "b", "c"]
+    found = effects.from_replicates(values, levels, levels, alpha=0.05)
+    more = effects.from_replicates(values[:2], levels[:2], levels[:2], alpha=0.05)
+    assert found.difference[0, 1] == pytest.approx(more.difference[0, 1])
+    assert found.n == [12, 12, 4]
+    assert more.margin[0, 1] < found.margin[0, 1] < found.margin[0, 2]
+    shared = effects.from_replicates(values[:, :4], levels, levels, alpha=0.025)
+    assert found.margin[0, 2] == pytest.approx(shared.margin[0, 2])
+    assert found.difference[0, 2] == pytest.approx(shared.difference[0, 2])
+
+
+def test_repeats_that_only_some_configs_have_follow_those_of_all(tmp_path: Path) -> None:
+    third = {**DEFAULT, "units": 100}
+    trials = replicates([0.9, 0.8, 0.7, 0.6, 0.5], [1.9, 1.8, 1.7, 1.6, 1.5])
+    trials += [Made(losses=[5.0] * 9, config=third, role="replicate", repeat=r) for r in (1, 2)]
+    data = load(write_study(tmp_path / "a", trials))
+    configs, values = blocks(data, replicates_of(data))
+    missing = np.isnan(values)
+    assert values.shape == (3, 5)
+    assert missing.sum() == 3
+    assert missing[[k for k, c in enumerate(configs) if "100" in c], 2:].all()
+    # One config alone that has more is compared with nothing there.
+    data = load(write_study(tmp_path / "b", trials[:5] + trials[7:9] + trials[-2:]))
+    assert blocks(data, replicates_of(data))[1].shape == (3, 2)

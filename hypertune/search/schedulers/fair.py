@@ -1,13 +1,12 @@
 """Arm-fair scheduling: trials are compared within the level of a factor that they have."""
 
 import copy
-import json
 from collections.abc import Sequence
 from dataclasses import replace
 
 from hypertune.search.history import Trial
 from hypertune.search.schedulers.base import Comparison, Scheduler
-from hypertune.space import Categorical, Flat, Value
+from hypertune.space import Categorical, Flat, Value, level_text
 
 
 class Fair(Scheduler):
@@ -51,10 +50,9 @@ class Fair(Scheduler):
 
     def comparisons(self, trial: Trial, trials: Sequence[Trial]) -> list[Comparison]:
         k = self._level(trial.flat)
-        level = self.parameter.choices[k]
-        text = level if isinstance(level, str) else json.dumps(level)
+        among = f"{self.parameter.name} {level_text(self.parameter.choices[k])}"
         return [
-            replace(found, among=f"{self.parameter.name} {text}")
+            replace(found, among=among)
             for found in self._each[k].comparisons(trial, self._split(trials)[k])
         ]
 

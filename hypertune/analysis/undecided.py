@@ -1,0 +1,61 @@
+"""What a study has not decided yet, and what would help: for studies that go on until it is."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from hypertune.analysis.frames import load
+from hypertune.analysis.verdict import Factor, judge_factor
+
+
+@dataclass(frozen=True, kw_only=True)
+class Undecided:
+    """A factor of the question of which it is not known yet which level is best.
+
+    Attributes:
+        factor: Its name.
+        levels: Those that may be, as texts; none where levels are not compared.
+        n_more: Replicates of each that are expected to decide; None if more configs must be tried.
+        text: The same in words.
+    """
+
+    factor: str
+    levels: Sequence[str]
+    n_more: int | None
+    text: str
+
+
+def undecided(folder: Path, *, ended: bool = False) -> list[Undecided]:
+    """Return the factors that a study does not decide.
+
+    A factor is decided if one of its statements tells its best level from every other one, or says
+    that they differ by less than matters; of a number, if some value is told apart.
+
+    Args:
+        folder: The study's folder.
+        ended: Its search has come to its end. Otherwise this is one more look at it, which may
+            spend what error is left for it.
+    """
+    data = load(folder)
+    if not ended:
+        n = int(data.study.get("n_sessions", 0)) + 1
+        data = replace(data, study={**data.study, "n_sessions": n})
+    found = (_left(judge_factor(data, name)) for name in data.study["factors"])
+    return [one for one in found if one is not None]
+
+
+def _left(factor: Factor) -> Undecided | None:
+    """Return what is undecided of a factor; None if nothing is."""
+    levels: list[str] = []
+    n_more: int | None = None
+    for said in factor.statements:
+        behind = {c.b for c in said.contrasts}  # the better one is the first of a contrast
+        best = next((c.a for c in said.contrasts if c.a not in behind), None)
+        left = [c for c in said.contrasts if c.a == best and c.outcome == "undecided"]
+        if said.outcome in ("better", "equal") and not left:
+            return None
+        if "replicates" in said.basis and best is not None and left:
+            levels = [best, *(c.b for c in left)]
+            n_more = max(c.n_more or 1 for c in left)
+    text = factor.statements[0].sentences[0]
+    return Undecided(factor=factor.name, levels=levels, n_more=n_more, text=text)

@@ -1,0 +1,60 @@
+"""What is left to decide, and by what: more repeats, or more configs."""
+
+from pathlib import Path
+
+import pytest
+from made_studies import DEFAULT, Made, write_study
+
+from hypertune.analysis.undecided import undecided
+
+LSTM = {**DEFAULT, "cell": "lstm"}
+SPREAD = [0.90, 0.97, 0.93, 0.95]
+
+
+def repeated(gap: float, n: int = 4) -> list[Made]:
+    rows = [Made(losses=[1.0] * 9), Made(losses=[1.0] * 9, config=LSTM)]
+    for r, loss in enumerate(SPREAD[:n], start=1):
+        own = 0.02 * (-1) ** r
+        for config, value in ((DEFAULT, loss), (LSTM, loss + gap + own)):
+            rows.append(Made(losses=[value] * 9, config=config, role="replicate", repeat=r))
+    return rows
+
+
+@pytest.mark.parametrize(
+    ("gap", "margin", "levels"),
+    [(0.5, 0.01, None), (0.01, 0.2, None), (0.02, 0.01, ["gru", "lstm"])],
+)
+def test_levels_are_decided_by_a_difference_or_by_its_being_small(
+    gap: float, margin: float, levels: list[str] | None, tmp_path: Path
+) -> None:
+    folder = write_study(tmp_path / "s", repeated(gap), factors=["cell"], margin=margin)
+    found = undecided(folder)
+    if levels is None:
+        assert found == []
+    else:
+        assert [(one.factor, list(one.levels)) for one in found] == [("cell", levels)]
+        assert (found[0].n_more or 0) > 4
+        assert "undecided between the best gru" in found[0].text
+
+
+def test_what_repeats_cannot_decide_needs_more_configs(tmp_path: Path) -> None:
+    folder = write_study(tmp_path / "s", repeated(0.5), factors=["cell", "window"])
+    (found,) = undecided(folder)
+    assert (found.factor, list(found.levels), found.n_more) == ("window", [], None)
+
+
+def test_each_look_has_less_error_to_spend(tmp_path: Path) -> None:
+    gaps = [0.03 + 0.002 * k for k in range(60)]
+
+    def first(ended: bool) -> int:
+        return next(
+            k
+            for k, gap in enumerate(gaps)
+            if not undecided(
+                write_study(tmp_path / f"{ended}-{k}", repeated(gap), factors=["cell"]),
+                ended=ended,
+            )
+        )
+
+    # The made studies' searches have ended once: the end is look 1, going on would be look 2.
+    assert first(ended=True) < first(ended=False)
