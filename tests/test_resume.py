@@ -457,15 +457,13 @@ def test_what_can_never_be_decided_ends_with_the_time_or_with_the_space(
 ) -> None:
     study, how = of_levels(toy), {"method": "asha", "until_decided": True, "time_budget_s": 1e6}
     never = Left(*[left("a", "b", n_more=99)] * 9)
-    for stage, n, repeats in (
-        ("look", 2, 12),
-        ("repeat", 1, 6),
-    ):  # the time is up at a look, or after
-        monkeypatch.setattr(
-            Driver,
-            "overdue",
-            property(lambda self, s=stage: len(self.looks) == 2 and self.progress.stage == s),
-        )
+    stages = ("look", 2, 12), ("repeat", 1, 6)  # the time is up at a look, or after one
+    for stage, n, repeats in stages:
+
+        def overdue(self: Driver, stage: str = stage) -> bool:
+            return len(self.looks) == 2 and self.progress.stage == stage
+
+        monkeypatch.setattr(Driver, "overdue", property(overdue))
         outcome = go_on(study, settings(tmp_path, name=stage, **how), never)
         assert (outcome.error, outcome.stopped_by, never.n) == (None, "time budget", n)
         with contextlib.closing(Journal(outcome.folder / "journal.db", read_only=True)) as journal:
