@@ -78,8 +78,9 @@ def run(
     gpus_per_trial: Annotated[float, typer.Option(help="GPUs of a trial; 0.25 packs four.")] = 0.0,
     trial_timeout: Annotated[str, typer.Option(help="An epoch may take so long.")] = "10m",
     n_repeats: Annotated[
-        int, typer.Option(help="Fresh seeds to run the best and the default again on.")
-    ] = 3,
+        int | None,
+        typer.Option(help="Fresh seeds to run the best and the default again on."),
+    ] = None,
     until_decided: Annotated[
         bool,
         typer.Option(

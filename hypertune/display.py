@@ -158,7 +158,7 @@ def show_plan(out: Console, study: Study, settings: Settings, plan: Plan) -> Non
             "budget",
             f"{plan.n_trials} trials of up to {plan.max_epochs} epochs; about {plan.n_epochs} "
             f"epochs in all, as much as {share:.3g} trials in full; then the default in full, and "
-            f"it and the best on {settings.n_repeats} fresh seeds",
+            f"it and the best on {settings.of(study).n_repeats} fresh seeds",
         ),
         ("at a time", f"{plan.n_concurrent} trials"),
         ("study", f"{plan.folder}"),

@@ -2,14 +2,14 @@
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from hypertune.errors import SettingError
 from hypertune.methods import DEFAULT_METHOD, unknown
 from hypertune.records import redact
-from hypertune.study import Goal
+from hypertune.study import Goal, Study
 from hypertune.trainable.exchange import OtherData
 
 _UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
@@ -51,7 +51,7 @@ class Settings:
         trial_timeout_s: Seconds that one epoch may take before its trial counts as hung.
         other_data: Data to run the study on in place of its own.
         n_repeats: Fresh seeds on which the best configs, of each level of the factors as well, and
-            the default run again in full after the search.
+            the default run again in full after the search; None for the study's own number.
         until_decided: Go on after the search, within the time budget, until each factor of the
             question is decided.
         seed: Of the search and of the trials.
@@ -79,7 +79,7 @@ class Settings:
     gpus_per_trial: float = 0.0
     trial_timeout_s: float = 600.0
     other_data: OtherData = field(default_factory=OtherData)
-    n_repeats: int = 3
+    n_repeats: int | None = None
     until_decided: bool = False
     seed: int = 0
     name: str | None = None
@@ -130,6 +130,11 @@ class Settings:
         if problems:
             raise SettingError("\n".join(problems))
 
+    def of(self, study: Study) -> "Settings":
+        """Return these settings with the study's own values where they leave it to the study."""
+        n_repeats = study.n_repeats if self.n_repeats is None else self.n_repeats
+        return replace(self, goal=self.goal or study.goal, n_repeats=n_repeats)
+
     def check_end(self) -> None:
         """Check that a study that goes on until it is decided has an end.
 
@@ -138,7 +143,7 @@ class Settings:
         """
         if self.until_decided and self.time_budget_s is None:
             raise SettingError("--until-decided needs a --time-budget: it may never be decided.")
-        if self.until_decided and self.n_repeats < 1:
+        if self.until_decided and self.n_repeats == 0:
             raise SettingError(
                 f"--until-decided needs --n-repeats of at least 1, but got {self.n_repeats}."
             )

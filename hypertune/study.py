@@ -104,6 +104,7 @@ class Study:
         mode: Whether ``min`` or ``max`` of it is good.
         max_epochs: Epochs of a trial in full.
         n_trials: How many configs to try by default.
+        n_repeats: On how many fresh seeds the best ones run again by default.
         fixed: Values for what is not searched.
         constraints: What must hold before a config is trained, by name: a limit to a size that the
             task can tell, such as ``{"n_parameters": "<= 1e6"}``, or a function of the config that
@@ -128,6 +129,7 @@ class Study:
     metric: str
     max_epochs: int
     n_trials: int
+    n_repeats: int = 3
     mode: Literal["min", "max"] = "min"
     fixed: Mapping[str, Any] = field(default_factory=dict)
     constraints: Mapping[str, str | Callable[[Config], bool]] = field(default_factory=dict)
@@ -231,6 +233,12 @@ class Study:
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int) or value < 1:
                 problems.append(f"{name} must be an integer of at least 1, but got {value!r}")
+        if isinstance(self.n_repeats, bool) or not (
+            isinstance(self.n_repeats, int) and self.n_repeats >= 0
+        ):
+            problems.append(
+                f"n_repeats must be an integer of at least 0, but got {self.n_repeats!r}"
+            )
         if self.margin is not None and not self.margin > 0:
             problems.append(f"margin must be more than 0, but got {self.margin!r}")
         if self.mode not in ("min", "max"):

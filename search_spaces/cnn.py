@@ -5,7 +5,7 @@
 
 Data: 5,000 digits of 28 x 28 pixels, stratified (70 % / 15 % / 15 %).
 Baselines on the test part: majority .100; logistic regression .899.
-Budget: 27 trials of up to 9 epochs; about 60 epochs in all instead of 243.
+Budget: 27 trials of up to 9 epochs; about 100 epochs in all instead of 243.
 """
 
 from ray import tune

@@ -7,7 +7,7 @@ subject: six train, two validate, two test; random samples of the same recording
 Baselines on the test part: majority .171; logistic regression on means, deviations, extremes,
 changes and last values of the whole sample .755.
 A window of 8 to 128 steps is 0.3 to 5.1 seconds; all windows end at the same moments.
-Budget: 24 trials of up to 18 epochs; about 90 epochs in all instead of 432.
+Budget: 24 trials of up to 18 epochs; about 130 epochs in all instead of 432.
 """
 
 from ray import tune

@@ -21,7 +21,7 @@ from ray import tune
 
 from hypertune import engine, load_model
 from hypertune.analysis import summarize
-from hypertune.analysis.undecided import Undecided
+from hypertune.analysis.deciding import Undecided
 from hypertune.engine import Outcome
 from hypertune.engine.checkpoints import Checkpoints
 from hypertune.engine.driver import Driver
@@ -667,7 +667,7 @@ def test_the_model_says_what_it_expected(toy: Study, one: OneWorker, tmp_path: P
 @pytest.fixture
 def trained(one: OneWorker, tmp_path: Path) -> Path:
     study = replace(engine_study(Path("search_spaces/gru_window.py").resolve()), n_trials=2)
-    how = settings(tmp_path, method="random", n_trials=2, max_epochs=2)
+    how = settings(tmp_path, method="random", n_trials=2, max_epochs=2, n_repeats=1)
     return engine.run(study, how).folder
 
 

@@ -1,5 +1,6 @@
 """Settings are checked all at once; durations are texts with units."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,7 @@ import pytest
 from hypertune.errors import SettingError
 from hypertune.methods import METHODS
 from hypertune.settings import Settings, parse_duration
+from hypertune.study import load_study
 
 
 @pytest.mark.parametrize(
@@ -17,6 +19,7 @@ from hypertune.settings import Settings, parse_duration
         ({"n_trials": 0}, "--n-trials must be at least 1, but got 0."),
         ({"max_epochs": 0}, "--max-epochs must be at least 1, but got 0."),
         ({"n_concurrent": 0}, "--n-concurrent must be at least 1, but got 0."),
+        ({"goal": "both"}, "--goal must be best or answer, but got 'both'."),
         ({"seed": -1}, "--seed must be at least 0, but got -1."),
         ({"gpus_per_trial": -0.5}, "--gpus-per-trial must be at least 0, but got -0.5."),
         ({"gpus_per_trial": 1.5}, "--gpus-per-trial must be a whole number, or a fraction of one"),
@@ -92,3 +95,12 @@ def test_duration_is_the_sum_of_its_parts(text: str, seconds: float) -> None:
 def test_what_is_no_duration_is_refused(text: str) -> None:
     with pytest.raises(SettingError, match=f"such as 90s, 10m or 1h30m, but got '{text}'"):
         parse_duration(text)
+
+
+def test_what_is_left_to_the_study_is_taken_from_it() -> None:
+    study = replace(load_study("optimizer_lr"), n_repeats=7)
+    left = Settings().of(study)
+    assert (left.goal, left.n_repeats) == ("best", 7)
+    said = Settings(goal="answer", n_repeats=0).of(study)
+    assert (said.goal, said.n_repeats) == ("answer", 0)
+    assert Settings.recorded(said.record(), Path("s")).goal == "answer"

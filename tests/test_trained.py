@@ -22,7 +22,7 @@ EXAMPLES = Path(__file__).parents[1] / "search_spaces" / "examples"
 
 
 def run(study: Study, tmp_path: Path, n_trials: int = 3) -> Path:
-    how = settings(tmp_path, method="random", n_trials=n_trials, max_epochs=3)
+    how = settings(tmp_path, method="random", n_trials=n_trials, max_epochs=3, n_repeats=1)
     return engine.run(study, how).folder
 
 

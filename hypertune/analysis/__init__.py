@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from hypertune.analysis.frames import StudyData, load, load_curves, load_trials, value_at
     from hypertune.analysis.report import read_headline, write_report
     from hypertune.analysis.summary import Score, Summary, summarize
-    from hypertune.analysis.undecided import undecided
+    from hypertune.analysis.deciding import undecided
     from hypertune.analysis.verdict import Verdict, judge
 
 _HOMES = {
@@ -26,7 +26,7 @@ _HOMES = {
     "load_trials": "frames",
     "read_headline": "report",
     "summarize": "summary",
-    "undecided": "undecided",
+    "undecided": "deciding",
     "value_at": "frames",
     "write_report": "report",
 }

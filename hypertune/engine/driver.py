@@ -166,6 +166,7 @@ class Driver:
         self.judge = judge
         self.looks: list[dict[str, Any]] = []  # those after which the study went on
         self.looked = judge is None
+        self.n_repeats = study.n_repeats if settings.n_repeats is None else settings.n_repeats
         self.out: dict[str, Out] = {}
         self.ahead: Job | None = None  # the next job, where it was worked out before its time
         self.ids: list[int] = []  # search number -> trial id in the journal
@@ -389,7 +390,7 @@ class Driver:
 
     def _n_repeats(self, config: dict[str, Any]) -> int:
         """Return on how many fresh seeds a config is to run: more where a look asked for it."""
-        flat, n = self.search.space.flatten(config), self.settings.n_repeats
+        flat, n = self.search.space.flatten(config), self.n_repeats
         texts = {
             parameter.name: level_text(flat[parameter.key])
             for parameter in self.search.space.parameters
@@ -443,7 +444,7 @@ class Driver:
             self.search.n_trials = before  # there are no more configs
         if not repeats:
             return None
-        now = max([self.settings.n_repeats, *(past.get("n_repeats", 0) for past in self.looks)])
+        now = max([self.n_repeats, *(past.get("n_repeats", 0) for past in self.looks)])
         wanted = max(one.n_more or 0 for one in repeats)
         more = min(max(wanted, math.ceil(now / 2)), now)
         levels = {one.factor: list(one.levels) for one in repeats}

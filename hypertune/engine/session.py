@@ -50,6 +50,7 @@ def run(
     Raises:
         HypertuneError: It cannot start; nothing has been written.
     """
+    settings = settings.of(study)
     settings.check_end()
     study, search = prepare(study, settings)
     usable_folder(study.name, settings)
@@ -271,7 +272,6 @@ def _description(study: Study, settings: Settings, search: Search) -> dict[str, 
         "settings": {
             **settings.record(),
             "from": settings.earlier and settings.earlier.name,
-            "goal": settings.goal or study.goal,
         },
         "start": search.start,
         "parameters": study.search_space.plain(),

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from made_studies import DEFAULT, Made, write_study
 
-from hypertune.analysis.undecided import undecided
+from hypertune.analysis.deciding import undecided
 
 LSTM = {**DEFAULT, "cell": "lstm"}
 SPREAD = [0.90, 0.97, 0.93, 0.95]
