@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from hypertune.analysis.compare import Comparison
+    from hypertune.analysis.deciding import undecided
     from hypertune.analysis.frames import StudyData, load, load_curves, load_trials, value_at
     from hypertune.analysis.report import read_headline, write_report
     from hypertune.analysis.summary import Score, Summary, summarize
-    from hypertune.analysis.deciding import undecided
     from hypertune.analysis.verdict import Verdict, judge
 
 _HOMES = {
