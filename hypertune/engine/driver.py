@@ -2,7 +2,6 @@
 
 import contextlib
 import functools
-import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
@@ -13,7 +12,7 @@ import ray
 
 from hypertune.engine.checkpoints import Checkpoints
 from hypertune.errors import HypertuneError, JournalError
-from hypertune.records import FULL, Journal
+from hypertune.records import FULL, Journal, ResultRow, recommended
 from hypertune.search import Job, Reason, Search, Trial, incumbent
 from hypertune.settings import Settings
 from hypertune.space import Categorical, identity
@@ -380,19 +379,17 @@ class Driver:
         return self._send(key, trial, searched, 0, None, test=label)
 
     def _open_test(self) -> None:
-        study, best = self.study, incumbent(self.search.trials)
+        study = self.study
         self.to_test = []
-        if best is None or not best.full or study.test_metric is None:
+        best = self._recommended()
+        if best is None or study.test_metric is None:
             return
         # A study that was extended looks again only at what is new: at another best trial.
         looks = self.journal.events(kind="test")
         known = {event.trial for event in looks if "metrics" in event.data}
         first = self.search.trials[0]
         default = self.ids[0] if first.full else self.default
-        recommended = self.ids[best.number]
-        if default is not None and self._best_loss(default) < self._best_loss(recommended):
-            recommended = default  # it was stopped early in the search, and trained in full later
-        for label, trial in {"best": recommended, "default": default}.items():
+        for label, trial in {"best": best, "default": default}.items():
             if trial is not None and trial not in known and self._has_checkpoint(trial):
                 self.to_test.append((label, trial))
                 known.add(trial)
@@ -413,11 +410,13 @@ class Driver:
         for name, look in judged.items():
             self.journal.add_event("test", simple[name], {"label": name, **look})
 
-    def _best_loss(self, trial: int) -> float:
-        """Return a trial's best value as a loss."""
-        values = [row.metrics[self.study.metric] for row in self.journal.results(trial=trial)]
-        sign = -1 if self.study.mode == "max" else 1
-        return min((sign * value for value in values), default=math.inf)
+    def _recommended(self) -> int | None:
+        """Return the trial to recommend; None if none was trained in full."""
+        results: dict[int, list[ResultRow]] = {}
+        for row in self.journal.results():
+            results.setdefault(row.trial, []).append(row)
+        best, full = recommended(self.journal.trials(), results, self.journal.study())
+        return best.id if best is not None and full else None
 
     def _record_baselines(self) -> None:
         """Journal the simple models and what they reach on the validation part, once."""

@@ -31,7 +31,15 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from hypertune.records.journal import FULL, Journal, ResultRow, TrialRow, flat_names, job_results
+from hypertune.records.journal import (
+    FULL,
+    Journal,
+    ResultRow,
+    TrialRow,
+    best_result,
+    flat_names,
+    job_results,
+)
 
 STUDY = "study"  # the key of the parent run; those of the others are trial ids
 _KEY_CHARS, _PARAM_CHARS, _TAG_CHARS = 250, 6000, 8000  # MLflow's limits
@@ -102,8 +110,8 @@ def _study_metrics(journal: Journal, study: Mapping[str, Any], t_ms: int) -> lis
     searched = {trial.id for trial in trials if trial.role == "search" and trial.full}
     n_ended = sum(trial.state == "ended" for trial in trials)
     values: dict[str, float] = {"n_trials_ended": n_ended, "n_results": len(results)}
-    if best := _best([row for row in results if row.trial in searched], study):
-        values[f"best_{study['metric']}"] = best[0]
+    if best := best_result([row for row in results if row.trial in searched], study):
+        values[f"best_{study['metric']}"] = best.metrics[study["metric"]]
     return [Item("metric", _key(name), value, t_ms) for name, value in values.items()]
 
 
@@ -258,10 +266,10 @@ def cost_s(journal: Journal, trial: int, results: Sequence[ResultRow]) -> float 
 
 def _trial_metrics(journal: Journal, study: Mapping[str, Any], trial: TrialRow) -> list[Item]:
     results = journal.results(trial=trial.id)
-    if not (best := _best(results, study)):
+    if not (best := best_result(results, study)):
         return []
     metric = study["metric"]
-    values = {f"best_{metric}": best[0], "best_epoch": float(best[1])}
+    values = {f"best_{metric}": best.metrics[metric], "best_epoch": float(best.epoch)}
     final = max(results, key=lambda row: row.epoch).metrics.get(metric, math.nan)
     if trial.full and math.isfinite(final):
         values[f"final_{metric}"] = final
@@ -272,14 +280,6 @@ def _trial_metrics(journal: Journal, study: Mapping[str, Any], trial: TrialRow) 
     values |= {k: v for k, v in reached.items() if math.isfinite(v)}
     t_ms = max(row.t_ms for row in results)
     return [Item("metric", _key(name), value, t_ms) for name, value in values.items()]
-
-
-def _best(results: Sequence[ResultRow], study: Mapping[str, Any]) -> tuple[float, int] | None:
-    """Return the best finite value of the study's metric and its (earliest) epoch."""
-    sign = -1 if study.get("mode") == "max" else 1
-    values = [(row.metrics.get(study.get("metric", ""), math.nan), row.epoch) for row in results]
-    finite = [(value, epoch) for value, epoch in values if math.isfinite(value)]
-    return min(finite, key=lambda pair: (sign * pair[0], pair[1]), default=None)
 
 
 def epoch_metrics(rows: Sequence[ResultRow]) -> list[Item]:
