@@ -19,7 +19,8 @@ table                 columns
                       row of ``trials`` was added or changed; with a new one why it was proposed),
                       ``study`` (a key was set), ``job`` (a stretch of epochs was started),
                       ``worker`` (where it runs), ``lost`` (its worker died), ``test`` (a look at
-                      the test part), ``search_start``, ``search_end``, ``report`` (it was written)
+                      the test part), ``search_start``, ``search_end``, ``report`` (it was written),
+                      ``model`` (the best model was kept in ``model``)
 ====================  ============================================================================
 
 A result survives the kill of the process at once (it is in the operating system's hands), and a
