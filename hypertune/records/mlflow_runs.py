@@ -5,10 +5,10 @@ in MLflow               from the journal
 ======================  ============================================================================
 experiment              the space, by its name
 parent run              the study: settings as params; question, budget and verdict as description;
-                        the data set as input; ``n_trials_ended`` and ``best_<metric>`` (of the
-                        trials in full) at every end of a searched trial, counted by the step; as
-                        artifacts the report, the config of each trial (``trials.json``) and, where
-                        the code had uncommitted changes, these (``code/``)
+                        the data set as input; ``n_trials_ended`` and ``best_so_far`` (of the
+                        metric, by trials in full) at every end of a searched trial, counted by the
+                        step; as artifacts the report, the config of each trial (``trials.json``)
+                        and, where the code had uncommitted changes, these (``code/``)
 child run               a trial, once it has started: config as params (``log10_<name>`` too for
                         parameters on a log scale), every finite metric at step = epoch; once it has
                         ended, at step 0, ``best_<metric>``, ``best_epoch``, ``n_epochs`` (that it
@@ -139,8 +139,7 @@ class StudyProgress:
                 self._best = best_result(rows, self._study)
             values = {"n_trials_ended": float(len(self._ended))}
             if self._best is not None:
-                metric = self._study["metric"]
-                values[f"best_{metric}"] = self._best.metrics[metric]
+                values["best_so_far"] = self._best.metrics[self._study["metric"]]
             items += [
                 Item("metric", _key(k), v, event.t_ms, self._n_ends) for k, v in values.items()
             ]
@@ -298,8 +297,78 @@ def view_state(study: Mapping[str, Any], run_id: str) -> tuple[str, str]:
         "modelVersionFilter": "All Runs",
         "selectedColumns": columns,
         "runsExpanded": {run_id: True},
+        "runsHiddenMode": "SHOW_ALL",
+        **_charts(study, params),
     }
     return f"mlflow.sharedViewState.{study['study_id']}", json.dumps(state)
+
+
+def _charts(study: Mapping[str, Any], params: Sequence[str]) -> dict[str, Any]:
+    """Return the charts of the preset page, as MLflow 3.17 keeps them.
+
+    What compares trials by their configs shows those in full alone: ``final_<metric>`` is theirs.
+    """
+    metric = study["metric"]
+    final = _key(f"final_{metric}")
+    default, logs = flat_names(study.get("default", {})), study.get("log_parameters", ())
+    axes = [_key(f"log10_{name}" if name in logs else name) for name in params]
+    numbers = [
+        axis
+        for axis, name in zip(axes, params, strict=True)
+        if isinstance(default.get(name), int | float) and not isinstance(default[name], bool)
+    ]
+    value = {"key": final, "type": "METRIC", "dataAccessKey": final}
+
+    def axis(key: str) -> dict[str, str]:
+        return {"key": key, "type": "PARAM"}
+
+    def line(title: str, key: str) -> dict[str, Any]:
+        return {"type": "LINE", "displayName": title, "metricKey": key, "selectedMetricKeys": [key]}
+
+    charts: list[dict[str, Any]] = [
+        line(f"{metric} by epoch", _key(str(metric))),
+        line("Best in full so far, by trials that ended", "best_so_far"),
+        {
+            "type": "PARALLEL",
+            "displayName": "Trials in full",
+            "selectedParams": axes,
+            "selectedMetrics": [final],
+            "showAllRuns": True,
+        },
+    ]
+    charts += [
+        {
+            "type": "SCATTER",
+            "displayName": f"{final} over {name}",
+            "xaxis": axis(name),
+            "yaxis": value,
+            "runsCountToCompare": 100,
+        }
+        for name in numbers[:2]
+    ]
+    if len(numbers) > 1:
+        x, y = map(axis, numbers[:2])
+        charts.append(
+            {"type": "CONTOUR", "displayName": final, "xaxis": x, "yaxis": y, "zaxis": value}
+        )
+    section = "hypertune"
+    common = {"metricSectionId": section, "deleted": False, "isGenerated": False}
+    return {
+        "compareRunCharts": [
+            {"uuid": f"{section}-{k}", **common, **chart} for k, chart in enumerate(charts)
+        ],
+        "compareRunSections": [
+            {
+                "uuid": section,
+                "name": "The study",
+                "display": True,
+                "isReordered": True,
+                "deleted": False,
+                "isGenerated": False,
+            }
+        ],
+        "isAccordionReordered": True,  # else what MLflow adds by itself comes first
+    }
 
 
 def _trial_params(study: Mapping[str, Any], trial: TrialRow) -> dict[str, str]:

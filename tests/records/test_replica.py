@@ -46,6 +46,7 @@ STUDY: dict[str, Any] = {
     "max_epochs": 4,
     "metric": "loss",
     "mode": "min",
+    "default": {"lr": 0.01, "cell": "gru"},
     "log_parameters": ["lr"],
     "settings": {"n_workers": 2, "levels": [1, 2]},
     "git_commit": "abc123",
@@ -184,7 +185,7 @@ def test_the_study_is_the_parent_run(journal: Journal, store: str) -> None:
     journal.add_event("search_end", data={"stopped_by": "signal"})
     parent = runs(store, sent(journal, store))["study"]
     assert (parent.info.run_name, parent.info.status) == ("gru-1", "KILLED")
-    assert parent.data.metrics == {"n_trials_ended": 1, "best_loss": 0.5}
+    assert parent.data.metrics == {"n_trials_ended": 1, "best_so_far": 0.5}
     names = ("method", "seed", "n_trials", "max_epochs", "metric", "mode")
     settings = {name: str(STUDY[name]) for name in names}
     assert parent.data.params == settings | {"n_workers": "2"}
@@ -211,6 +212,14 @@ def test_the_page_of_a_study_has_a_view_of_its_own(journal: Journal, store: str)
     assert view["runsExpanded"] == {delivery.run_id: True}
     assert (view["orderByKey"], view["orderByAsc"]) == ("metrics.`best_loss`", True)
     assert "params.`cell`" in view["selectedColumns"]
+    (section,) = view["compareRunSections"]
+    assert {chart["metricSectionId"] for chart in view["compareRunCharts"]} == {section["uuid"]}
+    kinds = [chart["type"] for chart in view["compareRunCharts"]]
+    assert kinds == ["LINE", "LINE", "PARALLEL", "SCATTER"]
+    parallel, scatter = view["compareRunCharts"][2:]
+    assert parallel["selectedParams"] == ["cell", "log10_lr"]
+    assert parallel["selectedMetrics"] == ["final_loss"]  # those stopped early have none
+    assert scatter["xaxis"] == {"key": "log10_lr", "type": "PARAM"}
     found = client(store).search_runs([delivery.experiment_id], view["searchFilter"])
     assert {run.info.run_id for run in found} == {
         run.info.run_id for run in runs(store, delivery).values()
@@ -225,13 +234,13 @@ def test_a_study_shows_how_far_it_has_come(journal: Journal, store: str) -> None
     add_trial(journal, 3, reason="complete")
     journal.add_trial(9, {}, seed=0, role="baseline")
     journal.set_state(9, "ended", reason="complete")
-    expected = [("best_loss", 1, 3.5), ("n_trials_ended", 1, 1.0)]
+    expected = [("best_so_far", 1, 3.5), ("n_trials_ended", 1, 1.0)]
     assert points() == expected
     add_trial(journal, 1, reason="stopped")  # its value is not one in full
     add_trial(journal, 2, reason="complete")
     journal.set_state(1, "running")  # the study was extended
     journal.set_state(1, "ended", reason="converged")
-    expected = [("best_loss", k, v) for k, v in enumerate((3.5, 3.5, 2.5, 1.5), start=1)]
+    expected = [("best_so_far", k, v) for k, v in enumerate((3.5, 3.5, 2.5, 1.5), start=1)]
     expected += [("n_trials_ended", k, v) for k, v in enumerate((1.0, 2.0, 3.0, 3.0), start=1)]
     assert points() == expected
     journal.path.with_name("replica.db").unlink()
