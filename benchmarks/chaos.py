@@ -124,7 +124,8 @@ def results(folder: Path) -> Rows:
 
 
 def compare(folder: Path, store: Path, seen: Rows, *, may_be_lost: bool = False) -> Counter[str]:
-    """Return how much is lost, duplicated and wrong in a finished study."""
+    """Return how much is lost, duplicated and wrong in a finished study, once all is delivered."""
+    deliver(folder / "journal.db", f"sqlite:///{store}", timeout_s=600)
     found: Counter[str] = Counter(lost=0, duplicated=0, wrong=0)
     rows = results(folder)
     found["lost"] += sum(rows.get(key) != row for key, row in seen.items())

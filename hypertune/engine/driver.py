@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
@@ -27,6 +28,7 @@ _DRAIN_S = 10.0
 _MAX_LEVELS = 4  # of a factor whose levels are compared by their best configs
 _KEPT = 20  # checkpoints of a finished study
 _SYNC_EVERY_S = 0.5
+_COUNT_EVERY_S = 0.2  # over all trials, which at 10,000 of them would take longer than they do
 _HOPELESS = (
     3  # so many trials that all lost their workers, and no result ever: it is not the trials
 )
@@ -155,6 +157,7 @@ class Driver:
         self.cut_short = False  # the time budget has refused or ended a job
         self.halted_at: float | None = None
         self.synced = time.monotonic()
+        self.counted = -math.inf
 
     def restore(self) -> None:
         """Take up what the journal holds of earlier sessions; the search knows it already.
@@ -641,10 +644,12 @@ class Driver:
 
     def _keep_best(self, number: int) -> None:
         """Keep one checkpoint of the full trials: the best one's (and the default's)."""
-        best = incumbent(self.search.trials)
+        trials, kept = self.search.trials, self.best_kept
+        new = trials[number].best[trials[number].epoch]
+        old = math.inf if kept is None else trials[kept].best[trials[kept].epoch]
         dropped = number
-        if best is not None and best.number == number:
-            dropped, self.best_kept = self.best_kept or 0, number
+        if math.isfinite(new) and (new, number) < (old, number if kept is None else kept):
+            dropped, self.best_kept = kept or 0, number
         if dropped > 0:
             self.checkpoints.drop(self.ids[dropped])
 
@@ -656,7 +661,9 @@ class Driver:
     def show(self) -> None:
         """Tell the observer how things are."""
         self.progress.n_running = len(self.out)
-        self.progress.n_waiting = sum(t.waiting for t in self.search.trials)
+        if time.monotonic() - self.counted > _COUNT_EVERY_S:
+            self.counted = time.monotonic()
+            self.progress.n_waiting = sum(t.waiting for t in self.search.trials)
         with contextlib.suppress(Exception):  # a display must not cost a result
             self.progress.warning = self.warning() or self.progress.warning
             if self.observer is not None:
