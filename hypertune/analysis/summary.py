@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from hypertune.errors import JournalError
-from hypertune.records import EventRow, Journal, ResultRow, TrialRow
+from hypertune.records import EventRow, Journal, ResultRow, TrialRow, best_result, recommended
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,9 +102,7 @@ def summarize(folder: Path) -> Summary:
     if missing := {"metric", "mode", "test_metric"} - study.keys():
         raise JournalError(f"'{journal.path}' lacks {', '.join(sorted(missing))}: no study began.")
     searched = [t for t in trials if t.role == "search"]
-    # The default may have been stopped early in the search, and trained in full later.
-    in_full = [t for t in trials if t.role == "baseline" and t.label == "default"]
-    best, full = _best(searched + in_full, results, study)
+    best, full = recommended(trials, results, study)
     n_looks = sum(event.data.get("label") == "best" for event in tests)
     shown = [("best", best)] if best else []
     default = [t for t in searched[:1] if t.full]
@@ -118,7 +116,11 @@ def summarize(folder: Path) -> Summary:
         study=study,
         best=best,
         full=full,
-        scores=tuple(_score(label, trial, results, tests, study) for label, trial in shown),
+        scores=tuple(
+            score
+            for label, trial in shown
+            if (score := _score(label, trial, results, tests, study)) is not None
+        ),
         reasons=Counter(t.reason or t.state for t in searched),
         failures=tuple(
             (t.id, (t.detail or "").splitlines()[0] if t.detail else "")
@@ -131,40 +133,16 @@ def summarize(folder: Path) -> Summary:
     )
 
 
-def best_row(rows: Iterable[ResultRow], study: Mapping[str, Any]) -> ResultRow:
-    """Return the result with the best value of the study's metric."""
-    sign = -1 if study["mode"] == "max" else 1
-    return min(rows, key=lambda row: (sign * row.metrics[study["metric"]], row.epoch))
-
-
-def _best(
-    searched: list[TrialRow], results: Mapping[int, list[ResultRow]], study: Mapping[str, Any]
-) -> tuple[TrialRow | None, bool]:
-    """Return the trial to recommend, and whether it was trained in full."""
-    scored = [t for t in searched if t.id in results and t.reason not in ("failed", "lost")]
-    full = [t for t in scored if t.full]
-    pool = full
-    if not pool:
-        furthest = max((results[t.id][-1].epoch for t in scored), default=0)
-        pool = [t for t in scored if results[t.id][-1].epoch == furthest]
-    sign = -1 if study["mode"] == "max" else 1
-    metric = study["metric"]
-    best = min(
-        pool,
-        key=lambda t: (sign * best_row(results[t.id], study).metrics[metric], t.id),
-        default=None,
-    )
-    return best, bool(full)
-
-
 def _score(
     label: str,
     trial: TrialRow,
     results: Mapping[int, list[ResultRow]],
     tests: Iterable[EventRow],
     study: Mapping[str, Any],
-) -> Score:
-    row = best_row(results[trial.id], study)
+) -> Score | None:
+    row = best_result(results.get(trial.id, ()), study)
+    if row is None:
+        return None
     look = next((e.data for e in tests if e.trial == trial.id), {})
     return Score(
         label=label,

@@ -13,7 +13,7 @@ import ray
 
 from hypertune.engine.checkpoints import Checkpoints
 from hypertune.errors import HypertuneError, JournalError
-from hypertune.records import FULL, Journal
+from hypertune.records import FULL, Journal, ResultRow, recommended
 from hypertune.search import Job, Reason, Search, Trial, incumbent
 from hypertune.settings import Settings
 from hypertune.space import Categorical, identity
@@ -28,6 +28,7 @@ _DRAIN_S = 10.0
 _MAX_LEVELS = 4  # of a factor whose levels are compared by their best configs
 _KEPT = 20  # checkpoints of a finished study
 _SYNC_EVERY_S = 0.5
+_COUNT_EVERY_S = 0.2  # over all trials, which at 10,000 of them would take longer than they do
 _HOPELESS = (
     3  # so many trials that all lost their workers, and no result ever: it is not the trials
 )
@@ -156,6 +157,7 @@ class Driver:
         self.cut_short = False  # the time budget has refused or ended a job
         self.halted_at: float | None = None
         self.synced = time.monotonic()
+        self.counted = -math.inf
 
     def restore(self) -> None:
         """Take up what the journal holds of earlier sessions; the search knows it already.
@@ -380,19 +382,17 @@ class Driver:
         return self._send(key, trial, searched, 0, None, test=label)
 
     def _open_test(self) -> None:
-        study, best = self.study, incumbent(self.search.trials)
+        study = self.study
         self.to_test = []
-        if best is None or not best.full or study.test_metric is None:
+        best = self._recommended()
+        if best is None or study.test_metric is None:
             return
         # A study that was extended looks again only at what is new: at another best trial.
         looks = self.journal.events(kind="test")
         known = {event.trial for event in looks if "metrics" in event.data}
         first = self.search.trials[0]
         default = self.ids[0] if first.full else self.default
-        recommended = self.ids[best.number]
-        if default is not None and self._best_loss(default) < self._best_loss(recommended):
-            recommended = default  # it was stopped early in the search, and trained in full later
-        for label, trial in {"best": recommended, "default": default}.items():
+        for label, trial in {"best": best, "default": default}.items():
             if trial is not None and trial not in known and self._has_checkpoint(trial):
                 self.to_test.append((label, trial))
                 known.add(trial)
@@ -413,11 +413,13 @@ class Driver:
         for name, look in judged.items():
             self.journal.add_event("test", simple[name], {"label": name, **look})
 
-    def _best_loss(self, trial: int) -> float:
-        """Return a trial's best value as a loss."""
-        values = [row.metrics[self.study.metric] for row in self.journal.results(trial=trial)]
-        sign = -1 if self.study.mode == "max" else 1
-        return min((sign * value for value in values), default=math.inf)
+    def _recommended(self) -> int | None:
+        """Return the trial to recommend; None if none was trained in full."""
+        results: dict[int, list[ResultRow]] = {}
+        for row in self.journal.results():
+            results.setdefault(row.trial, []).append(row)
+        best, full = recommended(self.journal.trials(), results, self.journal.study())
+        return best.id if best is not None and full else None
 
     def _record_baselines(self) -> None:
         """Journal the simple models and what they reach on the validation part, once."""
@@ -642,10 +644,12 @@ class Driver:
 
     def _keep_best(self, number: int) -> None:
         """Keep one checkpoint of the full trials: the best one's (and the default's)."""
-        best = incumbent(self.search.trials)
+        trials, kept = self.search.trials, self.best_kept
+        new = trials[number].best[trials[number].epoch]
+        old = math.inf if kept is None else trials[kept].best[trials[kept].epoch]
         dropped = number
-        if best is not None and best.number == number:
-            dropped, self.best_kept = self.best_kept or 0, number
+        if math.isfinite(new) and (new, number) < (old, number if kept is None else kept):
+            dropped, self.best_kept = kept or 0, number
         if dropped > 0:
             self.checkpoints.drop(self.ids[dropped])
 
@@ -657,7 +661,9 @@ class Driver:
     def show(self) -> None:
         """Tell the observer how things are."""
         self.progress.n_running = len(self.out)
-        self.progress.n_waiting = sum(t.waiting for t in self.search.trials)
+        if time.monotonic() - self.counted > _COUNT_EVERY_S:
+            self.counted = time.monotonic()
+            self.progress.n_waiting = sum(t.waiting for t in self.search.trials)
         with contextlib.suppress(Exception):  # a display must not cost a result
             self.progress.warning = self.warning() or self.progress.warning
             if self.observer is not None:

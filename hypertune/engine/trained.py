@@ -1,7 +1,10 @@
 """The model of a study, rebuilt from its config and its weights; nothing is unpickled."""
 
 import copy
+import hashlib
+import json
 import math
+import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,11 +15,12 @@ from hypertune.engine.earlier import Earlier
 from hypertune.engine.folder import study_folder
 from hypertune.engine.prepare import load_data
 from hypertune.errors import SettingError
-from hypertune.search import incumbent
+from hypertune.records import Journal, ResultRow, recommended
 from hypertune.study import Loop, Study
 from hypertune.trainable.estimator import EstimatorLoop
 from hypertune.trainable.loop import TensorLoop
 from hypertune.trainable.own import OwnLoop
+from hypertune.trainable.predictor import keep, keeps
 from hypertune.trainable.stepwise import StepwiseLoop
 
 
@@ -64,12 +68,12 @@ def load_model(
     if not (folder / "journal.db").is_file():
         folder = study_folder(Path(studies_dir), str(study))
     earlier = Earlier.read(folder)
-    asked, settings = earlier.settled(space, {})
+    asked, _ = earlier.settled(space, {})
     if trial is None:
-        best = incumbent(earlier.search(asked, settings).trials)
+        best, _ = recommended(earlier.trials, earlier.results, earlier.about)
         if best is None:
             raise SettingError(f"No trial of '{folder.name}' has a result yet.")
-        row = [t for t in earlier.trials if t.role == "search"][best.number]
+        row = best
     else:
         row = earlier.trial(trial)
     kept = Checkpoints(folder.resolve() / "checkpoints", math.inf)
@@ -85,6 +89,47 @@ def load_model(
     loop = asked.trainable.start(config, data, metric=asked.metric, mode=asked.mode)
     loop.load(found[1])
     return TrainedModel(model=_model(loop, found[1]), config=config, trial=row.id, loop=loop)
+
+
+def keep_best_model(journal: Journal, study: Study, data: Any) -> None:
+    """Write the model of the recommended trial into the study's folder ``model``, and journal it.
+
+    Nothing is done where there is no such model: no trial was trained in full, its checkpoint was
+    given up, or only the user's code knows how to read it; nor where it is there already.
+
+    Args:
+        journal: The study's.
+        study: Itself.
+        data: What it was searched on.
+
+    Raises:
+        OSError: It cannot be written.
+    """
+    folder = journal.path.parent
+    results: dict[int, list[ResultRow]] = {}
+    for row in journal.results():
+        results.setdefault(row.trial, []).append(row)
+    best, full = recommended(journal.trials(), results, journal.study())
+    if best is None or not full or not keeps(study):
+        return
+    kept = Checkpoints(folder.resolve() / "checkpoints", math.inf)
+    found = kept.newest(best.id, study.max_epochs)
+    if found is None:
+        return
+    config = study.config(best.config, seed=best.seed)
+    sha = hashlib.sha256(json.dumps(config, sort_keys=True).encode())
+    for path in sorted(path for path in found[1].rglob("*") if path.is_file()):
+        sha.update(path.read_bytes())
+    said, target = {"sha256": sha.hexdigest()}, folder / "model"
+    before = journal.events(kind="model")
+    if target.is_dir() and before and before[-1].data == said:
+        return
+    new = folder / "model.new"  # a kill leaves no half of it
+    shutil.rmtree(new, ignore_errors=True)
+    keep(study, config, data, found[1], new)
+    shutil.rmtree(target, ignore_errors=True)
+    new.rename(target)
+    journal.add_event("model", best.id, said)
 
 
 def _model(loop: Loop, checkpoint: Path) -> Any:

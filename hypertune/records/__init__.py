@@ -7,8 +7,10 @@ from hypertune.records.journal import (
     Journal,
     ResultRow,
     TrialRow,
+    best_result,
     flat_names,
     job_results,
+    recommended,
 )
 from hypertune.records.uploader import Delivery, Uploader, delivered
 
@@ -20,8 +22,10 @@ __all__ = [
     "ResultRow",
     "TrialRow",
     "Uploader",
+    "best_result",
     "delivered",
     "flat_names",
     "job_results",
+    "recommended",
     "redact",
 ]

@@ -19,7 +19,8 @@ table                 columns
                       row of ``trials`` was added or changed; with a new one why it was proposed),
                       ``study`` (a key was set), ``job`` (a stretch of epochs was started),
                       ``worker`` (where it runs), ``lost`` (its worker died), ``test`` (a look at
-                      the test part), ``search_start``, ``search_end``, ``report`` (it was written)
+                      the test part), ``search_start``, ``search_end``, ``report`` (it was written),
+                      ``model`` (the best model was kept in ``model``)
 ====================  ============================================================================
 
 A result survives the kill of the process at once (it is in the operating system's hands), and a
@@ -32,7 +33,7 @@ import os
 import sqlite3
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import zip_longest
@@ -340,6 +341,53 @@ class Journal:
                 ).fetchone()
             spans.append((mark.t_ms, end))
         return spans
+
+
+def best_result(results: Iterable[ResultRow], study: Mapping[str, Any]) -> ResultRow | None:
+    """Return the result with the best value of the study's metric; of equal ones the first epoch.
+
+    A value that is not finite, or missing, counts as no result: None where there is no other.
+
+    Args:
+        results: Of a trial.
+        study: The table ``study``, of which ``metric`` and ``mode`` are read.
+    """
+    metric, sign = study.get("metric", ""), -1 if study.get("mode") == "max" else 1
+    finite = [row for row in results if math.isfinite(row.metrics.get(metric, math.nan))]
+    return min(finite, key=lambda row: (sign * row.metrics[metric], row.epoch), default=None)
+
+
+def recommended(
+    trials: Iterable[TrialRow],
+    results: Mapping[int, Sequence[ResultRow]],
+    study: Mapping[str, Any],
+) -> tuple[TrialRow | None, bool]:
+    """Return the trial to recommend, and whether it was trained in full.
+
+    That is the best of those in full; where there is none, the best of those that got furthest. The
+    default counts where it was stopped early in the search and trained in full later, too.
+
+    Args:
+        trials: All of a study.
+        results: Their results by trial.
+        study: The table ``study``.
+    """
+    metric, sign = study["metric"], -1 if study.get("mode") == "max" else 1
+    best = {trial: best_result(rows, study) for trial, rows in results.items()}
+    scored = [
+        (t, row)
+        for t in trials
+        if (t.role == "search" or (t.role == "baseline" and t.label == "default"))
+        and t.reason not in ("failed", "lost")
+        and (row := best.get(t.id)) is not None
+    ]
+    pool = full = [(t, row) for t, row in scored if t.full]
+    if not full:
+        reached = {t.id: max(row.epoch for row in results[t.id]) for t, _ in scored}
+        furthest = max(reached.values(), default=0)
+        pool = [(t, row) for t, row in scored if reached[t.id] == furthest]
+    chosen = min(pool, key=lambda pair: (sign * pair[1].metrics[metric], pair[0].id), default=None)
+    return None if chosen is None else chosen[0], bool(full)
 
 
 def job_results(
