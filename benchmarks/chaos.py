@@ -8,9 +8,15 @@
 - *workers*: while a study runs, a process that trains is SIGKILLed every few seconds;
 - *torn tails*: the write-ahead log of a killed study is cut at a random byte, as a loss of power
   may leave it; then the study is resumed;
+- *clocks*: while a study runs, the clock of all its processes is set back by up to an hour;
+- *disks*: a study's folder lies on a small disk, which is full at a random moment (the study must
+  end cleanly, and is resumed when there is room), or which a killed study finds read-only (it must
+  be refused, and is resumed when it is not); as root only, who may mount one;
 - *servers*: a journal grows by 100 results a second; its uploader delivers to a real MLflow server
   through a proxy that answers 500, 401 or 403, hangs, or loses answers after the server has done
-  its work; the server is also killed, and comes back after some seconds.
+  its work; the server is also killed, and comes back after some seconds;
+- *uploaders*: two at once deliver a journal that grows; the one or the other is SIGKILLed, and a
+  new one started.
 
 The trained "model" is a sequence in which every value follows from the one before, so that a
 checkpoint that is lost or taken twice shows in all later values. After each study, row by row:
@@ -118,7 +124,8 @@ def results(folder: Path) -> Rows:
 
 
 def compare(folder: Path, store: Path, seen: Rows, *, may_be_lost: bool = False) -> Counter[str]:
-    """Return how much is lost, duplicated and wrong in a finished study."""
+    """Return how much is lost, duplicated and wrong in a finished study, once all is delivered."""
+    deliver(folder / "journal.db", f"sqlite:///{store}", timeout_s=600)
     found: Counter[str] = Counter(lost=0, duplicated=0, wrong=0)
     rows = results(folder)
     found["lost"] += sum(rows.get(key) != row for key, row in seen.items())
@@ -170,13 +177,15 @@ def in_mlflow(store: Path, study_id: str, rows: Rows, trials: set[int]) -> Count
 class Command:
     """hypertune's command line, as a process."""
 
-    def __init__(self, folder: Path, *args: str) -> None:
+    def __init__(self, folder: Path, *args: str, before: Path | None = None) -> None:
         self.folder = folder
         self.log = (folder / "log.txt").open("a")
+        self._from = self.log.tell()
+        path = os.pathsep.join(map(str, (*([before] if before else []), ROOT)))
         self.process = subprocess.Popen(
             [sys.executable, str(ROOT / "hypertune.py"), *args],
             cwd=folder,
-            env={**os.environ, "PYTHONPATH": str(ROOT)},
+            env={**os.environ, "PYTHONPATH": path},
             stdout=self.log,
             stderr=self.log,
         )
@@ -188,6 +197,11 @@ class Command:
         finally:
             self.process.kill()
             self.log.close()
+
+    @property
+    def said(self) -> str:
+        """What it printed so far."""
+        return (self.folder / "log.txt").read_bytes()[self._from :].decode(errors="replace")
 
     def kill(self) -> None:
         self.process.kill()
@@ -291,6 +305,142 @@ def torn_tails(folder: Path, n: int, rng: random.Random) -> tuple[int, Counter[s
         total += compare(study, folder / "torn.db", left)
         total["wrong"] += status != 0
     return n, total
+
+
+# ---- clocks and disks ----
+
+CLOCK = '''
+"""Runs first in every Python process: its clock is off by the seconds that a file holds."""
+
+import time
+from pathlib import Path
+
+_file, _time, _time_ns = Path(__file__).with_name("offset"), time.time, time.time_ns
+
+
+def _offset():
+    try:
+        return float(_file.read_text())
+    except (OSError, ValueError):
+        return 0.0
+
+
+time.time = lambda: _time() + _offset()
+time.time_ns = lambda: _time_ns() + int(_offset() * 1e9)
+'''
+
+
+def clocks_set_back(folder: Path, n: int, rng: random.Random) -> tuple[int, Counter[str]]:
+    """Set the clock of running studies back."""
+    clock, n_faults, total, number = folder / "clock", 0, Counter[str](), 0
+    clock.mkdir()
+    (clock / "sitecustomize.py").write_text(CLOCK)
+    while n_faults < n:
+        number += 1
+        name, offset = f"clock-{number}", 0.0
+        (clock / "offset").write_text("0")
+        study = folder / "studies" / name
+        command = Command(folder, *run_args(name, "asha", rng), before=clock)
+        if command.searching(study / "journal.db", 0):
+            while command.process.poll() is None and n_faults < n:
+                offset -= rng.choice([1, 60, 3600]) * rng.random()
+                (clock / "offset.new").write_text(str(offset))
+                (clock / "offset.new").replace(clock / "offset")
+                n_faults += 1
+                time.sleep(rng.uniform(1, 3))
+        status = command.finish()
+        total += compare(study, folder / "mlflow.db", {})
+        total["wrong"] += status != 0
+        with contextlib.closing(Journal(study / "journal.db", read_only=True)) as journal:
+            t_ms = [row.t_ms for row in journal.results()]
+        total["wrong"] += t_ms == sorted(t_ms)  # the fault did not arrive
+    return n_faults, total
+
+
+@contextlib.contextmanager
+def small_disk(folder: Path, megabytes: int) -> Iterator[Path]:
+    """Mount a small file system in memory."""
+    folder.mkdir()
+    size = f"size={megabytes}m"
+    subprocess.run(["mount", "-t", "tmpfs", "-o", size, "tmpfs", str(folder)], check=True)
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", "--lazy", str(folder)], check=True)
+
+
+def fill(path: Path) -> None:
+    """Write until there is no room any more."""
+    with path.open("wb", buffering=0) as file, contextlib.suppress(OSError):
+        while True:
+            file.write(bytes(4096))
+
+
+def clean(command: Command) -> bool:
+    """Say whether a command that could not go on ended with a message and nothing else."""
+    return command.finish() != 0 and "Traceback" not in command.said and "rror" in command.said
+
+
+def full_disks(folder: Path, n: int, rng: random.Random) -> tuple[int, Counter[str]]:
+    """Fill the disk that studies are written to."""
+    total = Counter[str]()
+    for number in range(n):
+        with small_disk(folder / f"disk-{number}", 8) as disk:
+            name, study = f"full-{number}", disk / "studies" / f"full-{number}"
+            store = ["--studies-dir", str(disk / "studies")]
+            store += ["--tracking-uri", f"sqlite:///{folder}/mlflow.db"]
+            command = Command(folder, *run_args(name, "asha", rng, *store))
+            if not command.searching(study / "journal.db", 3):
+                total["wrong"] += 1
+                continue
+            time.sleep(rng.expovariate(1.0))
+            fill(disk / "filler")
+            total["wrong"] += not clean(command)
+            seen = results(study)  # readable, full or not
+            (disk / "filler").unlink()
+            status = Command(folder, "resume", name, *store).finish()
+            total += compare(study, folder / "mlflow.db", seen)
+            total["wrong"] += status not in (0, 2)
+    return n, total
+
+
+def read_only_disks(folder: Path, n: int, rng: random.Random) -> tuple[int, Counter[str]]:
+    """Let studies that were killed find their folder read-only."""
+    total = Counter[str]()
+    for number in range(n):
+        with small_disk(folder / f"closed-{number}", 64) as disk:
+            name, study = f"closed-{number}", disk / "studies" / f"closed-{number}"
+            store = ["--studies-dir", str(disk / "studies")]
+            store += ["--tracking-uri", f"sqlite:///{folder}/mlflow.db"]
+            command = Command(folder, *run_args(name, "asha", rng, *store))
+            if not command.searching(study / "journal.db", 3):
+                total["wrong"] += 1
+                continue
+            time.sleep(rng.expovariate(1.0))
+            command.kill()
+            seen = results(study)
+            remount(disk, "ro")
+            total["wrong"] += not clean(Command(folder, "resume", name, *store))
+            total["wrong"] += not clean(
+                Command(folder, *run_args(f"{name}-new", "asha", rng, *store))
+            )
+            remount(disk, "rw")
+            status = Command(folder, "resume", name, *store).finish()
+            total += compare(study, folder / "mlflow.db", seen)
+            total["wrong"] += status not in (0, 2)
+    return n, total
+
+
+def remount(disk: Path, how: str) -> None:
+    """Make a file system writable or not, once what was killed has let go of its files."""
+    for _ in range(100):
+        done = subprocess.run(
+            ["mount", "-o", f"remount,{how}", str(disk)], capture_output=True, check=False
+        )
+        if done.returncode == 0:
+            return
+        time.sleep(1)
+    raise RuntimeError(f"'{disk}' cannot be remounted: {done.stderr.decode()}")
 
 
 # ---- servers ----
@@ -424,6 +574,42 @@ def server_faults(folder: Path, n: int, rng: random.Random) -> tuple[int, Counte
     return n, in_mlflow(store, "servers", results(study), trials)
 
 
+def two_uploaders(folder: Path, n: int, rng: random.Random) -> tuple[int, Counter[str]]:
+    """Deliver a growing journal by two uploaders at once, and kill the one or the other."""
+    study, store, stop = folder / "studies" / "uploaders", folder / "twice.db", threading.Event()
+    study.mkdir(parents=True)
+    about = {"study_id": "uploaders", "name": "uploaders", "space": "uploaders", "metric": "loss"}
+    with contextlib.closing(Journal(study / "journal.db")) as journal:
+        journal.set_study(**about, mode="min", seed=0)
+        journal.add_event("search_start")
+    uri = f"sqlite:///{store}"
+    writer = threading.Thread(target=lambda: grow(Journal(study / "journal.db"), stop, rng))
+
+    def started() -> Uploader:
+        uploader = Uploader(study / "journal.db", uri)
+        uploader.start()
+        return uploader
+
+    two = [started(), started()]
+    writer.start()
+    for _ in range(n):
+        time.sleep(rng.uniform(2, 6))
+        which = rng.randrange(2)
+        process = two[which]._process
+        assert process is not None
+        process.kill()
+        two[which].finish(1)
+        two[which] = started()
+    stop.set()
+    writer.join()
+    for uploader in two:
+        uploader.finish(60)
+    deliver(study / "journal.db", uri, timeout_s=300)
+    with contextlib.closing(Journal(study / "journal.db", read_only=True)) as journal:
+        trials = {trial.id for trial in journal.trials()}
+    return n, in_mlflow(store, "uploaders", results(study), trials)
+
+
 # ---- the table ----
 
 
@@ -435,7 +621,11 @@ def main() -> None:
     parser.add_argument("--methods", nargs="+", default=METHODS, choices=METHODS)
     parser.add_argument("--worker-kills", type=int, default=40)
     parser.add_argument("--torn-tails", type=int, default=10)
+    parser.add_argument("--clock-faults", type=int, default=15)
+    parser.add_argument("--full-disks", type=int, default=5)
+    parser.add_argument("--read-only-disks", type=int, default=5)
     parser.add_argument("--server-faults", type=int, default=60)
+    parser.add_argument("--uploader-kills", type=int, default=15)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--keep", type=Path, metavar="FOLDER", help="a new folder for all files")
     options = parser.parse_args()
@@ -458,7 +648,12 @@ def main() -> None:
             note(f"driver killed, {method}", killed_drivers(folder, method, options.kills, rng))
         note("worker killed", killed_workers(folder, options.worker_kills, rng))
         note("journal's tail torn", torn_tails(folder, options.torn_tails, rng))
+        note("clock set back", clocks_set_back(folder, options.clock_faults, rng))
+        if os.geteuid() == 0:
+            note("disk full", full_disks(folder, options.full_disks, rng))
+            note("disk read-only", read_only_disks(folder, options.read_only_disks, rng))
         note("MLflow server disturbed", server_faults(folder, options.server_faults, rng))
+        note("one of two uploaders killed", two_uploaders(folder, options.uploader_kills, rng))
 
     print("\n| fault | faults | lost | duplicated | wrong |\n|---|---|---|---|---|")
     columns = ("lost", "duplicated", "wrong")

@@ -9,16 +9,19 @@
   uploader delivers it over HTTP to an MLflow server on SQLite. How long after the last record is
   everything there, and how many requests did a trial take beside its batches of metrics?
 - *hang*: wall seconds of a search over trials of fixed sleep, alternately with a SQLite store and
-  with a server that takes requests and never answers; medians of the pairs' ratios.
-- *many*: resident memory of the driver, and its CPU milliseconds a trial, at 10,000 trials of one
-  epoch that does nothing.
+  with a server that takes requests and never answers: the median of the pairs' ratios; and the
+  share of the control loop's time that it spends in calls to the journal and the uploader.
+- *many*: the driver's peak resident memory, and its CPU milliseconds a trial, at 10,000 trials of
+  one epoch that does nothing.
 """
 
 import argparse
 import contextlib
+import json
 import os
 import random
 import socket
+import sqlite3
 import statistics
 import subprocess
 import sys
@@ -71,6 +74,56 @@ study = Study(
     n_trials=12,
 )
 """
+
+TIMED = """
+import functools
+import json
+import os
+import sys
+import threading
+import time
+
+from hypertune.engine import session
+from hypertune.records import Journal, Uploader
+
+spent, thread = [0.0], []
+
+
+def timed(method):
+    @functools.wraps(method)
+    def call(*args, **kwargs):
+        start = time.perf_counter()
+        try:
+            return method(*args, **kwargs)
+        finally:
+            if [threading.get_ident()] == thread:  # the control loop's own
+                spent[0] += time.perf_counter() - start
+    return call
+
+
+def search(*args, search_on_ray=session.search_on_ray):
+    thread.append(threading.get_ident())
+    start = time.perf_counter()
+    try:
+        return search_on_ray(*args)
+    finally:
+        thread.clear()
+        took = time.perf_counter() - start
+        with open(os.environ["RECORDS_SHARE"], "w") as file:
+            json.dump(spent[0] / took, file)
+
+
+for name in ("set_study", "add_trial", "set_state", "add_result", "add_event", "sync", "study",
+             "trials", "trial", "results", "events"):
+    setattr(Journal, name, timed(getattr(Journal, name)))
+Uploader.status = property(timed(Uploader.status.fget))
+session.search_on_ray = search
+
+from hypertune.cli import main
+
+main()
+"""
+"""hypertune's command line, with a clock around all that its control loop does with records."""
 
 
 def journal(folder: Path, options: argparse.Namespace) -> None:
@@ -152,30 +205,41 @@ def hanging_server() -> Iterator[str]:
             connection.close()
 
 
-def searched(folder: Path, *args: str) -> float:
-    """Run a study; return the seconds of its search."""
+def searched(folder: Path, *args: str) -> tuple[float, float]:
+    """Run a study; return the seconds of its search, and the share of its loop in records."""
     (folder / "study.py").write_text(STUDY)
+    (folder / "timed.py").write_text(TIMED)
     name = f"run-{time.time_ns()}"
-    command = [sys.executable, str(ROOT / "hypertune.py"), "--space", "study.py", "--name", name]
+    command = [sys.executable, "timed.py", "--space", "study.py", "--name", name]
     command += ["--method", "random", "--n-repeats", "0", "--sync-timeout", "0s", *args]
-    env = {**os.environ, "PYTHONPATH": str(ROOT)}
+    share = folder / f"{name}.json"
+    env = {**os.environ, "PYTHONPATH": str(ROOT), "RECORDS_SHARE": str(share)}
     subprocess.run(command, cwd=folder, env=env, check=True, stdout=subprocess.DEVNULL)
     path = folder / "studies" / name / "journal.db"
     with contextlib.closing(Journal(path, read_only=True)) as record:
         rows = [row.t_ms for row in record.results() if row.epoch > 0]
-    return (max(rows) - min(rows)) / 1000
+    return (max(rows) - min(rows)) / 1000, json.loads(share.read_text())
 
 
 def hang(folder: Path, options: argparse.Namespace) -> None:
-    ratios = []
+    ratios, shares = [], []
     with hanging_server() as url:
         for _ in range(options.pairs):
-            without = searched(folder)
-            with_it = searched(folder, "--tracking-uri", url)
+            without, share_without = searched(folder)
+            with_it, share = searched(folder, "--tracking-uri", url)
             ratios.append(with_it / without)
-            print(f"  {without:.2f} s with SQLite, {with_it:.2f} s with a server that hangs")
-    low, high = min(ratios), max(ratios)
-    print(f"hang: ratio {statistics.median(ratios):.3f} ({low:.3f} to {high:.3f})")
+            shares.append(share)
+            print(
+                f"  {without:.2f} s with SQLite, {with_it:.2f} s with a server that hangs; records "
+                f"block {100 * share_without:.2f} % and {100 * share:.2f} % of the control loop",
+                flush=True,
+            )
+    print(
+        f"hang: {statistics.median(ratios):.3f} times as long ({min(ratios):.3f} to "
+        f"{max(ratios):.3f}), median of {len(ratios)} pairs; records block "
+        f"{100 * statistics.median(shares):.2f} % of the control loop (at most "
+        f"{100 * max(shares):.2f} %)"
+    )
 
 
 def many(folder: Path, options: argparse.Namespace) -> None:
@@ -185,17 +249,30 @@ def many(folder: Path, options: argparse.Namespace) -> None:
     command += ["--n-trials", str(options.trials), "--sync-timeout", "0s"]
     env = {**os.environ, "PYTHONPATH": str(ROOT)}
     start, most, cpu = time.monotonic(), 0, 0.0
+    shown = start
+    path = folder / "studies" / "many" / "journal.db"
     with subprocess.Popen(command, cwd=folder, env=env, stdout=subprocess.DEVNULL) as process:
         driver = psutil.Process(process.pid)
         while process.poll() is None:
             with contextlib.suppress(psutil.Error):
                 most = max(most, driver.memory_info().rss)
                 cpu = sum(driver.cpu_times()[:2])
+            if time.monotonic() - shown > 30 and path.is_file():
+                shown = time.monotonic()
+                with contextlib.closing(sqlite3.connect(path)) as db:
+                    (n,) = db.execute(
+                        "SELECT count(*) FROM trials WHERE state = 'ended'"
+                    ).fetchone()
+                print(
+                    f"  {n} trials after {shown - start:.0f} s, {most / 2**20:.0f} MiB", flush=True
+                )
             time.sleep(0.5)
     took = time.monotonic() - start
+    if process.returncode != 0:
+        raise RuntimeError(f"the study ended with status {process.returncode}")
     print(
         f"many: {options.trials} trials in {took:.0f} s; the driver took {most / 2**20:.0f} MiB at "
-        f"most and {1000 * cpu / options.trials:.1f} CPU ms a trial"
+        f"its peak and {1000 * cpu / options.trials:.1f} CPU ms a trial"
     )
 
 

@@ -477,9 +477,11 @@ def report(
 ) -> None:
     """Write a study's report: HTML, Markdown and JSON."""
     from hypertune.analysis import write_report
-    from hypertune.engine import study_folder
+    from hypertune.engine import note_report, study_folder
 
-    page = write_report(study_folder(studies_dir, study))
+    folder = study_folder(studies_dir, study)
+    page = write_report(folder)
+    note_report(folder)
     print(page)
     if open_:
         typer.launch(page.resolve().as_uri())

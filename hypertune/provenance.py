@@ -9,6 +9,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+_DIFF_CHARS = 1_000_000
 _PACKAGES = ("hypertune", "ray", "torch", "optuna", "mlflow", "numpy", "pandas", "scikit-learn")
 
 
@@ -32,6 +33,17 @@ def environment() -> dict[str, Any]:
     }
 
 
+def uncommitted() -> str:
+    """Return the changes of the code that runs here against its commit; empty without any.
+
+    Nothing in it is hidden, and of long ones only the first million characters are kept.
+    """
+    text = _git("diff", "HEAD") or ""
+    if len(text) > _DIFF_CHARS:
+        text = f"{text[:_DIFF_CHARS]}\n(cut: {len(text)} characters in all)"
+    return text + "\n" if text else ""
+
+
 def _git(*args: str) -> str | None:
     """Return what git says of the code that runs here; None outside a checkout."""
     try:
@@ -40,6 +52,7 @@ def _git(*args: str) -> str | None:
             cwd=Path(__file__).parent,
             capture_output=True,
             text=True,
+            errors="replace",
             timeout=5,
             check=True,
         )

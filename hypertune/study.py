@@ -23,6 +23,7 @@ CONSTRAINT = r"(<=|>=|<|>)\s*(\d+(?:\.\d*)?(?:e[+-]?\d+)?)"
 Goal = Literal["best", "answer"]
 MAX_FAIR_LEVELS = 4
 """Of a factor whose levels get equal budgets: with more of them each would get too little."""
+_MODULE = "_hypertune_study_"
 RESERVED = ("max_epochs", "seed", "device")
 """Keys of a trial's config that the service sets itself."""
 
@@ -347,8 +348,21 @@ def load_study(name_or_path: str) -> Study:
     return replace(study, name=name, source=str(path))
 
 
+def source_files(study: Study) -> list[Path]:
+    """Return a study's file, and what beside it was imported by it: all that it is made of."""
+    path = Path(study.source)
+    # Of other studies that this process has read only what they share is taken for this one's.
+    modules = [
+        sys.modules.get(name)
+        for name in cloudpickle.list_registry_pickle_by_value()
+        if not name.startswith(_MODULE)
+    ]
+    files = [Path(file) for m in modules if (file := getattr(m, "__file__", None)) is not None]
+    return [path, *sorted(file for file in files if file.is_relative_to(path.parent))]
+
+
 def _run_file(path: Path, name: str) -> ModuleType:
-    module_name = f"_hypertune_study_{name}"
+    module_name = f"{_MODULE}{name}"
     spec = importlib.util.spec_from_file_location(module_name, path)
     if spec is None or spec.loader is None:
         raise StudyError(f"'{path}' is no study", ["it must be a Python file"])

@@ -126,7 +126,7 @@ def test_a_dry_run_shows_the_plan_and_starts_nothing(
 ) -> None:
     assert call(monkeypatch, tmp_path, *GOOD, "--dry-run", "--set", "n_layers=2") == 0
     shown = capsys.readouterr().out
-    for text in ("window (factor)", "one of 6, 12, 24", "24 trials of up to 27", "n_layers=2"):
+    for text in ("window (factor)", "one of 6, 12, 24", "32 trials of up to 27", "n_layers=2"):
         assert text in shown
     assert "answer: the levels of cell (gru, lstm) get equal budgets" in shown
     assert (

@@ -1,5 +1,6 @@
 """The model of a study is what was measured, and trains on."""
 
+import contextlib
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,11 +12,14 @@ from test_resume import OneWorker, one, settings
 
 from hypertune import Study, engine, load_model
 from hypertune.analysis import summarize
+from hypertune.engine.folder import locked
+from hypertune.engine.trained import keep_best_model
 from hypertune.errors import SettingError
 from hypertune.records import Journal
 from hypertune.study import load_study
 from hypertune.trainable.estimator import Estimator
 from hypertune.trainable.loop import TensorLoop
+from hypertune.trainable.predictor import Network, read
 
 __all__ = ["one"]  # a fixture
 EXAMPLES = Path(__file__).parents[1] / "search_spaces" / "examples"
@@ -62,6 +66,35 @@ def test_network_predicts_as_in_its_best_epoch_and_trains_on(tmp_path: Path) -> 
     assert loop.epoch == 4
     assert np.isfinite(metrics[study.metric])
     assert judged() == pytest.approx(min(losses[found.trial]), rel=1e-6)  # a model of its own
+
+    # It is kept for MLflow too, once.
+    kept = read(folder / "model")
+    assert isinstance(kept, Network)
+    for name, weights in found.model.state_dict().items():
+        assert torch.equal(weights, kept.model.state_dict()[name])
+    journal = Journal(folder / "journal.db")
+    assert [e.trial for e in journal.events(kind="model")] == [found.trial]
+    keep_best_model(journal, study.with_max_epochs(3), study.trainable.load(test=False))
+    assert len(journal.events(kind="model")) == 1
+    sizes = {k: v for k, v in journal.study()["data_set"].items() if k.startswith("n_")}
+    assert sizes == {"n_train": 1973, "n_val": 424, "n_test": 423}
+    journal.close()
+
+
+@pytest.mark.usefixtures("one")
+def test_report_that_is_written_later_is_journaled(tmp_path: Path) -> None:
+    folder = run(load_study(str(EXAMPLES / "function.py")), tmp_path, n_trials=1)
+
+    def n_noted() -> int:
+        with contextlib.closing(Journal(folder / "journal.db", read_only=True)) as journal:
+            return len(journal.events(kind="report"))
+
+    before = n_noted()
+    engine.note_report(folder)
+    assert n_noted() == before + 1
+    with locked(folder):  # a driver is at work, and will write its own
+        engine.note_report(folder)
+    assert n_noted() == before + 1
 
 
 @pytest.mark.usefixtures("one")

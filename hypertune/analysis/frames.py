@@ -363,7 +363,7 @@ def _raw(client: Any, run: Any, about: Mapping[str, Any]) -> Record:
             f"MLflow's run {run.info.run_id} holds no tag {JSON_TAG}0: use the journal."
         )
     look = record["test"]
-    at_end = {f"best_{metric}", f"final_{metric}", "best_epoch", "cost_s"}
+    at_end = {f"best_{metric}", f"final_{metric}", "best_epoch", "n_epochs", "cost_s"}
     at_end |= set((look or {}).get("metrics", {}))
     rows: dict[int, ResultRow] = {}
     for key in run.data.metrics:

@@ -14,7 +14,8 @@ from hypertune.records import (
     Journal,
     ResultRow,
     TrialRow,
-    read_champion,
+    best_result,
+    recommended,
 )
 
 
@@ -107,7 +108,6 @@ def summarize(folder: Path) -> Summary:
     journal = Journal(folder / "journal.db", read_only=True)
     try:
         study, trials = journal.study(), journal.trials()
-        champion = read_champion(journal) if {"metric", "mode"} <= study.keys() else None
         results: dict[int, list[ResultRow]] = {}
         for row in journal.results():
             results.setdefault(row.trial, []).append(row)
@@ -118,6 +118,7 @@ def summarize(folder: Path) -> Summary:
     if missing := {"metric", "mode", "test_metric"} - study.keys():
         raise JournalError(f"'{journal.path}' lacks {', '.join(sorted(missing))}: no study began.")
     searched = [t for t in trials if t.role == "search"]
+    champion = recommended(trials, results, study)
     best = next((t for t in trials if champion is not None and t.id == champion.trial), None)
     n_looks = sum(event.data.get("label") == "best" for event in tests)
     shown = [("best", best)] if best else []
@@ -134,7 +135,9 @@ def summarize(folder: Path) -> Summary:
         winner=None if champion is None else champion.winner,
         full=champion is not None and champion.full,
         scores=tuple(
-            _score(label, trial, results, tests, study, champion) for label, trial in shown
+            score
+            for label, trial in shown
+            if (score := _score(label, trial, results, tests, study, champion)) is not None
         ),
         reasons=Counter(t.reason or t.state for t in searched),
         failures=tuple(
@@ -148,12 +151,6 @@ def summarize(folder: Path) -> Summary:
     )
 
 
-def best_row(rows: Iterable[ResultRow], study: Mapping[str, Any]) -> ResultRow:
-    """Return the result with the best value of the study's metric."""
-    sign = -1 if study["mode"] == "max" else 1
-    return min(rows, key=lambda row: (sign * row.metrics[study["metric"]], row.epoch))
-
-
 def _score(
     label: str,
     trial: TrialRow,
@@ -161,8 +158,10 @@ def _score(
     tests: Iterable[EventRow],
     study: Mapping[str, Any],
     champion: Champion | None,
-) -> Score:
-    row = best_row(results[trial.id], study)
+) -> Score | None:
+    row = best_result(results.get(trial.id, ()), study)
+    if row is None:
+        return None
     again = () if champion is None else champion.losses.get(trial.id, ())
     sign = -1 if study["mode"] == "max" else 1
     look = next((e.data for e in tests if e.trial == trial.id), {})

@@ -9,7 +9,7 @@ a promotion, a resumed study and a lost worker are one and the same: another job
 from hypertune.engine.driver import Observer, Progress
 from hypertune.engine.explain import Explanation, explain
 from hypertune.engine.folder import delete, study_folder, study_folders, usable_folder
-from hypertune.engine.outcome import Outcome, read_outcome
+from hypertune.engine.outcome import Outcome, note_report, read_outcome
 from hypertune.engine.prepare import load_data, planned_epochs, prepare
 from hypertune.engine.ray_tune import capacity
 from hypertune.engine.rerun import Rerun, rerun
@@ -26,6 +26,7 @@ __all__ = [
     "delete",
     "explain",
     "load_data",
+    "note_report",
     "planned_epochs",
     "prepare",
     "read_outcome",

@@ -28,6 +28,7 @@ _DRAIN_S = 10.0
 _N_TOP = 2  # the best of a search, besides those of levels, that run again
 _KEPT = 20  # checkpoints of a finished study
 _SYNC_EVERY_S = 0.5
+_COUNT_EVERY_S = 0.2  # over all trials, which at 10,000 of them would take longer than they do
 _HOPELESS = (
     3  # so many trials that all lost their workers, and no result ever: it is not the trials
 )
@@ -186,6 +187,7 @@ class Driver:
         self.cut_short = False  # the time budget has refused or ended a job
         self.halted_at: float | None = None
         self.synced = time.monotonic()
+        self.counted = -math.inf
 
     def restore(self) -> None:
         """Take up what the journal holds of earlier sessions; the search knows it already.
@@ -754,7 +756,9 @@ class Driver:
     def show(self) -> None:
         """Tell the observer how things are."""
         self.progress.n_running = len(self.out)
-        self.progress.n_waiting = sum(t.waiting for t in self.search.trials)
+        if time.monotonic() - self.counted > _COUNT_EVERY_S:
+            self.counted = time.monotonic()
+            self.progress.n_waiting = sum(t.waiting for t in self.search.trials)
         with contextlib.suppress(Exception):  # a display must not cost a result
             self.progress.warning = self.warning() or self.progress.warning
             if self.observer is not None:

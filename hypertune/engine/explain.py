@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from hypertune.engine.earlier import Earlier
-from hypertune.records import TrialRow, job_results
+from hypertune.records import TrialRow, best_result, job_results
 from hypertune.search import Comparison
 from hypertune.study import Study
 
@@ -75,15 +75,13 @@ def explain(folder: Path, trial: int, *, space: str | Study | None = None) -> Ex
         for c in search.comparisons(number):
             cut_off = None if c.cut_off is None else search.value(c.cut_off)
             comparisons.append(replace(c, loss=search.value(c.loss), cut_off=cut_off))
-    sign = -1 if about["mode"] == "max" else 1
-    results = earlier.results.get(trial, ())
-    best = min(((sign * r.metrics[about["metric"]], r.epoch) for r in results), default=None)
+    best = best_result(earlier.results.get(trial, ()), about)
     return Explanation(
         trial=row,
         metric=about["metric"],
         origin=added.data.get("origin") or row.label or row.role,
         expected=added.data.get("expected"),
-        best=None if best is None else (sign * best[0], best[1]),
+        best=None if best is None else (best.metrics[about["metric"]], best.epoch),
         stretches=_stretches(earlier, trial),
         comparisons=comparisons,
         n_lost=sum(event.kind == "lost" for event in events),

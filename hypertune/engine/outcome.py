@@ -1,9 +1,11 @@
 """How a run of a study ended."""
 
+import contextlib
 from dataclasses import dataclass
 from pathlib import Path
 
-from hypertune.engine.folder import is_locked
+from hypertune.engine.folder import is_locked, locked
+from hypertune.errors import SettingError
 from hypertune.records import Delivery, Journal, delivered
 from hypertune.settings import Settings
 
@@ -40,6 +42,19 @@ class Outcome:
             return ""
         view = f"viewStateShareKey={self.study_id}"
         return f"/#/experiments/{self.delivery.experiment_id}/runs?{view}"
+
+
+def note_report(folder: Path) -> None:
+    """Journal that a report was written, so that the next delivery brings it to MLflow.
+
+    A driver that is at work writes and delivers one of its own.
+    """
+    with (
+        contextlib.suppress(SettingError),
+        locked(folder),
+        contextlib.closing(Journal(folder / "journal.db")) as journal,
+    ):
+        journal.add_event("report")
 
 
 def read_outcome(folder: Path, *, tracking_uri: str | None = None) -> Outcome:

@@ -1,6 +1,7 @@
 """Runs a study, from its settings to its records."""
 
 import contextlib
+import hashlib
 import signal
 import threading
 import time
@@ -19,8 +20,9 @@ from hypertune.engine.folder import locked, new_folder, refuse_network, usable_f
 from hypertune.engine.outcome import Outcome
 from hypertune.engine.prepare import load_data, planned_epochs, prepare
 from hypertune.engine.ray_tune import capacity, ray_session, search_on_ray
+from hypertune.engine.trained import keep_best_model
 from hypertune.errors import SettingError
-from hypertune.provenance import environment
+from hypertune.provenance import environment, uncommitted
 from hypertune.records import Delivery, Journal, Uploader, redact
 from hypertune.search import Search
 from hypertune.settings import Settings
@@ -57,7 +59,7 @@ def run(
     with _at_hand(study, settings, search, observer) as session:
         folder = new_folder(study.name, settings)
         with locked(folder), contextlib.closing(Journal(folder / "journal.db")) as journal:
-            about = _description(study, settings, search)
+            about = _description(study, settings, search, session.data)
             journal.set_study(name=folder.name, **about)
             return session.go(journal, settings.time_budget_s, report, judge)
 
@@ -147,6 +149,7 @@ class _Session:
             warning=lambda: uploader.status.warning,
             judge=judge if self.settings.until_decided else None,
         )
+        _keep_diff(folder)
         start = {"n_concurrent": self.n_concurrent, "environment": _provenance()}
         journal.add_event("search_start", data=start)
         if self.search.n_trials != journal.study()["n_trials"]:
@@ -154,6 +157,7 @@ class _Session:
         driver.restore()
         with _signals(driver):
             _search_and_close(driver, self.data)
+            _keep_model(driver, self.data)
             if report is not None:
                 _report(driver, folder, report)
             delivery = _deliver(driver, uploader)
@@ -221,6 +225,19 @@ def _search_and_close(driver: Driver, data: Any) -> None:
         driver.error = driver.error or problem
 
 
+def _keep_model(driver: Driver, data: Any) -> None:
+    """Keep the best model, for MLflow's registry; what goes wrong with it costs nothing else."""
+    if driver.stopped_by not in (None, "time budget"):
+        return  # it may go on
+    try:
+        keep_best_model(driver.journal, driver.study, data)
+    except KeyboardInterrupt:
+        driver.progress.warning = "The best model was not kept: interrupted."
+    except Exception as problem:
+        text = f"{type(problem).__name__}: {problem}"
+        driver.progress.warning = f"The best model was not kept: {text}"
+
+
 def _report(driver: Driver, folder: Path, report: Report) -> None:
     """Write the report; what goes wrong with it costs nothing else."""
     driver.progress.stage = "report"
@@ -244,7 +261,16 @@ def _deliver(driver: Driver, uploader: Uploader) -> Delivery:
         return uploader.finish(0)
 
 
-def _description(study: Study, settings: Settings, search: Search) -> dict[str, Any]:
+def _data_set(study: Study, data: Any) -> dict[str, Any] | None:
+    """Return what identifies the data; None for those that only the user's code knows."""
+    told = getattr(study.trainable, "data_set", None)
+    try:
+        return None if told is None else dict(told(data))
+    except Exception:  # the user's data: of what no digest can be made there is none
+        return None
+
+
+def _description(study: Study, settings: Settings, search: Search, data: Any) -> dict[str, Any]:
     """Return what the journal says of a study: all that a later session and a reader need."""
     about = _provenance()
     return {
@@ -256,6 +282,7 @@ def _description(study: Study, settings: Settings, search: Search) -> dict[str, 
         "margin": study.margin,
         "factors": list(study.factors),
         "data": study.trainable.data,
+        "data_set": _data_set(study, data),
         "metric": study.metric,
         "mode": study.mode,
         "test_metric": study.test_metric,
@@ -284,6 +311,14 @@ def _description(study: Study, settings: Settings, search: Search) -> dict[str, 
 def _provenance() -> dict[str, Any]:
     about = environment()
     return about | {"command": redact(about["command"])}  # it may hold the store's password
+
+
+def _keep_diff(folder: Path) -> None:
+    """Keep the uncommitted changes of the code beside the journal, each state of them once."""
+    if text := uncommitted():
+        sha = hashlib.sha256(text.encode()).hexdigest()[:8]
+        with contextlib.suppress(OSError):  # a full disk shows where it matters
+            (folder / f"code-{sha}.diff").write_text(text, encoding="utf-8")
 
 
 @contextlib.contextmanager

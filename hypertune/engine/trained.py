@@ -1,8 +1,10 @@
 """The model of a study, rebuilt from its config and its weights; nothing is unpickled."""
 
-import contextlib
 import copy
+import hashlib
+import json
 import math
+import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,11 +15,12 @@ from hypertune.engine.earlier import Earlier
 from hypertune.engine.folder import study_folder
 from hypertune.engine.prepare import load_data
 from hypertune.errors import SettingError
-from hypertune.records import Journal, read_champion
+from hypertune.records import Journal, read_champion, recommended
 from hypertune.study import Loop, Study
 from hypertune.trainable.estimator import EstimatorLoop
 from hypertune.trainable.loop import TensorLoop
 from hypertune.trainable.own import OwnLoop
+from hypertune.trainable.predictor import keep, keeps
 from hypertune.trainable.stepwise import StepwiseLoop
 
 
@@ -67,8 +70,7 @@ def load_model(
     earlier = Earlier.read(folder)
     asked, _ = earlier.settled(space, {})
     if trial is None:
-        with contextlib.closing(Journal(folder / "journal.db", read_only=True)) as journal:
-            best = read_champion(journal)
+        best = recommended(earlier.trials, earlier.results, earlier.about)
         if best is None:
             raise SettingError(f"No trial of '{folder.name}' has a result yet.")
         trial = best.trial
@@ -86,6 +88,45 @@ def load_model(
     loop = asked.trainable.start(config, data, metric=asked.metric, mode=asked.mode)
     loop.load(found[1])
     return TrainedModel(model=_model(loop, found[1]), config=config, trial=row.id, loop=loop)
+
+
+def keep_best_model(journal: Journal, study: Study, data: Any) -> None:
+    """Write the model of the recommended trial into the study's folder ``model``, and journal it.
+
+    Nothing is done where there is no such model: no trial was trained in full, its checkpoint was
+    given up, or only the user's code knows how to read it; nor where it is there already.
+
+    Args:
+        journal: The study's.
+        study: Itself.
+        data: What it was searched on.
+
+    Raises:
+        OSError: It cannot be written.
+    """
+    folder = journal.path.parent
+    champion = read_champion(journal)
+    if champion is None or not champion.full or not keeps(study):
+        return
+    best = journal.trial(champion.trial)
+    kept = Checkpoints(folder.resolve() / "checkpoints", math.inf)
+    found = kept.newest(best.id, study.max_epochs)
+    if found is None:
+        return
+    config = study.config(best.config, seed=best.seed)
+    sha = hashlib.sha256(json.dumps(config, sort_keys=True).encode())
+    for path in sorted(path for path in found[1].rglob("*") if path.is_file()):
+        sha.update(path.read_bytes())
+    said, target = {"sha256": sha.hexdigest()}, folder / "model"
+    before = journal.events(kind="model")
+    if target.is_dir() and before and before[-1].data == said:
+        return
+    new = folder / "model.new"  # a kill leaves no half of it
+    shutil.rmtree(new, ignore_errors=True)
+    keep(study, config, data, found[1], new)
+    shutil.rmtree(target, ignore_errors=True)
+    new.rename(target)
+    journal.add_event("model", best.id, said)
 
 
 def _model(loop: Loop, checkpoint: Path) -> Any:

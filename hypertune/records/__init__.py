@@ -1,6 +1,6 @@
 """What is remembered: the journal (the truth) and its MLflow replica."""
 
-from hypertune.records.champion import Champion, Run, champion, read_champion
+from hypertune.records.champion import Champion, Run, champion, read_champion, recommended
 from hypertune.records.cursors import redact
 from hypertune.records.journal import (
     FULL,
@@ -8,6 +8,7 @@ from hypertune.records.journal import (
     Journal,
     ResultRow,
     TrialRow,
+    best_result,
     flat_names,
     job_results,
 )
@@ -23,10 +24,12 @@ __all__ = [
     "Run",
     "TrialRow",
     "Uploader",
+    "best_result",
     "champion",
     "delivered",
     "flat_names",
     "job_results",
     "read_champion",
+    "recommended",
     "redact",
 ]

@@ -7,8 +7,9 @@ part is opened for that one. Where nothing ran again the search's own best is re
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
-from hypertune.records.journal import FULL, Journal
+from hypertune.records.journal import FULL, Journal, ResultRow, TrialRow, best_result
 from hypertune.space import identity
 
 
@@ -91,17 +92,20 @@ def champion(runs: Iterable[Run]) -> Champion | None:
     return Champion(trial=best, full=True, winner=winner, losses=losses)
 
 
-def read_champion(journal: Journal) -> Champion | None:
-    """Return what the study of a journal recommends; None if there is nothing."""
-    about = journal.study()
-    metric, sign = about["metric"], -1.0 if about["mode"] == "max" else 1.0
-    losses: dict[int, float] = {}
-    epochs: dict[int, int] = {}
-    for row in journal.results():
-        loss = sign * row.metrics.get(metric, float("nan"))
-        epochs[row.trial] = max(row.epoch, epochs.get(row.trial, 0))
-        if abs(loss) < float("inf"):
-            losses[row.trial] = min(loss, losses.get(row.trial, loss))
+def recommended(
+    trials: Iterable[TrialRow],
+    results: Mapping[int, Sequence[ResultRow]],
+    study: Mapping[str, Any],
+) -> Champion | None:
+    """Return what a study recommends, by its tables; None if there is nothing.
+
+    Args:
+        trials: All of a study.
+        results: Their results by trial.
+        study: The table ``study``.
+    """
+    metric, sign = study["metric"], -1 if study.get("mode") == "max" else 1
+    best = {t: best_result(rows, study) for t, rows in results.items()}
     return champion(
         Run(
             trial=t.id,
@@ -110,11 +114,19 @@ def read_champion(journal: Journal) -> Champion | None:
             label=t.label,
             reason=t.reason,
             repeat=t.repeat,
-            epochs=epochs.get(t.id, 0),
-            loss=losses.get(t.id),
+            epochs=max((row.epoch for row in results.get(t.id, ())), default=0),
+            loss=None if (row := best.get(t.id)) is None else sign * row.metrics[metric],
         )
-        for t in journal.trials()
+        for t in trials
     )
+
+
+def read_champion(journal: Journal) -> Champion | None:
+    """Return what the study of a journal recommends; None if there is nothing."""
+    results: dict[int, list[ResultRow]] = {}
+    for row in journal.results():
+        results.setdefault(row.trial, []).append(row)
+    return recommended(journal.trials(), results, journal.study())
 
 
 def _loss(run: Run) -> float:

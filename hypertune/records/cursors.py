@@ -8,7 +8,7 @@ import sqlite3
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-_WHAT_COUNTS = "kind IN ('trial', 'study', 'search_start', 'search_end', 'report')"
+_WHAT_COUNTS = "kind IN ('trial', 'study', 'search_start', 'search_end', 'report', 'model')"
 
 
 def redact(text: str) -> str:
@@ -97,6 +97,11 @@ class Cursors:
         self._db.execute(
             "INSERT OR REPLACE INTO refused VALUES (?, ?, ?)", (self._target, what, why)
         )
+
+    def accept(self, what: str) -> None:
+        """Forget that something was refused: another try went well."""
+        self.refused.pop(what, None)
+        self._db.execute("DELETE FROM refused WHERE target = ? AND what = ?", (self._target, what))
 
     def close(self) -> None:
         self._db.close()

@@ -20,7 +20,8 @@ table                 columns
                       ``study`` (a key was set), ``job`` (a stretch of epochs was started),
                       ``worker`` (where it runs), ``lost`` (its worker died), ``test`` (a look at
                       the test part), ``look`` (something was undecided, and what was done about
-                      it), ``search_start``, ``search_end``, ``report`` (it was written)
+                      it), ``search_start``, ``search_end``, ``report`` (it was written), ``model``
+                      (the best model was kept in ``model``)
 ====================  ============================================================================
 
 A result survives the kill of the process at once (it is in the operating system's hands), and a
@@ -33,7 +34,7 @@ import os
 import sqlite3
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import zip_longest
@@ -341,6 +342,20 @@ class Journal:
                 ).fetchone()
             spans.append((mark.t_ms, end))
         return spans
+
+
+def best_result(results: Iterable[ResultRow], study: Mapping[str, Any]) -> ResultRow | None:
+    """Return the result with the best value of the study's metric; of equal ones the first epoch.
+
+    A value that is not finite, or missing, counts as no result: None where there is no other.
+
+    Args:
+        results: Of a trial.
+        study: The table ``study``, of which ``metric`` and ``mode`` are read.
+    """
+    metric, sign = study.get("metric", ""), -1 if study.get("mode") == "max" else 1
+    finite = [row for row in results if math.isfinite(row.metrics.get(metric, math.nan))]
+    return min(finite, key=lambda row: (sign * row.metrics[metric], row.epoch), default=None)
 
 
 def job_results(

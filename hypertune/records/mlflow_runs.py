@@ -4,37 +4,55 @@
 in MLflow               from the journal
 ======================  ============================================================================
 experiment              the space, by its name
-parent run              the study: settings as params, question and budget as description, and at
-                        the end ``n_trials_ended``, ``n_results``, ``best_<metric>`` (of the search)
-                        and, of the recommended config on fresh seeds, ``champion_<metric>``; tag
-                        ``hypertune.champion`` its trial; the report as artifacts
+parent run              the study: settings as params; question, budget and verdict as description;
+                        the data set as input; ``n_trials_ended`` and ``best_so_far`` (of the
+                        metric, by trials in full) at every end of a searched trial, counted by the
+                        step; at the end tag ``hypertune.champion``, the recommended trial, and
+                        ``champion_<metric>``, its config's mean on fresh seeds; as artifacts the
+                        report, the config of each trial (``trials.json``) and, where the code had
+                        uncommitted changes, these (``code/``)
 child run               a trial, once it has started: config as params (``log10_<name>`` too for
                         parameters on a log scale), every finite metric at step = epoch; once it has
-                        ended, at step 0, ``best_<metric>``, ``best_epoch``, ``cost_s`` (seconds of
-                        its jobs), what it reached on the test part and, if it is complete or
-                        converged, ``final_<metric>``
+                        ended, at step 0, ``best_<metric>``, ``best_epoch``, ``n_epochs`` (that it
+                        got to), ``cost_s`` (seconds of its jobs), what it reached on the test part
+                        and, if it is complete or converged, ``final_<metric>``
 status of a child run   FINISHED (complete, converged), KILLED (stopped, interrupted) or FAILED
                         (failed, lost); tags ``hypertune.state`` and ``hypertune.reason`` say which
 tags ``hypertune.json.  JSON to read it all back, types and all, in parts of 4000 characters (none
 0``, ``.1``, ...        above 100,000): of the parent run the table ``study``, of a child run its
                         config, label, origin, first line of its detail, and look at the test part
+registered model        the space, by its name; a version for the best model of a study that has
+                        one, see `hypertune.records.registry`
 ======================  ============================================================================
 
+The data set is an input of the study alone: on a trial it would cost a request more, so that there
+a tag names it.
 """
 
+import contextlib
 import getpass
 import hashlib
 import json
 import math
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from statistics import fmean
 from typing import Any, NamedTuple
 
 from hypertune.records.champion import Champion, read_champion
-from hypertune.records.journal import FULL, Journal, ResultRow, TrialRow, flat_names, job_results
+from hypertune.records.journal import (
+    FULL,
+    EventRow,
+    Journal,
+    ResultRow,
+    TrialRow,
+    best_result,
+    flat_names,
+    job_results,
+)
 
 STUDY = "study"  # the key of the parent run; those of the others are trial ids
 _KEY_CHARS, _PARAM_CHARS, _TAG_CHARS = 250, 6000, 8000  # MLflow's limits
@@ -88,13 +106,13 @@ def study_run(journal: Journal, study: Mapping[str, Any]) -> Run:
             "hypertune.role": STUDY,
             "hypertune.study": study["name"],
             **({} if best is None else {"hypertune.champion": str(best.trial)}),
-            "mlflow.note.content": cut(_description(study), _TAG_CHARS),
+            "mlflow.note.content": cut(_description(study, journal), _TAG_CHARS),
         },
         params={_key(name): cut(value, _PARAM_CHARS) for name, value in scalars.items()},
         start_ms=journal.events(limit=1)[0].t_ms,
         status="RUNNING" if end is None else _ended_status(end.data),
         end_ms=None if end is None else end.t_ms,
-        at_end=[] if end is None else _study_metrics(journal, study, best, end.t_ms),
+        at_end=[] if end is None else _study_metrics(study, best, end.t_ms),
     )
 
 
@@ -102,33 +120,87 @@ def _ended_status(data: Mapping[str, Any]) -> str:
     return {"signal": "KILLED", "error": "FAILED"}.get(data.get("stopped_by") or "", "FINISHED")
 
 
-def _study_metrics(
-    journal: Journal, study: Mapping[str, Any], champion: Champion | None, t_ms: int
-) -> list[Item]:
-    trials, results = journal.trials(), journal.results()
-    searched = {trial.id for trial in trials if trial.role == "search" and trial.full}
-    n_ended = sum(trial.state == "ended" for trial in trials)
-    values: dict[str, float] = {"n_trials_ended": n_ended, "n_results": len(results)}
-    if best := _best([row for row in results if row.trial in searched], study):
-        values[f"best_{study['metric']}"] = best[0]
-    if champion is not None and champion.losses:
-        sign = -1 if study["mode"] == "max" else 1
-        values[f"champion_{study['metric']}"] = sign * fmean(champion.losses[champion.trial])
-    return [Item("metric", _key(name), value, t_ms) for name, value in values.items()]
+def _study_metrics(study: Mapping[str, Any], champion: Champion | None, t_ms: int) -> list[Item]:
+    if champion is None or not champion.losses:
+        return []
+    sign = -1 if study["mode"] == "max" else 1
+    value = sign * fmean(champion.losses[champion.trial])
+    return [Item("metric", _key(f"champion_{study['metric']}"), value, t_ms)]
 
 
-def _description(study: Mapping[str, Any]) -> str:
+class StudyProgress:
+    """How far a study has come, told by the ends of its searched trials, in their order."""
+
+    def __init__(self, study: Mapping[str, Any]) -> None:
+        self._study = study
+        self._n_ends = 0
+        self._ended: set[int] = set()
+        self._best: ResultRow | None = None
+
+    def follow(self, journal: Journal, events: Iterable[EventRow]) -> list[Item]:
+        """Return the metrics at those of the next events that end a trial."""
+        items: list[Item] = []
+        for event in events:
+            if event.kind != "trial" or event.trial is None or event.data.get("state") != "ended":
+                continue
+            if journal.trial(event.trial).role != "search":
+                continue
+            self._n_ends += 1
+            self._ended.add(event.trial)
+            if event.data.get("reason") in FULL:
+                rows = [*journal.results(trial=event.trial)]
+                rows += [self._best] if self._best is not None else []
+                self._best = best_result(rows, self._study)
+            values = {"n_trials_ended": float(len(self._ended))}
+            if self._best is not None:
+                values["best_so_far"] = self._best.metrics[self._study["metric"]]
+            items += [
+                Item("metric", _key(k), v, event.t_ms, self._n_ends) for k, v in values.items()
+            ]
+        return items
+
+
+def _description(study: Mapping[str, Any], journal: Journal) -> str:
+    headline = _headline(journal.path.parent)
     lines = [
         f"**{study.get('question', study['name'])}**\n",
+        *([f"{headline}\n"] if headline else []),
         f"- factors: {', '.join(study.get('factors', ())) or 'none'}",
         f"- method: {study.get('method')}, seed {study.get('seed')}",
         f"- budget: {study.get('n_trials')} trials of up to {study.get('max_epochs')} epochs",
         f"- metric: {study.get('metric')} ({study.get('mode')})",
     ]
+    if diffs := code_diffs(journal.path.parent):
+        lines.append(f"- uncommitted changes of the code: code/{diffs[-1].name}, an artifact")
     lines += [
         f"- {key}: {value}" for key, value in flat_names(study.get("environment", {})).items()
     ]
     return "\n".join(lines)
+
+
+def _headline(folder: Path) -> str:
+    """Return the verdict in brief, as the study's report has it; empty where there is none."""
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+        record = json.loads((folder / "report" / "report.json").read_text(encoding="utf-8"))
+        return str(record["verdict"]["headline"] or "")
+    return ""
+
+
+def code_diffs(folder: Path) -> list[Path]:
+    """Return the files with uncommitted changes of the code that a study ran on, oldest first."""
+    return sorted(folder.glob("code-*.diff"), key=lambda path: path.stat().st_mtime)
+
+
+def configs(journal: Journal) -> list[dict[str, Any]]:
+    """Return each trial's config, types and all."""
+    names = ("id", "role", "label", "reason", "seed", "repeat", "config")
+    return [{name: getattr(trial, name) for name in names} for trial in journal.trials()]
+
+
+def data_tag(study: Mapping[str, Any]) -> str:
+    """Return what names a study's data: the name, and a digest where it is known."""
+    digest = (study.get("data_set") or {}).get("digest")
+    return f"{study.get('data')}" + (f" ({digest})" if digest else "")
 
 
 def _common_tags(study: Mapping[str, Any]) -> dict[str, str]:
@@ -138,6 +210,8 @@ def _common_tags(study: Mapping[str, Any]) -> dict[str, str]:
         "mlflow.source.name": "hypertune",
         "mlflow.source.type": "LOCAL",
     }
+    if study.get("data"):
+        tags["hypertune.data"] = cut(data_tag(study), _TAG_CHARS)
     if commit := study.get("git_commit"):
         tags["mlflow.source.git.commit"] = str(commit)
     return tags
@@ -221,7 +295,10 @@ def view_state(study: Mapping[str, Any], run_id: str) -> tuple[str, str]:
     metric = study["metric"]
     params = list(study.get("factors", ()))
     params += [key for key in flat_names(study.get("default", {})) if key not in params]
-    columns = [f"metrics.`{_key(name)}`" for name in (f"best_{metric}", "best_epoch", "cost_s")]
+    columns = [
+        f"metrics.`{_key(name)}`"
+        for name in (f"best_{metric}", f"final_{metric}", "n_epochs", "cost_s")
+    ]
     columns += [f"params.`{_key(name)}`" for name in params]
     columns += ["tags.`hypertune.reason`", "tags.`hypertune.role`"]
     state = {
@@ -234,8 +311,78 @@ def view_state(study: Mapping[str, Any], run_id: str) -> tuple[str, str]:
         "modelVersionFilter": "All Runs",
         "selectedColumns": columns,
         "runsExpanded": {run_id: True},
+        "runsHiddenMode": "SHOW_ALL",
+        **_charts(study, params),
     }
     return f"mlflow.sharedViewState.{study['study_id']}", json.dumps(state)
+
+
+def _charts(study: Mapping[str, Any], params: Sequence[str]) -> dict[str, Any]:
+    """Return the charts of the preset page, as MLflow 3.17 keeps them.
+
+    What compares trials by their configs shows those in full alone: ``final_<metric>`` is theirs.
+    """
+    metric = study["metric"]
+    final = _key(f"final_{metric}")
+    default, logs = flat_names(study.get("default", {})), study.get("log_parameters", ())
+    axes = [_key(f"log10_{name}" if name in logs else name) for name in params]
+    numbers = [
+        axis
+        for axis, name in zip(axes, params, strict=True)
+        if isinstance(default.get(name), int | float) and not isinstance(default[name], bool)
+    ]
+    value = {"key": final, "type": "METRIC", "dataAccessKey": final}
+
+    def axis(key: str) -> dict[str, str]:
+        return {"key": key, "type": "PARAM"}
+
+    def line(title: str, key: str) -> dict[str, Any]:
+        return {"type": "LINE", "displayName": title, "metricKey": key, "selectedMetricKeys": [key]}
+
+    charts: list[dict[str, Any]] = [
+        line(f"{metric} by epoch", _key(str(metric))),
+        line("Best in full so far, by trials that ended", "best_so_far"),
+        {
+            "type": "PARALLEL",
+            "displayName": "Trials in full",
+            "selectedParams": axes,
+            "selectedMetrics": [final],
+            "showAllRuns": True,
+        },
+    ]
+    charts += [
+        {
+            "type": "SCATTER",
+            "displayName": f"{final} over {name}",
+            "xaxis": axis(name),
+            "yaxis": value,
+            "runsCountToCompare": 100,
+        }
+        for name in numbers[:2]
+    ]
+    if len(numbers) > 1:
+        x, y = map(axis, numbers[:2])
+        charts.append(
+            {"type": "CONTOUR", "displayName": final, "xaxis": x, "yaxis": y, "zaxis": value}
+        )
+    section = "hypertune"
+    common = {"metricSectionId": section, "deleted": False, "isGenerated": False}
+    return {
+        "compareRunCharts": [
+            {"uuid": f"{section}-{k}", **common, **chart} for k, chart in enumerate(charts)
+        ],
+        "compareRunSections": [
+            {
+                "uuid": section,
+                "name": "The study",
+                "display": True,
+                "isReordered": True,
+                "deleted": False,
+                "isGenerated": False,
+            }
+        ],
+        "isAccordionReordered": True,  # else what MLflow adds by itself comes first
+    }
 
 
 def _trial_params(study: Mapping[str, Any], trial: TrialRow) -> dict[str, str]:
@@ -268,11 +415,14 @@ def cost_s(journal: Journal, trial: int, results: Sequence[ResultRow]) -> float 
 
 def _trial_metrics(journal: Journal, study: Mapping[str, Any], trial: TrialRow) -> list[Item]:
     results = journal.results(trial=trial.id)
-    if not (best := _best(results, study)):
+    if not (best := best_result(results, study)):
         return []
     metric = study["metric"]
-    values = {f"best_{metric}": best[0], "best_epoch": float(best[1])}
-    final = max(results, key=lambda row: row.epoch).metrics.get(metric, math.nan)
+    values = {f"best_{metric}": best.metrics[metric], "best_epoch": float(best.epoch)}
+    last = max(results, key=lambda row: row.epoch)
+    if last.epoch > 0:
+        values["n_epochs"] = float(last.epoch)
+    final = last.metrics.get(metric, math.nan)
     if trial.full and math.isfinite(final):
         values[f"final_{metric}"] = final
     if (cost := cost_s(journal, trial.id, results)) is not None:
@@ -282,14 +432,6 @@ def _trial_metrics(journal: Journal, study: Mapping[str, Any], trial: TrialRow) 
     values |= {k: v for k, v in reached.items() if math.isfinite(v)}
     t_ms = max(row.t_ms for row in results)
     return [Item("metric", _key(name), value, t_ms) for name, value in values.items()]
-
-
-def _best(results: Sequence[ResultRow], study: Mapping[str, Any]) -> tuple[float, int] | None:
-    """Return the best finite value of the study's metric and its (earliest) epoch."""
-    sign = -1 if study.get("mode") == "max" else 1
-    values = [(row.metrics.get(study.get("metric", ""), math.nan), row.epoch) for row in results]
-    finite = [(value, epoch) for value, epoch in values if math.isfinite(value)]
-    return min(finite, key=lambda pair: (sign * pair[0], pair[1]), default=None)
 
 
 def epoch_metrics(rows: Sequence[ResultRow]) -> list[Item]:

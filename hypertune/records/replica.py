@@ -11,6 +11,7 @@ deleted in MLflow while there is still something to deliver to it is restored.
 
 import argparse
 import contextlib
+import functools
 import json
 import math
 import os
@@ -27,19 +28,23 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from filelock import FileLock, Timeout
 
 from hypertune.records.cursors import Cursors, Known, count_pending, redact
-from hypertune.records.journal import Journal, ResultRow, TrialRow
+from hypertune.records.journal import EventRow, Journal, ResultRow, TrialRow
 from hypertune.records.mlflow_runs import (
     STUDY,
     TEST_EVENT,
     Item,
     Run,
+    StudyProgress,
     batches,
+    code_diffs,
+    configs,
     cut,
     epoch_metrics,
     study_run,
     trial_run,
     view_state,
 )
+from hypertune.records.registry import register
 from hypertune.records.uploader import URI_VARIABLE, Delivery, Redacted, open_log
 
 if TYPE_CHECKING:  # mlflow takes a second and 160 MiB: only the uploader process imports it
@@ -48,7 +53,12 @@ if TYPE_CHECKING:  # mlflow takes a second and 160 MiB: only the uploader proces
 _ORPHAN_LIMIT_S = 60.0  # how long an uploader whose driver was killed goes on
 _POLL_S = 2.0  # a request takes a tenth of a second of a core that could train
 _SLICE = 5000  # results read at once
+# A server without this part of MLflow: too old, made without a registry, or closed to us.
+_UNABLE = {"ENDPOINT_NOT_FOUND", "RESOURCE_DOES_NOT_EXIST", "NOT_IMPLEMENTED", "FEATURE_DISABLED"}
+_UNABLE |= {"PERMISSION_DENIED"}
 _REFUSALS = {"INVALID_PARAMETER_VALUE", "BAD_REQUEST", "MALFORMED_REQUEST", "INVALID_STATE"}
+_NOT_THERE = (AttributeError, NotImplementedError, ImportError)  # in an older client
+_MODEL = "the best model"
 _T = TypeVar("_T")
 
 
@@ -126,6 +136,8 @@ class _Replica:
         self._client: MlflowClient | None = None
         self._found: dict[str, Known] | None = None  # runs on the server, once looked up
         self._study: dict[str, Any] = {}
+        self._progress: StudyProgress | None = None
+        self._model_due = True  # until it is known to be there
         self._trouble: str | None = None
         self._ahead = 0  # results delivered after the cursor
         self._last, self._last_at = Delivery(), -math.inf
@@ -186,8 +198,16 @@ class _Replica:
 
     # ---- requests ----
 
-    def _call(self, request: Callable[[], _T], *, refusable: bool = False) -> _T:
-        """Make a request, again and again while it fails in a way that may pass."""
+    def _call(
+        self, request: Callable[[], _T], *, refusable: bool = False, optional: bool = False
+    ) -> _T:
+        """Make a request, again and again while it fails in a way that may pass.
+
+        Args:
+            request: Makes it.
+            refusable: What the server will never take is a `_RefusedError`.
+            optional: So is what this server cannot do.
+        """
         pause = 0.5
         while True:
             self._stop.check()
@@ -195,9 +215,12 @@ class _Replica:
                 answer = request()
             except Exception as error:  # anything: the uploader outlives whatever a client raises
                 code = getattr(error, "error_code", None)
+                if optional and (code in _UNABLE or isinstance(error, _NOT_THERE)):
+                    raise _RefusedError(_brief(error)) from error
                 if code == "RESOURCE_DOES_NOT_EXIST":
                     raise _GoneError from error
-                if refusable and (code in _REFUSALS or isinstance(error, ValueError | TypeError)):
+                never = code in _REFUSALS or isinstance(error, ValueError | TypeError)
+                if (refusable or optional) and never:
                     raise _RefusedError(_brief(error)) from error
                 trouble = _explain(error, self._uri)
                 if trouble != self._trouble:
@@ -354,7 +377,7 @@ class _Replica:
             except _GoneError as gone:
                 _note(f"MLflow lost what it had; all is sent again: {gone.__cause__}")
                 self._cursors.forget()
-                self._client = None
+                self._client, self._progress, self._model_due = None, None, True
                 self._stop.wait(_POLL_S)
 
     def _deliver_new(self) -> None:
@@ -380,15 +403,101 @@ class _Replica:
                 cursors.result = rows[-1].id
                 cursors.save()
             self._ahead = 0
-        if about_study:
+        self._bring_progress(events)
+        kinds_now = {e.kind for e in events}
+        if about_study or "report" in kinds_now:  # which holds the verdict
             self._bring(study_run(journal, self._study), [])
-        report = journal.path.parent / "report"
-        if report.is_dir() and any(e.kind == "report" for e in events):
-            run_id = cursors.runs[STUDY].run_id
-            self._call(lambda: self._mlflow.log_artifacts(run_id, str(report), "report"))
+        self._bring_artifacts(kinds_now)
+        if self._model_due or "model" in kinds_now:
+            self._model_due = False
+            self._bring_model()
         if events:
             cursors.event = events[-1].id
             cursors.save()
+
+    def _bring_progress(self, events: list[EventRow]) -> None:
+        """Send the study's own metrics, and its data set before the first of them."""
+        run_id = self._cursors.runs[STUDY].run_id
+        if self._progress is None:
+            self._bring_data_set(run_id)
+            self._progress = StudyProgress(self._study)
+            if before := self._cursors.event:
+                past = self._journal.events(kind="trial")
+                self._progress.follow(self._journal, [e for e in past if e.id <= before])
+        for batch in batches(self._progress.follow(self._journal, events), 1000):
+            self._send(study_run(self._journal, self._study), run_id, batch)
+
+    def _bring_data_set(self, run_id: str) -> None:
+        """Log the data set as an input of the study; twice it is the same one."""
+        about = self._study.get("data_set")
+        if not about:
+            return
+        from mlflow.entities import Dataset, DatasetInput, InputTag
+
+        sizes = {key: value for key, value in about.items() if key.startswith("n_")}
+        data_set = Dataset(
+            name=str(self._study["data"])[:500],
+            digest=about["digest"],
+            source_type="local",
+            source=json.dumps({"uri": about["source"]}),
+            profile=json.dumps(sizes),
+        )
+        given = [DatasetInput(data_set, [InputTag("mlflow.data.context", "training")])]
+        try:
+            self._call(lambda: self._mlflow.log_inputs(run_id, given), optional=True)
+        except _RefusedError as refusal:
+            self._cursors.refuse("the data set", str(refusal))
+
+    def _bring_artifacts(self, kinds: set[str]) -> None:
+        folder, run_id = self._journal.path.parent, self._cursors.runs[STUDY].run_id
+        if "search_start" in kinds:
+            for path in map(str, code_diffs(folder)):
+                self._call(functools.partial(self._mlflow.log_artifact, run_id, path, "code"))
+        if "search_end" in kinds:
+            text = json.dumps(configs(self._journal), indent=1)
+            self._call(lambda: self._mlflow.log_text(run_id, text, "trials.json"))
+        report = folder / "report"
+        if "report" in kinds and report.is_dir():
+            self._call(lambda: self._mlflow.log_artifacts(run_id, str(report), "report"))
+
+    def _bring_model(self) -> None:
+        """Register the best model, unless it is; a server that cannot costs a warning alone."""
+        cursors, journal = self._cursors, self._journal
+        made, folder = journal.events(kind="model")[-1:], journal.path.parent / "model"
+        if not made or made[0].trial is None or not folder.is_dir():
+            return
+        sha256, trial = made[0].data["sha256"], journal.trial(made[0].trial)
+        known, its_run = cursors.runs.get("model"), cursors.runs.get(str(trial.id))
+        if its_run is None or (known is not None and known.tags.get("sha256") == sha256):
+            return
+        run = trial_run(journal, self._study, trial)
+        said = {k: run.tags[k] for k in ("hypertune.study_id", "hypertune.trial")}
+        reached = {item.key: item.value for item in run.at_end}
+        said |= {"hypertune.study": str(self._study["name"])}
+        said |= {f"hypertune.{key}": str(value) for key, value in reached.items()}
+        try:
+            version = register(
+                self._mlflow,
+                functools.partial(self._call, optional=True),
+                uri=self._uri,
+                name=str(self._study.get("space", self._study["name"])),
+                experiment_id=cursors.experiment_id or "",
+                run_ids=(its_run.run_id, cursors.runs[STUDY].run_id),
+                folder=folder,
+                sha256=sha256,
+                made_ms=made[0].t_ms,
+                tags=said,
+                params=run.params,
+                versions=self._study.get("environment", {}).get("versions", {}),
+            )
+        except (_TimeError, _GoneError):
+            raise
+        except Exception as error:  # whatever it is, the trials are there
+            cursors.refuse(_MODEL, _brief(error))
+            _note(f"The best model is not registered: {_brief(error)}")
+        else:
+            cursors.accept(_MODEL)
+            cursors.save_run("model", Known(version, [], {"sha256": sha256}, None, None))
 
     def _bring_trial(self, trial: TrialRow, rows: list[ResultRow]) -> None:
         if trial.state == "waiting" and trial.started_ms is None and not rows:
@@ -441,6 +550,7 @@ def _connected(uri: str) -> "MlflowClient":
         "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",  # the client's own block for minutes
         "MLFLOW_DISABLE_TELEMETRY": "true",
         "DO_NOT_TRACK": "true",
+        "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
         "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",  # it costs a request as well
     }
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "15")

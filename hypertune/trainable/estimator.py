@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from hypertune.errors import choices
 from hypertune.space import Config, Space
 from hypertune.study import RESERVED
+from hypertune.trainable.loop import digest
 from hypertune.trainable.own import OwnLoop, OwnTask, set_seeds
 
 Kind = Literal["classification", "regression"]
@@ -30,11 +31,16 @@ _SCORING = {
 
 @dataclass(frozen=True, kw_only=True)
 class Parts:
-    """A data set in parts: inputs and targets of each. No test part while the search is on."""
+    """A data set in parts: inputs and targets of each. No test part while the search is on.
+
+    Inputs are as ``transform`` left them, the fitted preprocessing; None if there is none.
+    """
 
     train: tuple[Any, Any]
     val: tuple[Any, Any]
     test: tuple[Any, Any] | None
+    n_test: int
+    transform: Any = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,10 +100,22 @@ class Estimator(OwnTask):
             (_rows(x, rows), _rows(y, rows))
             for rows in self._split(np.asarray(y), np.asarray(rest[0]) if rest else None)
         ]
+        fitted = None
         if self.preprocess is not None:
             fitted = self.preprocess().fit(parts[0][0])
             parts = [(fitted.transform(x), y) for x, y in parts]
-        return Parts(train=parts[0], val=parts[1], test=parts[2] if test else None)
+        return Parts(
+            train=parts[0],
+            val=parts[1],
+            test=parts[2] if test else None,
+            n_test=len(parts[2][1]),
+            transform=fitted,
+        )
+
+    def data_set(self, data: Parts) -> dict[str, Any]:
+        """Return what identifies the data, as plain values."""
+        sizes = {"n_train": len(data.train[1]), "n_val": len(data.val[1]), "n_test": data.n_test}
+        return {"digest": digest(*data.train, *data.val), "source": self.data, **sizes}
 
     def _split(self, y: NDArray[Any], groups: NDArray[Any] | None) -> tuple[NDArray[np.int64], ...]:
         """Return the rows of training, validation and test part, the same for all trials."""

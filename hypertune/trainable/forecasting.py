@@ -25,6 +25,7 @@ from hypertune.trainable.loop import (
     Tensors,
     build_model,
     config_problems,
+    digest,
     model_problems,
     n_parameters,
 )
@@ -98,6 +99,35 @@ class Forecasting:
             horizon=self.horizon,
             max_window=self.max_window,
         )
+
+    def data_set(self, data: SeriesSplit) -> dict[str, Any]:
+        """Return what identifies the data, as plain values: of all but the test part."""
+        sizes = {"n_train": data.n_train, "n_val": data.n_val - data.n_train}
+        sizes["n_test"] = len(self.source.load()) - data.n_val
+        seen = data.values[: data.n_val]
+        return {"digest": digest(seen), "source": str(self.source.find()), **sizes}
+
+    def surroundings(self, config: Config, data: SeriesSplit) -> dict[str, Any]:
+        """Return what a network of this task needs besides its weights, as plain values."""
+        mean, sd = data.scale
+        return {"mean": mean, "sd": sd, "inputs": [config["window"]]}
+
+    def rebuilt(
+        self, config: Config, around: Mapping[str, Any]
+    ) -> tuple[nn.Module, Callable[[Any], Inputs], Callable[[torch.Tensor], NDArray[Any]]]:
+        """Return a network without its weights, and what comes before and after it."""
+        mean, sd, window = around["mean"], around["sd"], config["window"]
+
+        def prepare(values: Any) -> Inputs:
+            past = np.atleast_2d(np.asarray(values, dtype=np.float32))
+            if past.ndim != 2 or past.shape[1] < window:
+                raise ValueError(
+                    f"the last {window} values are needed, shape (n, {window}), but the shape is "
+                    f"{past.shape}"
+                )
+            return Inputs(torch.tensor((past[:, -window:] - mean) / sd)[..., None])
+
+        return self._model(config), prepare, lambda outputs: outputs.numpy() * sd + mean
 
     def start(self, config: Config, data: SeriesSplit, *, metric: str, mode: str) -> TensorLoop:
         mean, sd = data.scale

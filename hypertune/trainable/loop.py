@@ -1,6 +1,7 @@
 """The training loop, for models on tensors that fit into memory. One step is one epoch."""
 
 import contextlib
+import hashlib
 import inspect
 import math
 import os
@@ -135,6 +136,16 @@ def corners(space: Space, fixed: Mapping[str, Any]) -> list[Config]:
         return parameter.from_unit(rng.random())
 
     return [{**fixed, **space.nest(space.build(value_of))} for _ in range(_N_CORNERS)]
+
+
+def digest(*parts: Any) -> str:
+    """Return a name for values, by what is in them: arrays, or frames."""
+    sha = hashlib.sha256()
+    for part in parts:
+        values = np.ascontiguousarray(part)
+        sha.update(f"{values.dtype}{values.shape}".encode())
+        sha.update(repr(values.tolist()).encode() if values.dtype.hasobject else values.tobytes())
+    return sha.hexdigest()[:16]
 
 
 class Inputs:

@@ -22,6 +22,7 @@ from hypertune.trainable.loop import (
     Tensors,
     build_model,
     config_problems,
+    digest,
     model_problems,
     n_parameters,
 )
@@ -50,12 +51,17 @@ class ScaledParts:
         train, val: Samples whose inputs have mean 0 and standard deviation 1 in the training part,
             by feature or channel; what comes after the end of a sequence is 0.
         test: The same; None while the search is under way.
+        n_test: How many they are.
+        mean, sd: Of the inputs before they were scaled.
         y_mean, y_sd: Of the training targets, if they are numbers.
     """
 
     train: Samples
     val: Samples
     test: Samples | None
+    n_test: int
+    mean: NDArray[np.float64]
+    sd: NDArray[np.float64]
     y_mean: float
     y_sd: float
 
@@ -115,14 +121,15 @@ class Supervised:
         """Return what is known of a config's model before it is trained."""
         return {"n_parameters": n_parameters(lambda: self._model(config))}
 
-    def _model(self, config: Config, samples: Samples | None = None) -> nn.Module:
-        """Return a model for samples; without them, for what is known of the data set."""
-        shape, n_classes = self.source.shape, self.source.n_classes or 1
-        if samples is None and shape is None:
+    def _model(
+        self, config: Config, shape: tuple[int, ...] | None = None, n_classes: int = 0
+    ) -> nn.Module:
+        """Return a model for samples of a shape; without it, for those of the data set."""
+        if shape is None:
+            shape, n_classes = self.source.shape, self.source.n_classes or 1
+        if shape is None:
             samples = self.source.load()
-        if samples is not None:
             shape, n_classes = samples.x.shape[1:], len(samples.classes)
-        assert shape is not None
         given = {
             "n_features": shape[0] if len(shape) == 3 else shape[-1],
             "n_outputs": n_classes if n_classes > 2 else 1,
@@ -143,9 +150,64 @@ class Supervised:
             train=_scaled(train, mean, sd),
             val=_scaled(samples.take(rows["val"]), mean, sd),
             test=_scaled(samples.take(rows["test"]), mean, sd) if test else None,
+            n_test=len(rows["test"]),
+            mean=mean,
+            sd=sd,
             y_mean=float(y.mean()),
             y_sd=float(y.std()) or 1.0,
         )
+
+    def data_set(self, data: ScaledParts) -> dict[str, Any]:
+        """Return what identifies the data, as plain values: of all but the test part."""
+        sizes = {"n_train": len(data.train.y), "n_val": len(data.val.y), "n_test": data.n_test}
+        seen = digest(data.train.x, data.train.y, data.val.x, data.val.y)
+        return {"digest": seen, "source": str(self.source.find()), **sizes}
+
+    def surroundings(self, config: Config, data: ScaledParts) -> dict[str, Any]:
+        """Return what a network of this task needs besides its weights, as plain values."""
+        shape = list(data.train.x.shape[1:])
+        # Of padded sequences the lengths are needed too, and a signature has no choice.
+        takes = None if data.train.lengths is not None else [*shape]
+        if takes is not None and len(shape) == 2:
+            takes[0] = -1  # sequences of any length
+        return {
+            "mean": data.mean.tolist(),
+            "sd": data.sd.tolist(),
+            "y_mean": data.y_mean,
+            "y_sd": data.y_sd,
+            "classes": list(data.train.classes),
+            "shape": shape,
+            "inputs": takes,
+        }
+
+    def rebuilt(
+        self, config: Config, around: Mapping[str, Any]
+    ) -> tuple[nn.Module, Callable[[Any], Inputs], Callable[[torch.Tensor], NDArray[Any]]]:
+        """Return a network without its weights, and what comes before and after it."""
+        shape, classes, window = tuple(around["shape"]), around["classes"], config.get("window")
+        mean, sd = np.array(around["mean"]), np.array(around["sd"])
+
+        def prepare(given: Any) -> Inputs:
+            both = isinstance(given, Mapping)
+            x = np.asarray(given["x"] if both else given, dtype=np.float64)
+            free = 2 if len(shape) == 2 else 1  # sequences may be shorter, or longer
+            if x.ndim != 1 + len(shape) or x.shape[free:] != shape[free - 1 :]:
+                raise ValueError(f"inputs must have the shape (n, {shape}), but have {x.shape}")
+            lengths = np.asarray(given["lengths"], dtype=np.int64) if both else None
+            samples = Samples(x=x, y=np.zeros(len(x)), lengths=lengths)
+            x = _scaled(samples, mean, sd).x
+            x = x if window is None else x[:, -window:]
+            return Inputs(torch.tensor(x), None if lengths is None else torch.tensor(lengths))
+
+        def answer(outputs: torch.Tensor) -> NDArray[Any]:
+            if not classes:
+                numbers: NDArray[Any] = outputs[:, 0].numpy() * around["y_sd"] + around["y_mean"]
+                return numbers
+            told = outputs[:, 0] > 0 if len(classes) == 2 else outputs.argmax(dim=1)
+            names: NDArray[Any] = np.array(classes)[told.long().numpy()]
+            return names
+
+        return self._model(config, shape, len(classes)), prepare, answer
 
     def start(self, config: Config, data: ScaledParts, *, metric: str, mode: str) -> TensorLoop:
         window = config.get("window")
@@ -161,7 +223,7 @@ class Supervised:
             return self._metrics("test", whole, predict(inputs(whole.test)).cpu())
 
         return TensorLoop(
-            lambda: self._model(config, data.train),
+            lambda: self._model(config, data.train.x.shape[1:], len(data.train.classes)),
             Tensors(
                 train=inputs(data.train),
                 train_y=self._targets(data),

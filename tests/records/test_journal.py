@@ -15,7 +15,16 @@ import pytest
 
 import hypertune
 from hypertune.errors import JournalError
-from hypertune.records.journal import FORMAT, Journal, flat_names, now_ms
+from hypertune.records.champion import recommended
+from hypertune.records.journal import (
+    FORMAT,
+    Journal,
+    ResultRow,
+    TrialRow,
+    best_result,
+    flat_names,
+    now_ms,
+)
 
 
 @pytest.fixture
@@ -190,6 +199,71 @@ def test_nested_configs_are_shown_by_dotted_names() -> None:
     flat = flat_names({"a": {"b": 1, "c": {"d": None}}, "e": {}})
 
     assert flat == {"a.b": 1, "a.c.d": None, "e": {}}
+
+
+def row(trial: int, epoch: int, loss: float) -> ResultRow:
+    return ResultRow(id=100 * trial + epoch, trial=trial, epoch=epoch, t_ms=0, metrics={"a": loss})
+
+
+@pytest.mark.parametrize(
+    ("values", "mode", "epoch"),
+    [
+        ([3.0, 1.0, 2.0], "min", 2),
+        ([3.0, 1.0, 2.0], "max", 1),
+        ([2.0, 1.0, 1.0], "min", 2),  # of equal ones the first
+        ([math.nan, 2.0, -math.inf], "min", 2),
+        ([math.inf, 2.0, math.nan], "max", 2),
+        ([math.nan, math.inf], "min", None),
+        ([], "min", None),
+    ],
+)
+def test_best_result_is_a_finite_one(values: list[float], mode: str, epoch: int | None) -> None:
+    rows = [row(0, e, value) for e, value in enumerate(values, start=1)]
+    best = best_result(rows, {"metric": "a", "mode": mode})
+    assert (None if best is None else best.epoch) == epoch
+    assert best_result(rows, {"metric": "b", "mode": mode}) is None
+
+
+@pytest.mark.parametrize(
+    ("trials", "expected"),
+    [
+        # role, label, reason, values
+        ([("search", "", "complete", [2, 2]), ("search", "", "stopped", [1])], (0, True)),
+        ([("search", "", "complete", [2, 2]), ("search", "", "converged", [1])], (1, True)),
+        ([("search", "", "stopped", [2, 2]), ("search", "", "stopped", [1])], (0, False)),
+        ([("search", "", "failed", [1, 1]), ("search", "", "stopped", [2])], (1, False)),
+        ([("search", "", "complete", [2]), ("baseline", "default", "complete", [1])], (1, True)),
+        ([("search", "", "complete", [2]), ("baseline", "ridge", "complete", [1])], (0, True)),
+        ([("search", "", "complete", [2]), ("replicate", "best", "complete", [1])], (0, True)),
+        ([("search", "", "complete", [math.nan])], (None, False)),
+        ([], (None, False)),
+    ],
+)
+def test_recommended_trial(
+    trials: list[tuple[str, str, str, list[float]]], expected: tuple[int | None, bool]
+) -> None:
+    rows = [
+        TrialRow(
+            id=k,
+            config={},
+            seed=0,
+            repeat=0,
+            role=role,
+            label=label,
+            state="ended",
+            reason=reason,
+            detail=None,
+            created_ms=0,
+            started_ms=0,
+            ended_ms=0,
+        )
+        for k, (role, label, reason, _) in enumerate(trials)
+    ]
+    results = {
+        k: [row(k, e, v) for e, v in enumerate(values, 1)] for k, (*_, values) in enumerate(trials)
+    }
+    best = recommended(rows, results, {"metric": "a", "mode": "min"})
+    assert ((None, False) if best is None else (best.trial, best.full)) == expected
 
 
 WRITER = """

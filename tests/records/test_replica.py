@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from filelock import FileLock
 
@@ -27,6 +28,8 @@ from hypertune.records import Delivery, Uploader, redact, replica
 from hypertune.records.cursors import pending_on_disk
 from hypertune.records.journal import Journal
 from hypertune.records.replica import deliver
+from hypertune.study import Study, load_study
+from hypertune.trainable.predictor import keep
 
 # mlflow uses what the newest SQLAlchemy deprecates.
 pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy")
@@ -43,6 +46,7 @@ STUDY: dict[str, Any] = {
     "max_epochs": 4,
     "metric": "loss",
     "mode": "min",
+    "default": {"lr": 0.01, "cell": "gru"},
     "log_parameters": ["lr"],
     "settings": {"n_workers": 2, "levels": [1, 2]},
     "git_commit": "abc123",
@@ -147,8 +151,9 @@ def test_mlflow_holds_what_the_journal_holds(journal: Journal, store: str, tmp_p
     assert found["study"].info.run_id == delivery.run_id
     at_end = {
         "0": {("best_loss", 0, T0 + 4000, 0.5), ("final_loss", 0, T0 + 4000, 1.5)}
-        | {("best_epoch", 0, T0 + 4000, 2.0)},
-        "1": {("best_loss", 0, T0 + 3001, 1.5), ("best_epoch", 0, T0 + 3001, 2.0)},
+        | {("best_epoch", 0, T0 + 4000, 2.0), ("n_epochs", 0, T0 + 4000, 4.0)},
+        "1": {("best_loss", 0, T0 + 3001, 1.5), ("best_epoch", 0, T0 + 3001, 2.0)}
+        | {("n_epochs", 0, T0 + 3001, 3.0)},
         "2": set(),
     }
     for key, ended in at_end.items():
@@ -180,7 +185,7 @@ def test_the_study_is_the_parent_run(journal: Journal, store: str) -> None:
     journal.add_event("search_end", data={"stopped_by": "signal"})
     parent = runs(store, sent(journal, store))["study"]
     assert (parent.info.run_name, parent.info.status) == ("gru-1", "KILLED")
-    assert parent.data.metrics == {"n_trials_ended": 1, "n_results": 4, "best_loss": 0.5}
+    assert parent.data.metrics == {"n_trials_ended": 1, "best_so_far": 0.5}
     names = ("method", "seed", "n_trials", "max_epochs", "metric", "mode")
     settings = {name: str(STUDY[name]) for name in names}
     assert parent.data.params == settings | {"n_workers": "2"}
@@ -207,24 +212,181 @@ def test_the_page_of_a_study_has_a_view_of_its_own(journal: Journal, store: str)
     assert view["runsExpanded"] == {delivery.run_id: True}
     assert (view["orderByKey"], view["orderByAsc"]) == ("metrics.`best_loss`", True)
     assert "params.`cell`" in view["selectedColumns"]
+    (section,) = view["compareRunSections"]
+    assert {chart["metricSectionId"] for chart in view["compareRunCharts"]} == {section["uuid"]}
+    kinds = [chart["type"] for chart in view["compareRunCharts"]]
+    assert kinds == ["LINE", "LINE", "PARALLEL", "SCATTER"]
+    parallel, scatter = view["compareRunCharts"][2:]
+    assert parallel["selectedParams"] == ["cell", "log10_lr"]
+    assert parallel["selectedMetrics"] == ["final_loss"]  # those stopped early have none
+    assert scatter["xaxis"] == {"key": "log10_lr", "type": "PARAM"}
     found = client(store).search_runs([delivery.experiment_id], view["searchFilter"])
     assert {run.info.run_id for run in found} == {
         run.info.run_id for run in runs(store, delivery).values()
     }
 
 
-def test_the_report_is_an_artifact_of_the_study(
-    journal: Journal, store: str, tmp_path: Path
-) -> None:
+def test_a_study_shows_how_far_it_has_come(journal: Journal, store: str) -> None:
+    def points() -> list[tuple[str, int, float]]:
+        parent = runs(store, sent(journal, store))["study"]
+        return sorted((key, step, v) for key, step, _, v in histories(store, parent))
+
+    add_trial(journal, 3, reason="complete")
+    journal.add_trial(9, {}, seed=0, role="baseline")
+    journal.set_state(9, "ended", reason="complete")
+    expected = [("best_so_far", 1, 3.5), ("n_trials_ended", 1, 1.0)]
+    assert points() == expected
+    add_trial(journal, 1, reason="stopped")  # its value is not one in full
+    add_trial(journal, 2, reason="complete")
+    journal.set_state(1, "running")  # the study was extended
+    journal.set_state(1, "ended", reason="converged")
+    expected = [("best_so_far", k, v) for k, v in enumerate((3.5, 3.5, 2.5, 1.5), start=1)]
+    expected += [("n_trials_ended", k, v) for k, v in enumerate((1.0, 2.0, 3.0, 3.0), start=1)]
+    assert points() == expected
+    journal.path.with_name("replica.db").unlink()
+    assert points() == expected
+
+
+def test_the_data_set_is_an_input_of_the_study(journal: Journal, store: str) -> None:
+    data_set = {"digest": "ab12", "source": "/data/it.csv", "n_train": 70, "n_val": 15}
+    journal.set_study(data="it", data_set=data_set)
+    add_trial(journal, 0)
     sent(journal, store)
-    (journal.path.parent / "report").mkdir()
-    (journal.path.parent / "report" / "report.html").write_text("An answer.")
+    journal.path.with_name("replica.db").unlink()
+    found = runs(store, sent(journal, store))
+    (given,) = found["study"].inputs.dataset_inputs
+    assert (given.dataset.name, given.dataset.digest) == ("it", "ab12")
+    assert json.loads(given.dataset.source) == {"uri": "/data/it.csv"}
+    assert json.loads(given.dataset.profile) == {"n_train": 70, "n_val": 15}
+    assert not found["0"].inputs.dataset_inputs
+    assert found["0"].data.tags["hypertune.data"] == "it (ab12)"
+
+
+def artifacts(uri: str, delivery: Delivery, folder: Path) -> dict[str, str]:
+    """Return the artifacts of the study's run, by path."""
+    assert delivery.run_id is not None
+    got = folder / f"got-{time.time_ns()}"
+    got.mkdir()
+    place = Path(client(uri).download_artifacts(delivery.run_id, "", str(got)))
+    files = (path for path in place.rglob("*") if path.is_file())
+    return {str(path.relative_to(place)): path.read_text() for path in files}
+
+
+def test_the_artifacts_of_a_study(journal: Journal, store: str, tmp_path: Path) -> None:
+    add_trial(journal, 0, reason="complete")
+    (journal.path.parent / "code-1a2b3c4d.diff").write_text("-old\n+new\n")
+    journal.add_event("search_end")
+    found = artifacts(store, sent(journal, store), tmp_path)
+    assert set(found) == {"code/code-1a2b3c4d.diff", "trials.json"}
+    assert found["code/code-1a2b3c4d.diff"] == "-old\n+new\n"
+    (trial,) = json.loads(found["trials.json"])
+    assert (trial["id"], trial["reason"]) == (0, "complete")
+    assert trial["config"] == journal.trial(0).config
+    # A report may be written later, by a command of its own.
+    report = journal.path.parent / "report"
+    report.mkdir()
+    (report / "report.html").write_text("An answer.")
+    (report / "report.json").write_text('{"verdict": {"headline": "It is so."}}')
     journal.add_event("report")
     delivery = sent(journal, store)
-    assert delivery.pending == 0
-    assert delivery.run_id is not None
-    page = client(store).download_artifacts(delivery.run_id, "report/report.html", str(tmp_path))
-    assert Path(page).read_text() == "An answer."
+    assert artifacts(store, delivery, tmp_path)["report/report.html"] == "An answer."
+    note = runs(store, delivery)["study"].data.tags["mlflow.note.content"]
+    assert "It is so." in note
+    assert "code/code-1a2b3c4d.diff" in note
+
+
+def kept_model(journal: Journal, name: str) -> tuple[Study, Any, Any]:
+    """Train a model for an epoch and keep it as the study's best; return what it is made of."""
+    study = load_study("gru_window").with_max_epochs(1)
+    data = study.trainable.load(test=False)
+    config = study.config(dict(study.default), seed=len(name)) | {"device": "cpu"}
+    loop = study.trainable.start(config, data, metric=study.metric, mode=study.mode)
+    loop.step()
+    checkpoint = journal.path.parent / name
+    checkpoint.mkdir()
+    loop.save(checkpoint)
+    shutil.rmtree(journal.path.parent / "model", ignore_errors=True)
+    keep(study, config, data, checkpoint, journal.path.parent / "model")
+    return study, data, loop
+
+
+def test_the_best_model_is_the_champion(journal: Journal, store: str, tmp_path: Path) -> None:
+    import mlflow
+
+    def versions() -> list[tuple[str, str]]:
+        found = client(store).search_model_versions("name = 'gru'")
+        return sorted((str(v.version), v.tags["hypertune.trial"]) for v in found)
+
+    add_trial(journal, 0, reason="complete")
+    _, data, loop = kept_model(journal, "first")
+    journal.add_event("model", 0, {"sha256": "a" * 64})
+    for again in (False, True):
+        if again:
+            journal.path.with_name("replica.db").unlink()
+        delivery = sent(journal, store)
+        assert (delivery.warning, versions()) == (None, [("1", "0")])
+    files = {path.suffix for path in (tmp_path / "mlartifacts").rglob("*") if path.is_file()}
+    assert not files & {".pkl", ".pickle", ".joblib"}
+    (model,) = client(store).search_logged_models([delivery.experiment_id])
+    assert (model.status, model.source_run_id) == (
+        "READY",
+        runs(store, delivery)["0"].info.run_id,
+    )
+    assert [m.model_id for m in runs(store, delivery)["study"].outputs.model_outputs] == [
+        model.model_id
+    ]
+
+    before = mlflow.get_tracking_uri()
+    mlflow.set_tracking_uri(store)
+    try:
+        champion = mlflow.pyfunc.load_model("models:/gru@champion")
+    finally:
+        mlflow.set_tracking_uri(before)
+    window = loop.val.x.shape[1]
+    forecast = champion.predict(data.inputs(data.origins("val"), window))
+    mean, sd = data.scale
+    assert np.array_equal(forecast, loop.predict(loop.val).numpy() * sd + mean)
+
+    # Another one takes its place, and it stays; one that was made before takes nothing.
+    add_trial(journal, 1, reason="complete")
+    kept_model(journal, "second")
+    journal.add_event("model", 1, {"sha256": "b" * 64})
+    sent(journal, store)
+    assert versions() == [("1", "0"), ("2", "1")]
+    assert client(store).get_model_version_by_alias("gru", "champion").version == 2
+    (tmp_path / "older").mkdir()
+    with contextlib.closing(Journal(tmp_path / "older" / "journal.db")) as older:
+        older.set_study(**STUDY | {"study_id": "01de", "name": "gru-0"})
+        older.add_event("search_start")
+        add_trial(older, 0, reason="complete")
+        shutil.copytree(journal.path.parent / "model", tmp_path / "older" / "model")
+        older.add_event("model", 0, {"sha256": "c" * 64})
+        older._db.execute("UPDATE events SET t_ms = 1 WHERE kind = 'model'")
+        sent(older, store)
+    assert len(versions()) == 3
+    assert client(store).get_model_version_by_alias("gru", "champion").version == 2
+
+
+def test_a_server_without_a_registry_costs_a_warning(
+    journal: Journal, store: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from mlflow import MlflowClient
+    from mlflow.exceptions import MlflowException
+    from mlflow.protos.databricks_pb2 import ENDPOINT_NOT_FOUND
+
+    def search(*args: Any, **more: Any) -> None:
+        raise MlflowException("no such page", error_code=ENDPOINT_NOT_FOUND)
+
+    add_trial(journal, 0, reason="complete")
+    kept_model(journal, "first")
+    journal.add_event("model", 0, {"sha256": "a" * 64})
+    with monkeypatch.context() as without:
+        without.setattr(MlflowClient, "search_model_versions", search)
+        delivery = sent(journal, store)
+    assert "the best model (no such page)" in (delivery.warning or "")
+    assert set(runs(store, delivery)) == {"study", "0"}
+    assert sent(journal, store).warning is None  # it has one by now
+    assert client(store).get_model_version_by_alias("gru", "champion").version == 1
 
 
 def test_delivering_again_adds_nothing(journal: Journal, store: str) -> None:
@@ -299,6 +461,7 @@ def test_non_finite_values_are_left_out(journal: Journal, store: str) -> None:
         ("loss", 4, T0 + 4, 2.0),
         ("best_loss", 0, T0 + 5, 2.0),
         ("best_epoch", 0, T0 + 5, 4.0),
+        ("n_epochs", 0, T0 + 5, 5.0),
     }
 
 
