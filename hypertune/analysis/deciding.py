@@ -48,14 +48,21 @@ def _left(factor: Factor) -> Undecided | None:
     """Return what is undecided of a factor; None if nothing is."""
     levels: list[str] = []
     n_more: int | None = None
+    text = factor.statements[0].sentences[0]
     for said in factor.statements:
         behind = {c.b for c in said.contrasts}  # the better one is the first of a contrast
         best = next((c.a for c in said.contrasts if c.a not in behind), None)
         left = [c for c in said.contrasts if c.a == best and c.outcome == "undecided"]
         if said.outcome in ("better", "equal") and not left:
             return None
-        if "replicates" in said.basis and best is not None and left:
-            levels = [best, *(c.b for c in left)]
-            n_more = max(c.n_more or 1 for c in left)
-    text = factor.statements[0].sentences[0]
+        if best is None or not left:
+            continue
+        others = [c.b for c in left]
+        if "replicates" in said.basis:
+            levels, n_more = [best, *others], max(c.n_more or 1 for c in left)
+        elif levels:
+            continue  # what repeats say goes before what a model does
+        text = (
+            f"{factor.name}: {best} is not told apart yet from {', '.join(others)} ({said.basis})."
+        )
     return Undecided(factor=factor.name, levels=levels, n_more=n_more, text=text)
