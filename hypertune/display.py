@@ -175,6 +175,14 @@ def show_plan(out: Console, study: Study, settings: Settings, plan: Plan) -> Non
         )
     if settings.time_budget_s is not None:
         rows.append(("time budget", duration(settings.time_budget_s)))
+    if settings.until_decided:
+        rows.append(
+            (
+                "goes on",
+                "until each factor is decided or the time is up: after each look up to twice as "
+                "many repeats of the levels that are not told apart, or twice as many trials",
+            )
+        )
     if plan.probe is not None:
         probe = plan.probe
         low, high = min(probe.epoch_s), max(probe.epoch_s)

@@ -10,7 +10,8 @@ Baselines on the test part, of which ridge regression is hard to beat: naive 1, 
 naive 1, seasonal naive (a week) .137, ridge AR of order 132 .209.
 Budget: 32 trials of up to 27 epochs; about 200 epochs in all instead of 864; then the best ones on
 six fresh seeds, some 600 epochs. By resampled curves (benchmarks/arm_fair.py) that decides between
-the cells, at a margin of .02, in 89 of 100 studies (82 at two thirds of the error).
+the cells, at a margin of .02, in 89 of 100 studies (82 where other statements take two fifths of
+the error).
 """
 
 from ray import tune

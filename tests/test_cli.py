@@ -129,10 +129,14 @@ def test_a_dry_run_shows_the_plan_and_starts_nothing(
     for text in ("window (factor)", "one of 6, 12, 24", "32 trials of up to 27", "n_layers=2"):
         assert text in shown
     assert "answer: the levels of cell (gru, lstm) get equal budgets" in shown
-    assert (
-        call(monkeypatch, tmp_path, "--space", "optimizer_lr", "--goal", "answer", "--dry-run") == 0
-    )
-    assert "optimizer has 5 levels, and not 2 to 4; learning_rate is a" in capsys.readouterr().out
+    args = ["--space", "optimizer_lr", "--goal", "answer", "--dry-run", "--until-decided"]
+    assert call(monkeypatch, tmp_path, *args) == 2
+    assert "--until-decided needs a --time-budget" in capsys.readouterr().err
+    args += ["--time-budget", "1h"]
+    assert call(monkeypatch, tmp_path, *args) == 0
+    shown = capsys.readouterr().out
+    assert "optimizer has 5 levels, and not 2 to 4; learning_rate is a" in shown
+    assert "until each factor is decided or the time is up" in shown
     assert "Nothing was started." in shown
     assert not list(tmp_path.iterdir())
 
