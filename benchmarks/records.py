@@ -182,7 +182,7 @@ def upload(folder: Path, options: argparse.Namespace) -> None:
     print(
         f"upload: {trial} trials, {trial * 330} values in {n_seconds} s; all there {late:.1f} s "
         f"after the last one ({delivery.pending} pending); {beside:.2f} requests a trial beside "
-        f"its metrics; {dict(counts)}"
+        f"its metrics, the study's own among them; {dict(counts)}"
     )
 
 

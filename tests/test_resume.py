@@ -626,7 +626,9 @@ def test_a_store_whose_login_was_not_recorded_must_be_named_again(
 ) -> None:
     uri = "http://me:secret@127.0.0.1:9"
     folder = cut(one, toy, settings(tmp_path, tracking_uri=uri), at=5)
-    assert b"secret" not in b"".join(p.read_bytes() for p in folder.rglob("*") if p.is_file())
+    # But for the uncommitted changes of our own code, in which these words may be.
+    files = [p for p in folder.rglob("*") if p.is_file() and p.suffix != ".diff"]
+    assert b"secret" not in b"".join(p.read_bytes() for p in files)
     with pytest.raises(SettingError, match="give --tracking-uri again"):
         engine.resume(folder, space=toy)
     outcome = engine.resume(folder, space=toy, changes={"tracking_uri": uri})

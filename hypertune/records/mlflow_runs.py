@@ -333,18 +333,17 @@ def _charts(study: Mapping[str, Any], params: Sequence[str]) -> dict[str, Any]:
     ]
     value = {"key": final, "type": "METRIC", "dataAccessKey": final}
 
-    def axis(key: str) -> dict[str, str]:
+    def parameter(key: str) -> dict[str, str]:
         return {"key": key, "type": "PARAM"}
 
-    def line(title: str, key: str) -> dict[str, Any]:
-        return {"type": "LINE", "displayName": title, "metricKey": key, "selectedMetricKeys": [key]}
+    def line(key: str) -> dict[str, Any]:
+        return {"type": "LINE", "metricKey": key, "selectedMetricKeys": [key]}
 
     charts: list[dict[str, Any]] = [
-        line(f"{metric} by epoch", _key(str(metric))),
-        line("Best in full so far, by trials that ended", "best_so_far"),
+        line(_key(str(metric))),
+        line("best_so_far"),
         {
             "type": "PARALLEL",
-            "displayName": "Trials in full",
             "selectedParams": axes,
             "selectedMetrics": [final],
             "showAllRuns": True,
@@ -353,18 +352,15 @@ def _charts(study: Mapping[str, Any], params: Sequence[str]) -> dict[str, Any]:
     charts += [
         {
             "type": "SCATTER",
-            "displayName": f"{final} over {name}",
-            "xaxis": axis(name),
+            "xaxis": parameter(name),
             "yaxis": value,
             "runsCountToCompare": 100,
         }
         for name in numbers[:2]
     ]
     if len(numbers) > 1:
-        x, y = map(axis, numbers[:2])
-        charts.append(
-            {"type": "CONTOUR", "displayName": final, "xaxis": x, "yaxis": y, "zaxis": value}
-        )
+        x, y = map(parameter, numbers[:2])
+        charts.append({"type": "CONTOUR", "xaxis": x, "yaxis": y, "zaxis": value})
     section = "hypertune"
     common = {"metricSectionId": section, "deleted": False, "isGenerated": False}
     return {

@@ -2,8 +2,8 @@
 
 The journal is the truth. The uploader reads it, from cursors of its own (``replica.db`` beside it),
 and never writes it; whatever befalls MLflow neither ends nor slows a search. Everything sent is
-made from the journal alone, its timestamps too, and runs are looked up before they are created, so
-sending a thing twice adds nothing.
+made from the journal alone, its timestamps too, but for the artifacts and the best model, which lie
+beside it. Runs are looked up before they are created, so sending a thing twice adds nothing.
 
 What the server refuses for good is set aside and named in the warning; the rest goes on. What was
 deleted in MLflow while there is still something to deliver to it is restored.

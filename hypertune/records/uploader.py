@@ -150,8 +150,8 @@ class Uploader:
         assert self._process is not None
         with contextlib.suppress(OSError):
             log = log_path(self._journal).read_text(errors="replace")
-            tail = " | ".join(redact(log).strip().splitlines()[-3:])[-600:]
-            return f"The MLflow uploader ended (exit code {self._process.returncode}): {tail}"
+            if tail := " | ".join(redact(log).strip().splitlines()[-3:])[-600:]:
+                return f"The MLflow uploader ended (exit code {self._process.returncode}): {tail}"
         return f"The MLflow uploader ended (exit code {self._process.returncode})."
 
 

@@ -82,6 +82,9 @@ class Worker(tune.Trainable):
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         self._drop_loop()  # of a job that was cut short
         self.job = WorkerJob(**new_config["job"])
+        # What a user's own code records elsewhere may say whose it is.
+        study = Path(self.job.folder).parents[1].name
+        os.environ |= {"HYPERTUNE_STUDY": study, "HYPERTUNE_TRIAL": str(self.job.trial)}
         self.saved_epoch, self.saved_at = 0, time.monotonic()
         return True
 

@@ -1,6 +1,7 @@
 """A worker runs one job after another, and no failing trial takes it down. No Ray is started."""
 
 import math
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -240,3 +241,25 @@ def test_workers_that_swap_trials_keep_their_hang_files_apart(
     results.append(second.train())
 
     assert [result["failure"] for result in results] == [None] * 5
+
+
+def test_trial_is_named_in_its_environment(
+    make: Callable[[WorkerJob], Worker],
+    job: WorkerJob,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for name in ("HYPERTUNE_STUDY", "HYPERTUNE_TRIAL"):
+        monkeypatch.setenv(name, "before")  # and given back afterwards
+    seen: list[tuple[str, str]] = []
+
+    def look() -> None:
+        seen.append((os.environ["HYPERTUNE_STUDY"], os.environ["HYPERTUNE_TRIAL"]))
+
+    folder = str(tmp_path / "gru-1" / "checkpoints" / "trial-003")
+    first = replace(job, config={"start": look}, folder=folder)
+    worker = make(first)
+    worker.step()
+    worker.reset_config(replace(first, trial=4).to_dict())
+    worker.step()
+    assert seen == [("gru-1", "3"), ("gru-1", "4")]
