@@ -181,7 +181,7 @@ def test_probe_trains_a_default_that_leaves_out_constants_of_the_space(
     study: Study, tmp_path: Path
 ) -> None:
     space = {"window": 6, "cell": tune.choice(["gru"])}
-    short = replace(study, space=space, default={"cell": "gru"}, factors=("cell",))
+    short = replace(study, space=space, default={"cell": "gru"}, factors=("cell",), goal="best")
 
     assert plan(short, tmp_path, probe=True, max_epochs=1, n_trials=1).probe is not None
 
