@@ -7,15 +7,16 @@ Every statement names its estimand (what the number is of), its basis (which dat
 ``undecided``  neither
 ``none``       the data do not carry a statement of this kind
 
-Intervals are of 95 %, for all pairs of levels of a factor at once, and over all looks at a study
-that is extended while it is undecided (`effects.spent`).
+Intervals are of 95 %, for all that is said of a factor at once: all pairs of its levels, all kinds
+of statements that the data carry, and all looks at a study that is extended while it is undecided
+(`effects.spent`).
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from itertools import combinations
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 import pandas as pd
@@ -34,6 +35,8 @@ MIN_FULL = 5
 """Trials in full of each level that a statement about levels needs, from searched trials."""
 MIN_DRAWN = 4
 """Trials of each level that a statement about averages needs."""
+_WEIGHTS = {"levels": 1.0, "champions": 2.0, "averages": 1.0}
+"""How the kinds of statements that the data carry share the error: by data, not by outcome."""
 _N_GRID = 12
 _MANY = 200
 
@@ -61,6 +64,10 @@ class Statement:
     sentences: list[str]
     levels: list[dict[str, Any]] = field(default_factory=list)
     contrasts: list[Contrast] = field(default_factory=list)
+
+
+Said: TypeAlias = Callable[[float], Statement]
+"""What is to be said, given the error that it may be wrong with."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -178,12 +185,19 @@ class _Judge:
             none = _none("levels of a part of the space", "none", [sentence])
             return Factor(name=name, statements=[none])
         parameter = parameters[0]
+        ways: dict[str, Statement | Said] = {}
         if _is_number(parameter):
-            statements = [self._response(parameter)]
+            ways["levels"] = self._response(parameter)
         else:
-            statements = [self._levels(parameter), self._champions(parameter)]
+            ways["levels"] = self._levels(parameter)
+            ways["champions"] = self._champions(parameter)
         if isinstance(parameter, Categorical):
-            statements.append(self._averages(parameter))
+            ways["averages"] = self._averages(parameter)
+        carried = sum(_WEIGHTS[key] for key, way in ways.items() if not isinstance(way, Statement))
+        statements = [
+            way if isinstance(way, Statement) else way(self.alpha * _WEIGHTS[key] / carried)
+            for key, way in ways.items()
+        ]
         rank = {"better": 0, "equal": 1, "undecided": 2, "none": 3}
         statements.sort(key=lambda s: rank[s.outcome])
         return Factor(name=name, statements=statements)
@@ -195,11 +209,11 @@ class _Judge:
             for v in values
         ]
 
-    def _levels(self, parameter: Parameter) -> Statement:
-        """Compare levels, each at its best, by the model of all curves."""
+    def _levels(self, parameter: Parameter) -> Statement | Said:
+        """Compare levels, each at its best, by the model of the trials in full."""
         assert isinstance(parameter, Categorical)
         estimand = f"each level of {parameter.name} with all else tuned for it"
-        basis = "a model of all searched trials"
+        basis = "a model of the trials in full"
         n = [len(trials) for trials in self._of_level(parameter, self.full)]
         texts = [level_text(level) for level in parameter.choices]
         kept = [k for k, count in enumerate(n) if count >= MIN_FULL]
@@ -215,15 +229,26 @@ class _Judge:
             )
         levels = [parameter.choices[k] for k in kept]
         drawn = self.surrogate.by_level(parameter.key, levels, self.rng)
-        found = effects.from_search(
-            drawn, [texts[k] for k in kept], [n[k] for k in kept], alpha=self.alpha
-        )
-        n_trials = len(self.searched)
-        end = f"by a model of {n_trials} searched trials, in full {counts}"
+        n_trials, surrogate = len(self.full), self.surrogate
+        end = f"by a model of {n_trials} trials in full, {counts}"
         names = {text: text for text in texts}
-        return self._statement(parameter, estimand, basis, found, names, end, n_trials, "trials")
 
-    def _averages(self, parameter: Categorical) -> Statement:
+        def say(alpha: float) -> Statement:
+            found = effects.from_search(
+                drawn,
+                [texts[k] for k in kept],
+                [n[k] for k in kept],
+                alpha=alpha,
+                df=surrogate.n_full - 1,
+                scale=surrogate.scale,
+            )
+            return self._statement(
+                parameter, estimand, basis, found, names, end, n_trials, "trials"
+            )
+
+        return say
+
+    def _averages(self, parameter: Categorical) -> Statement | Said:
         """Compare the means of levels, where all configs are a random sample of the space."""
         estimand = f"each level of {parameter.name} on average over all else in the space"
         basis = "configurations drawn by chance, in full"
@@ -247,12 +272,18 @@ class _Judge:
                 f"{MIN_DRAWN} trials of each of two levels, and some spread among them."
             )
             return _none(estimand, basis, [sentence])
-        found = effects.from_chance(list(samples.values()), list(samples), alpha=self.alpha)
         end = f"on average over {len(drawn)} configurations drawn by chance"
         names = {text: text for text in samples}
-        return self._statement(parameter, estimand, basis, found, names, end, len(drawn), "trials")
 
-    def _champions(self, parameter: Parameter) -> Statement:
+        def say(alpha: float) -> Statement:
+            found = effects.from_chance(list(samples.values()), list(samples), alpha=alpha)
+            return self._statement(
+                parameter, estimand, basis, found, names, end, len(drawn), "trials"
+            )
+
+        return say
+
+    def _champions(self, parameter: Parameter) -> Statement | Said:
         """Compare the best configs that were found of each level, on fresh seeds."""
         estimand = f"the best configurations found of each level of {parameter.name}"
         basis = "replicates on fresh seeds"
@@ -277,11 +308,15 @@ class _Judge:
                 f"it takes at least {MIN_REPEATS}."
             )
             return _none(estimand, basis, [sentence])
-        found = effects.from_replicates(values, groups, levels, alpha=self.alpha)
         n = values.shape[1]
         names = {level: f"the best {level} configuration found" for level in levels}
         end, unit, effort = f"on {n} fresh seeds", "repeats of each", self._effort(parameter)
-        return self._statement(parameter, estimand, basis, found, names, end, n, unit, effort)
+
+        def say(alpha: float) -> Statement:
+            found = effects.from_replicates(values, groups, levels, alpha=alpha)
+            return self._statement(parameter, estimand, basis, found, names, end, n, unit, effort)
+
+        return say
 
     def _effort(self, parameter: Parameter) -> str:
         """Say how hard each level was searched: a level that got less is not the worse for it."""
@@ -408,10 +443,10 @@ class _Judge:
             for k, level in enumerate(found.levels)
         ]
 
-    def _response(self, parameter: Parameter) -> Statement:
+    def _response(self, parameter: Parameter) -> Statement | Said:
         """Say which values of a number are as good as the best one."""
         estimand = f"each value of {parameter.name} with all else tuned for it"
-        basis = "a model of all searched trials"
+        basis = "a model of the trials in full"
         if self.surrogate is None:
             return _none(
                 estimand,
@@ -424,8 +459,26 @@ class _Judge:
         values = _grid(parameter)
         drawn = self.surrogate.by_level(parameter.key, values, self.rng)
         texts = [show(v) for v in values]
-        n = self._counts(parameter, values)
-        found = effects.from_search(drawn, texts, n, alpha=self.alpha)
+        n, surrogate = self._counts(parameter, values), self.surrogate
+
+        def say(alpha: float) -> Statement:
+            found = effects.from_search(
+                drawn, texts, n, alpha=alpha, df=surrogate.n_full - 1, scale=surrogate.scale
+            )
+            return self._curve(parameter, estimand, basis, found, values)
+
+        return say
+
+    def _curve(
+        self,
+        parameter: Parameter,
+        estimand: str,
+        basis: str,
+        found: effects.Effects,
+        values: Sequence[Any],
+    ) -> Statement:
+        """Say how the values of a number compare; arguments as in `_statement`."""
+        texts = found.levels
         best = int(found.losses.argmin())
         gap, reach = found.difference[best], found.margin[best]
         worse = [k for k in range(len(values)) if k != best and gap[k] - reach[k] > 0]
@@ -434,12 +487,12 @@ class _Judge:
             sentence = (
                 f"{parameter.name}: best at about {texts[best]}; worse than that: "
                 f"{_ranges(worse, texts)}; not told apart from it: {_ranges(good, texts)} "
-                f"(95 %, by a model of {len(self.searched)} searched trials)."
+                f"(95 %, by a model of {len(self.full)} trials in full)."
             )
         else:
             sentence = (
                 f"{parameter.name}: undecided: no value is told apart from the best one, about "
-                f"{texts[best]} (95 %, by a model of {len(self.searched)} searched trials)."
+                f"{texts[best]} (95 %, by a model of {len(self.full)} trials in full)."
             )
         return Statement(
             estimand=estimand,
