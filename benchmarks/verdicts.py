@@ -9,16 +9,17 @@ best config of each level then runs again on fresh seeds, and the verdict is ask
 it is undecided the study is extended, up to ``--n-looks`` looks. Three statements are judged, each
 by the truth of its own estimand, and all of them together:
 
-- *levels*: each level with all else tuned for it, by a model of all searched trials;
+- *levels*: each level with all else tuned for it, by a model of the trials in full;
 - *average*: each level on average over the space, where all configs were drawn by chance;
 - *configs*: the best configs that were found of each level, by their replicates;
 - *any*: whatever the study says of the factor.
 
 Printed are, after 0, 1, 2 and 5 extensions: the share of studies that carry the statement (*said*);
 of these the share that is decided; how often all intervals, of all pairs and at all looks, hold the
-truth (*cover*, with its own 95 % interval); and in what share of all studies "A beats B" is said of
-a pair where it is not so, or the sign is wrong where it is so (*false*). Truths that differ by less
-than `Truth.equal` count as equal.
+truth (*cover*, with its own 95 % interval); in what share of all studies "A beats B" is said at all
+(*beats*), and in what share of a pair where it is not so, or with the wrong sign (*false*). Truths
+that differ by less than `Truth.equal` count as equal. Where levels are alike the best configs that
+a search found of them need not be: it may well be true that one of these beats the other.
 
 The scenarios are of two sets: by those of ``chosen-by`` the method of the verdict was chosen, those
 of ``kept-apart`` were not looked at until it was (other shapes of curves, noise with heavy tails,
@@ -42,7 +43,8 @@ from ray import tune
 from scipy.stats import binomtest
 
 from hypertune.analysis.frames import Record, StudyData, from_records
-from hypertune.analysis.verdict import Statement, judge_factor
+from hypertune.analysis.statements import Statement
+from hypertune.analysis.verdict import judge_factor
 from hypertune.methods import make_search
 from hypertune.records import ResultRow
 from hypertune.search import Job
@@ -299,12 +301,14 @@ class Look:
     Attributes:
         said: The study carries the statement.
         decided: Some pair is decided.
+        beats: Of some pair one is said to be better.
         cover: All intervals hold the truth.
         false: Some pair is decided wrongly.
     """
 
     said: bool = False
     decided: bool = False
+    beats: bool = False
     cover: bool = True
     false: bool = False
 
@@ -313,6 +317,7 @@ class Look:
         return Look(
             said=self.said or other.said,
             decided=self.decided or other.decided,
+            beats=self.beats or other.beats,
             cover=self.cover and other.cover,
             false=self.false or other.false,
         )
@@ -430,6 +435,7 @@ def _judged(statement: Statement, truth: Mapping[str, float], equal: float) -> L
     return Look(
         said=True,
         decided=any(c.outcome in ("better", "equal") for c, _ in gaps),
+        beats=any(c.outcome == "better" for c, _ in gaps),
         cover=all(c.low <= gap <= c.high for c, gap in gaps),
         false=any(c.outcome == "better" and gap < equal for c, gap in gaps),
     )
@@ -508,8 +514,8 @@ def main() -> None:
     args = parser.parse_args()
     effort = Effort(**{name: getattr(args, name) for name in Effort.__dataclass_fields__})
     names = args.scenarios or list(SETS[args.set] if args.set else SCENARIOS)
-    print("| method | scenario | about | extensions | said | decided | cover | false |")
-    print("|---|---|---|---|---|---|---|---|", flush=True)
+    print("| method | scenario | about | extensions | said | decided | cover | beats | false |")
+    print("|---|---|---|---|---|---|---|---|---|", flush=True)
     with ProcessPoolExecutor(args.n_jobs) if args.n_jobs > 1 else nullcontext() as pool:
         each = map if pool is None else partial(pool.map, chunksize=4)
         for method in args.methods:
@@ -521,6 +527,8 @@ def main() -> None:
                     for k in SHOWN_LOOKS:
                         if k <= args.n_looks:
                             looks = [r[k - 1][name] for r in results]
+                            if not any(look.said for look in looks):
+                                continue
                             print(_row(method, scenario, name, k - 1, looks), flush=True)
 
 
@@ -535,6 +543,7 @@ def _row(method: str, scenario: str, name: str, n_extensions: int, looks: Sequen
         f"{len(said) / n:.2f}",
         f"{sum(look.decided for look in said) / max(1, len(said)):.2f}",
         _share(cover, len(said)),
+        f"{sum(look.beats for look in looks) / n:.2f}",
         _share(false, n),
     ]
     return f"| {' | '.join(cells)} |"

@@ -21,7 +21,7 @@ Values are losses: of scores, the negative.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from itertools import combinations
@@ -163,7 +163,9 @@ def from_chance(samples: Sequence[Floats], levels: Sequence[str], *, alpha: floa
 
 @cache
 def _tukey(alpha: float, n_means: int, df: int) -> float:
-    """Return the quantile of the studentised range; it takes a tenth of a second."""
+    """Return the quantile of the studentised range; for three means or more it takes a while."""
+    if n_means == 2:
+        return math.sqrt(2) * float(student.ppf(1 - alpha / 2, df))
     return float(studentized_range.ppf(1 - alpha, n_means, df))
 
 
@@ -225,10 +227,19 @@ class Surrogate:
             levels: Its values.
             rng: The source of chance.
         """
+        return self.tuned([{key: level} for level in levels], rng)
+
+    def tuned(self, cells: Sequence[Mapping[str, Value]], rng: np.random.Generator) -> Floats:
+        """Return draws of the loss with some values given and all else tuned, shape (draw, cell).
+
+        Args:
+            cells: Values by parameter's key.
+            rng: The source of chance.
+        """
         spread = qmc.Sobol(self._encoding.n_parameters, rng=rng).random(_N_POINTS)
         others = np.vstack([spread, self._best])
-        points = [self._encoding.given(others, {key: level}) for level in levels]
-        drawn = self.draws(np.vstack(points), rng).reshape(_N_DRAWS, len(levels), len(others))
+        points = [self._encoding.given(others, cell) for cell in cells]
+        drawn = self.draws(np.vstack(points), rng).reshape(_N_DRAWS, len(cells), len(others))
         losses: Floats = drawn.min(axis=2)
         return losses
 

@@ -17,7 +17,7 @@ from scipy.stats import t as student
 
 from hypertune.analysis.frames import StudyData, finite, value_at
 from hypertune.analysis.importance import Importance
-from hypertune.analysis.verdict import Statement
+from hypertune.analysis.statements import Statement
 from hypertune.errors import SettingError, choices
 from hypertune.search.schedulers.halving import rung_epochs
 from hypertune.space import Categorical, Number

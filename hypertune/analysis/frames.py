@@ -37,6 +37,7 @@ import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -95,12 +96,12 @@ class StudyData:
         """What values are multiplied with to be minimised."""
         return -1.0 if self.study["mode"] == "max" else 1.0
 
-    @property
+    @cached_property
     def searched(self) -> pd.DataFrame:
         """The trials of the search itself."""
         return self.trials[self.trials["role"] == "search"]
 
-    @property
+    @cached_property
     def full(self) -> pd.DataFrame:
         """Those of them that ran in full."""
         return self.searched[self.searched["full"]]

@@ -163,7 +163,10 @@ def _content(data: StudyData, summary: Summary, verdict: Verdict) -> dict[str, A
         "scores": [_score(score) for score in summary.scores],
         "n_looks": summary.n_looks,
         "worth": verdict.worth,
-        "factors": verdict.factors,
+        "statements": [
+            *(statement for factor in verdict.factors for statement in factor.statements),
+            *([verdict.interaction] if verdict.interaction is not None else []),
+        ],
         "extra": [f"statement-{k}" for k in range(1, 20)],
         "search": verdict.search,
         "importance": None if verdict.importance is None else verdict.importance.sentence,

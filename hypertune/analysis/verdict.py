@@ -13,10 +13,10 @@ of statements that the data carry, and all looks at a study that is extended whi
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from itertools import combinations
-from typing import Any, Literal, TypeAlias
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -24,65 +24,29 @@ import pandas as pd
 from hypertune.analysis import effects
 from hypertune.analysis.frames import StudyData, finite, level_text
 from hypertune.analysis.importance import Importance, importances
+from hypertune.analysis.interaction import interaction
 from hypertune.analysis.replicates import MIN_REPEATS, blocks, replicates
 from hypertune.analysis.search_review import by_chance, following, review
+from hypertune.analysis.statements import (
+    MIN_FULL,
+    Contrast,
+    Factor,
+    Outcome,
+    Said,
+    Statement,
+    cannot_say,
+    is_number,
+)
 from hypertune.analysis.words import show
 from hypertune.analysis.worth import worth
-from hypertune.space import Categorical, Number, Parameter, identity
+from hypertune.space import Categorical, Parameter, identity
 
-Outcome = Literal["better", "equal", "undecided", "none"]
-MIN_FULL = 5
-"""Trials in full of each level that a statement about levels needs, from searched trials."""
 MIN_DRAWN = 4
 """Trials of each level that a statement about averages needs."""
-_WEIGHTS = {"levels": 1.0, "champions": 2.0, "averages": 1.0}
+_WEIGHTS = {"levels": 1.0, "champions": 2.0, "averages": 1.0, "default": 1.0}
 """How the kinds of statements that the data carry share the error: by data, not by outcome."""
 _N_GRID = 12
 _MANY = 200
-
-
-@dataclass(frozen=True, kw_only=True)
-class Contrast:
-    """Two levels. Differences are of the study's metric, above 0 where ``a`` is the better one."""
-
-    a: str
-    b: str
-    difference: float
-    low: float
-    high: float
-    outcome: Outcome
-    n_more: int | None = None
-
-
-@dataclass(frozen=True, kw_only=True)
-class Statement:
-    """One thing that is said of a factor, or that cannot be said of it."""
-
-    estimand: str
-    basis: str
-    outcome: Outcome
-    sentences: list[str]
-    levels: list[dict[str, Any]] = field(default_factory=list)
-    contrasts: list[Contrast] = field(default_factory=list)
-
-
-Said: TypeAlias = Callable[[float], Statement]
-"""What is to be said, given the error that it may be wrong with."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Factor:
-    """What is said of one factor, the strongest statement first."""
-
-    name: str
-    statements: list[Statement]
-
-    @property
-    def sentence(self) -> str:
-        """What there is to say in a sentence."""
-        decided = [s for s in self.statements if s.outcome in ("better", "equal")]
-        first = (decided or self.statements)[0]
-        return first.sentences[0]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,6 +59,7 @@ class Verdict:
         scope: What it holds for.
         margin: The smallest difference of the metric that matters.
         factors: By the study's order.
+        interaction: Of the first two factors; None where the question names one.
         worth: The best config against the default, and against baselines.
         importance: Of all parameters, at one epoch; None where there are too few trials.
         search: How the search went.
@@ -106,6 +71,7 @@ class Verdict:
     scope: str
     margin: float
     factors: list[Factor]
+    interaction: Statement | None
     worth: list[str]
     importance: Importance | None
     search: list[str]
@@ -132,6 +98,7 @@ def judge(data: StudyData, *, seed: int = 0) -> Verdict:
         scope=judge.scope(),
         margin=judge.margin,
         factors=factors,
+        interaction=judge.interaction(),
         worth=worth(data, alpha=judge.alpha),
         importance=found,
         search=review(data, margin=judge.margin),
@@ -182,15 +149,17 @@ class _Judge:
         parameters = [p for p in self.data.space.parameters if p.name == name]
         if len(parameters) > 1 or parameters[0].condition is not None:
             sentence = f"{name} is not in every config: it is not compared."
-            none = _none("levels of a part of the space", "none", [sentence])
+            none = cannot_say("levels of a part of the space", "none", sentence)
             return Factor(name=name, statements=[none])
         parameter = parameters[0]
         ways: dict[str, Statement | Said] = {}
-        if _is_number(parameter):
+        if is_number(parameter):
             ways["levels"] = self._response(parameter)
         else:
             ways["levels"] = self._levels(parameter)
             ways["champions"] = self._champions(parameter)
+        if (at_default := self._at_default(parameter)) is not None:
+            ways["default"] = at_default
         if isinstance(parameter, Categorical):
             ways["averages"] = self._averages(parameter)
         carried = sum(_WEIGHTS[key] for key, way in ways.items() if not isinstance(way, Statement))
@@ -219,13 +188,11 @@ class _Judge:
         kept = [k for k, count in enumerate(n) if count >= MIN_FULL]
         counts = ", ".join(f"{count} of {text}" for text, count in zip(texts, n, strict=True))
         if self.surrogate is None or len(kept) < 2:
-            return _none(
+            return cannot_say(
                 estimand,
                 basis,
-                [
-                    f"What {parameter.name} does in general this search cannot say: trials in full "
-                    f"are {counts}; it takes at least {MIN_FULL} of each of two levels."
-                ],
+                f"What {parameter.name} does in general this search cannot say: trials in full "
+                f"are {counts}; it takes at least {MIN_FULL} of each of two levels.",
             )
         levels = [parameter.choices[k] for k in kept]
         drawn = self.surrogate.by_level(parameter.key, levels, self.rng)
@@ -260,7 +227,7 @@ class _Judge:
                 f"What {parameter.name} does on average this search cannot say: that takes "
                 f"configurations that were all drawn by chance and trained in full."
             )
-            return _none(estimand, basis, [sentence])
+            return cannot_say(estimand, basis, sentence)
         samples = {}
         for level, trials in zip(parameter.choices, self._of_level(parameter, drawn), strict=True):
             if len(trials) >= MIN_DRAWN:
@@ -271,7 +238,7 @@ class _Judge:
                 f"What {parameter.name} does on average this search cannot say: it takes "
                 f"{MIN_DRAWN} trials of each of two levels, and some spread among them."
             )
-            return _none(estimand, basis, [sentence])
+            return cannot_say(estimand, basis, sentence)
         end = f"on average over {len(drawn)} configurations drawn by chance"
         names = {text: text for text in samples}
 
@@ -294,10 +261,10 @@ class _Judge:
             texts[config] = level_text(flat[parameter.key])
         levels = [t for t in map(level_text, parameter.values()) if t in texts.values()]
         if len(levels) < 2:
-            return _none(
+            return cannot_say(
                 estimand,
                 basis,
-                [f"No two levels of {parameter.name} were run again on fresh seeds."],
+                f"No two levels of {parameter.name} were run again on fresh seeds.",
             )
         configs, values = blocks(self.data, runs)
         groups = [texts[config] for config in configs]
@@ -307,16 +274,67 @@ class _Judge:
                 f"Replicates of {parameter.name} share {values.shape[1]} seeds: "
                 f"it takes at least {MIN_REPEATS}."
             )
-            return _none(estimand, basis, [sentence])
+            return cannot_say(estimand, basis, sentence)
         n = values.shape[1]
         names = {level: f"the best {level} configuration found" for level in levels}
-        end, unit, effort = f"on {n} fresh seeds", "repeats of each", self._effort(parameter)
+        # What another search would find is another question: `compare` has an answer.
+        end = f"on {n} fresh seeds (of these configurations, not of the levels)"
+        unit, effort = "repeats of each", self._effort(parameter)
 
         def say(alpha: float) -> Statement:
             found = effects.from_replicates(values, groups, levels, alpha=alpha)
             return self._statement(parameter, estimand, basis, found, names, end, n, unit, effort)
 
         return say
+
+    def _at_default(self, parameter: Parameter) -> Said | None:
+        """Compare levels with all else as in the default, where the study has run that."""
+        default = self.data.study["default"]
+        if self.data.space.problems(default):
+            return None
+        flat = self.data.space.flatten(default)
+
+        def rest(config: Mapping[str, Any]) -> str:
+            return identity({k: v for k, v in config.items() if k != parameter.key})
+
+        runs, texts = {}, {}
+        for config, rows in replicates(self.data).items():
+            known = self.data.flats[rows["trial"].iloc[0]]
+            if rest(known) == rest(flat):
+                runs[config], texts[config] = rows, level_text(known[parameter.key])
+        configs, values = blocks(self.data, runs) if len(runs) > 1 else ([], np.zeros((0, 0)))
+        if len(configs) < 2 or values.shape[1] < MIN_REPEATS:
+            return None
+        groups, n = [texts[config] for config in configs], values.shape[1]
+
+        def say(alpha: float) -> Statement:
+            return self._statement(
+                parameter,
+                f"each level of {parameter.name} with all else as in the default",
+                "replicates on fresh seeds",
+                effects.from_replicates(values, groups, groups, alpha=alpha),
+                {level: f"{level} in the default configuration" for level in groups},
+                f"on {n} fresh seeds",
+                n,
+                "repeats of each",
+            )
+
+        return say
+
+    def interaction(self) -> Statement | None:
+        """Say whether the first two factors interact."""
+        if len(self.data.study["factors"]) < 2:
+            return None
+        one, other = self.data.study["factors"][:2]
+        return interaction(
+            self.data,
+            one,
+            other,
+            self.surrogate,
+            alpha=self.alpha,
+            margin=self.margin,
+            rng=self.rng,
+        )
 
     def _effort(self, parameter: Parameter) -> str:
         """Say how hard each level was searched: a level that got less is not the worse for it."""
@@ -329,10 +347,7 @@ class _Judge:
             parts.append(
                 f"{level_text(level)} {len(rows)} trials, {n_full} in full, {epochs} epochs"
             )
-        return (
-            f"This is about these configurations; how hard each level was searched: "
-            f"{'; '.join(parts)}."
-        )
+        return f"How hard each level was searched: {'; '.join(parts)}."
 
     def _contrasts(self, found: effects.Effects, n: int) -> list[Contrast]:
         contrasts = []
@@ -448,13 +463,11 @@ class _Judge:
         estimand = f"each value of {parameter.name} with all else tuned for it"
         basis = "a model of the trials in full"
         if self.surrogate is None:
-            return _none(
+            return cannot_say(
                 estimand,
                 basis,
-                [
-                    f"Which {parameter.name} is best this search cannot say: it has "
-                    f"{len(self.full)} trials in full, and it takes at least {2 * MIN_FULL}."
-                ],
+                f"Which {parameter.name} is best this search cannot say: it has "
+                f"{len(self.full)} trials in full, and it takes at least {2 * MIN_FULL}.",
             )
         values = _grid(parameter)
         drawn = self.surrogate.by_level(parameter.key, values, self.rng)
@@ -515,19 +528,6 @@ class _Judge:
                 at = parameter.to_unit(flat[parameter.key])
                 counts[int(np.abs(units - at).argmin())] += 1
         return counts
-
-
-def _none(estimand: str, basis: str, sentences: list[str]) -> Statement:
-    return Statement(estimand=estimand, basis=basis, outcome="none", sentences=sentences)
-
-
-def _is_number(parameter: Parameter) -> bool:
-    """Say whether a factor is a matter of more or less: a number, or a choice of several."""
-    if isinstance(parameter, Number):
-        return True
-    values = list(parameter.values())
-    numbers = [v for v in values if isinstance(v, int | float) and not isinstance(v, bool)]
-    return len(values) > 2 and len(numbers) == len(values)
 
 
 def _grid(parameter: Parameter) -> list[Any]:

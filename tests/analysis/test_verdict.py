@@ -12,7 +12,8 @@ from scipy import stats
 
 from hypertune.analysis import effects
 from hypertune.analysis.frames import load
-from hypertune.analysis.verdict import Statement, Verdict, judge, judge_factor
+from hypertune.analysis.statements import Statement
+from hypertune.analysis.verdict import Verdict, judge, judge_factor
 
 LSTM = {**DEFAULT, "cell": "lstm", "lr": 3e-3}
 
@@ -251,6 +252,90 @@ def test_a_model_is_credited_only_for_what_it_proposed(tmp_path: Path) -> None:
     assert "in 100% of pairs" in said
     assert any("No configuration was proposed by a model" in s for s in study("b", drawn * 2))
     assert any("Too few configurations to compare" in s for s in study("c", drawn + proposed[:3]))
+
+
+def test_what_chance_would_have_found_at_equal_cost_is_bounded(tmp_path: Path) -> None:
+    def said(name: str, n_drawn: int, losses: float, **more: Any) -> list[str]:
+        trials = [
+            Made(losses=[0.8] * 9, origin="drawn at random", config={**DEFAULT, "units": 8 + k})
+            for k in range(n_drawn)
+        ]
+        trials += [
+            Made(losses=[losses] * (9 if k < 3 else 1), origin="by a model",
+                 reason="complete" if k < 3 else "stopped", config={**DEFAULT, "units": 60 + k})
+            for k in range(6)
+        ]  # fmt: skip
+        verdict = judge(load(write_study(tmp_path / name, trials, **more)))
+        return [s for s in verdict.search if "random search at equal cost" in s]
+
+    # 30 and 3 trials in full and three epochs: 33 trials' worth; none of 30 as good.
+    share = 1 - 0.05 ** (1 / 30)
+    (many,) = said("many", 30, 0.1)
+    assert "at equal cost, 33 trials in full" in many
+    assert f"with a chance of at most {1 - (1 - share) ** 33:.0%} (95 %" in many
+    assert many.startswith("That the search did better than chance would is not shown")
+    (worse,) = said("worse", 6, 0.9)
+    assert "chance of at most 100%" in worse
+
+    plain = [
+        Made(losses=[0.8 + 0.01 * k] * 9, origin="drawn at random",
+             config={**DEFAULT, "units": 8 + k})
+        for k in range(9)
+    ]  # fmt: skip
+    verdict = judge(load(write_study(tmp_path / "plain", plain)))
+    assert not any("random search" in s for s in verdict.search)
+
+
+def grid(folder: Path, change: float, noise: float = 0.002) -> Verdict:
+    """Judge a search in full, whose lstm leads by 0.1, and by ``change`` more at window 24."""
+    rng = np.random.default_rng(0)
+    trials = []
+    for k in range(36):
+        cell, window = ["gru", "lstm"][k % 2], [6, 12, 24][k % 3]
+        u = rng.random()
+        lead = (0.1 + change * (window == 24)) * (cell == "lstm")
+        loss = 1 - lead + 0.3 * (u - 0.5) ** 2 + noise * rng.standard_normal()
+        config = {"cell": cell, "window": window, "lr": float(10 ** (3 * u - 4)), "units": 32}
+        trials.append(Made(losses=[loss] * 9, config=config, origin="drawn at random"))
+    return judge(load(write_study(folder, trials, method="random", margin=0.03)))
+
+
+def test_an_interaction_is_told_from_none(tmp_path: Path) -> None:
+    strong = grid(tmp_path / "strong", 0.3).interaction
+    none = grid(tmp_path / "none", 0.0).interaction
+    noisy = grid(tmp_path / "noisy", 0.0, noise=0.3).interaction
+
+    assert strong is not None
+    assert none is not None
+    assert noisy is not None
+    assert strong.outcome == "better"
+    assert strong.sentences[0].startswith("cell and window interact: the lead of lstm over gru is")
+    assert "larger by 0.27" in strong.sentences[0]
+    assert "at window = 24 than at 6 (95 %: 0.1" in strong.sentences[0]
+    assert none.outcome == "equal"
+    assert none.sentences[0].startswith("cell and window: no interaction larger than 0.0")
+    assert noisy.outcome == "undecided"
+
+
+def test_levels_are_compared_at_the_default_where_that_was_run(tmp_path: Path) -> None:
+    lstm = {**DEFAULT, "cell": "lstm"}
+    gru_losses, lstm_losses = [0.92, 0.93, 0.90, 0.94], [0.80, 0.81, 0.79, 0.82]
+    runs = [Made(losses=[1.0] * 9)]
+    for config, losses in ((DEFAULT, gru_losses), (lstm, lstm_losses)):
+        runs += [
+            Made(losses=[x] * 9, config=config, role="replicate", repeat=r)
+            for r, x in enumerate(losses, start=1)
+        ]
+    found = judge_factor(load(write_study(tmp_path / "s", runs)), "cell").statements
+    (said,) = (s for s in found if "as in the default" in s.estimand)
+    assert said.outcome == "better"
+    assert said.contrasts[0].difference == pytest.approx(np.mean(gru_losses) - np.mean(lstm_losses))
+    assert "lstm in the default configuration beats gru in the default" in said.sentences[0]
+
+    other = judge_factor(
+        load(write_study(tmp_path / "o", replicates(gru_losses, lstm_losses))), "cell"
+    )
+    assert not any("as in the default" in s.estimand for s in other.statements)
 
 
 def test_the_best_is_set_against_the_default_and_baselines(tmp_path: Path) -> None:
