@@ -20,6 +20,7 @@ from hypertune.errors import SettingError
 from hypertune.records import flat_names
 
 _TEMPLATES = Path(__file__).parent / "templates"
+_MIN_FOR_EDF = 10
 _SHOWN_AFTER = ("role", "reason", "epochs", "value", "best_epoch", "cost_s", "seed", "detail")
 
 
@@ -116,6 +117,8 @@ def _figures(data: StudyData, verdict: Verdict) -> dict[str, go.Figure]:
         drawn["best_so_far"] = figures.best_so_far(data)
     if n_full >= 3:
         drawn["parallel"] = figures.parallel(data)
+    if n_full >= _MIN_FOR_EDF:
+        drawn["edf"] = figures.edf(data)
     if len(factors) > 1 and data.searched["value"].notna().any():
         drawn["heatmap"] = figures.heatmap(
             data, factors[1], factors[0], fidelity=_common_epoch(data)
@@ -124,7 +127,7 @@ def _figures(data: StudyData, verdict: Verdict) -> dict[str, go.Figure]:
         drawn["importance"] = figures.importance(verdict.importance)
     if data.jobs is not None and len(data.jobs):
         drawn["timeline"] = figures.timeline(data)
-    for key in ("curves", "heatmap", "best_so_far", "importance", "rungs", "timeline"):
+    for key in ("curves", "heatmap", "best_so_far", "importance", "rungs", "timeline", "edf"):
         if key in drawn:
             drawn[key].update_layout(height=360)
     return drawn
