@@ -134,7 +134,7 @@ def heatmap(
             cell = values[(of_x == a) & (of_y == b)]
             if len(cell):
                 mean[i, j] = cell.mean()
-                spread = f" ± {show(cell.std(ddof=1))}" if len(cell) > 1 else ""
+                spread = f"<br>± {show(cell.std(ddof=1))}" if len(cell) > 1 else ""
                 text[i][j] = f"{show(cell.mean())}{spread}<br>n = {len(cell)}"
                 if extrapolate:
                     n = int(trials["extrapolated"][(of_x == a) & (of_y == b)].sum())
@@ -236,7 +236,10 @@ def statement(data: StudyData, factor: str, said: Statement) -> go.Figure:
         figure.update_yaxes(type="category", **axes)
         figure.update_xaxes(title=data.study["metric"])
     figure.update_layout(showlegend=False)
-    return styled(figure, f"{said.estimand[0].upper()}{said.estimand[1:]}", note)
+    figure = styled(figure, f"{said.estimand[0].upper()}{said.estimand[1:]}", note)
+    if rows and "at" not in rows[0]:
+        figure.update_layout(height=150 + 50 * len(rows))
+    return figure
 
 
 def _response(rows: Sequence[Mapping[str, Any]]) -> go.Figure:

@@ -150,6 +150,9 @@ def _content(data: StudyData, summary: Summary, verdict: Verdict) -> dict[str, A
     ended = data.trials["ended"].dropna()
     environment = dict(study.get("environment", {}))
     command = environment.pop("command", None)
+    statements = [s for factor in verdict.factors for s in factor.statements]
+    if verdict.interaction is not None:
+        statements.append(verdict.interaction)
     return {
         "name": study["name"],
         "question": verdict.question,
@@ -166,10 +169,8 @@ def _content(data: StudyData, summary: Summary, verdict: Verdict) -> dict[str, A
         "scores": [_score(score) for score in summary.scores],
         "n_looks": summary.n_looks,
         "worth": verdict.worth,
-        "statements": [
-            *(statement for factor in verdict.factors for statement in factor.statements),
-            *([verdict.interaction] if verdict.interaction is not None else []),
-        ],
+        "said": [s for s in statements if s.outcome != "none"],
+        "unsaid": [" ".join(s.sentences) for s in statements if s.outcome == "none"],
         "extra": [f"statement-{k}" for k in range(1, 20)],
         "search": verdict.search,
         "importance": None if verdict.importance is None else verdict.importance.sentence,
@@ -252,7 +253,8 @@ def _facts(study: Any, environment: dict[str, Any], summary: Summary) -> list[tu
         "budget": f"{study.get('n_trials')} trials of up to {study['max_epochs']} epochs; "
         f"{summary.n_epochs} epochs and {summary.seconds:.0f} s were spent",
         "fixed": fixed or None,
-        **flat_names(environment),
+        **{key: value for key, value in environment.items() if key != "versions"},
+        "versions": ", ".join(f"{k} {v}" for k, v in environment.get("versions", {}).items()),
     }
     return [(key, str(value)) for key, value in facts.items() if value not in (None, "")]
 
