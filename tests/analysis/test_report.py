@@ -69,7 +69,7 @@ def test_heatmap_holds_means_counts_and_spread(tmp_path: Path) -> None:
     assert trace.z[0][1] == 2.0
     assert trace.z[1][2] == 5.0
     assert math.isnan(trace.z[0][0])
-    assert trace.text[0][1] == "2 ± 1.41<br>n = 2"
+    assert trace.text[0][1] == "2<br>± 1.41<br>n = 2"
     with pytest.raises(SettingError, match="'windw' is no parameter"):
         figures.heatmap(data, "windw", "cell")
 
