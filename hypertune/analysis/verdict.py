@@ -122,7 +122,7 @@ class _Judge:
         self.searched = data.searched
         self.full = data.full
         self.margin = self._margin()
-        usable = len(self.full) >= 2 * MIN_FULL
+        usable = len(self.full) >= 2 * MIN_FULL and self.full["value"].nunique() > 1
         self.surrogate = effects.Surrogate(data) if usable else None
 
     def _margin(self) -> float:
@@ -467,7 +467,8 @@ class _Judge:
                 estimand,
                 basis,
                 f"Which {parameter.name} is best this search cannot say: it has "
-                f"{len(self.full)} trials in full, and it takes at least {2 * MIN_FULL}.",
+                f"{len(self.full)} trials in full, and it takes at least {2 * MIN_FULL}, "
+                "not all alike.",
             )
         values = _grid(parameter)
         drawn = self.surrogate.by_level(parameter.key, values, self.rng)

@@ -114,6 +114,17 @@ def test_five_trials_cannot_say(tmp_path: Path) -> None:
     assert any("too little to tell how well the search went" in s for s in verdict.search)
 
 
+def test_trials_that_are_all_alike_say_nothing(tmp_path: Path) -> None:
+    trials = [
+        Made(losses=[0.5] * 9, config={**(DEFAULT if k % 2 else LSTM), "units": 8 + k})
+        for k in range(14)
+    ]
+    verdict = judge(load(write_study(tmp_path / "s", trials)))
+    assert [f.statements[0].outcome for f in verdict.factors] == ["none", "none"]
+    assert verdict.interaction is not None
+    assert verdict.interaction.outcome == "none"
+
+
 def full_search(folder: Path, effect: float, n: int = 30, seed: int = 0) -> Verdict:
     """Judge a random search in full, whose lstm is better by ``effect``, and its window alike."""
     rng = np.random.default_rng(seed)
