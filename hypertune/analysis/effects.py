@@ -9,9 +9,9 @@ Three sources, each with an estimand of its own:
   blocks (Hochberg and Tamhane 1987, chapter 5); for two configs this is the paired t interval.
 - **Searched trials** (`from_search`): a Gaussian process over configs, given every trial in full.
   Which config was tried next depended on these results alone, so that the model may ignore how it
-  was chosen (Rubin 1976). Where trials were stopped early, those in full were the luckier ones; that
-  this is so of every level alike is assumed. All of it holds as far as the model does, which is why
-  it is said; how far it errs on trials that it is not shown scales its intervals
+  was chosen (Rubin 1976). Where trials were stopped early, those in full were the luckier ones:
+  that this is so of every level alike is assumed. All of it holds as far as the model does, which
+  is why it is said; how far it errs on trials that it is not shown scales its intervals
   (`Surrogate.scale`).
 - **Configs drawn by chance** (`from_chance`): where every config was drawn by chance and trained in
   full, levels are random samples of the space, and their means are compared as such: Welch's
