@@ -19,7 +19,9 @@ of these the share that is decided; how often all intervals, of all pairs and at
 truth (*cover*, with its own 95 % interval); in what share of all studies "A beats B" is said at all
 (*beats*), and in what share of a pair where it is not so, or with the wrong sign (*false*). Truths
 that differ by less than `Truth.equal` count as equal. Where levels are alike the best configs that
-a search found of them need not be: it may well be true that one of these beats the other.
+a search found of them need not be: it may well be true that one of these beats the other. *Astray*
+is the share of studies in which "A beats B" is said though B is the better level at its best: of
+configs it may be true all the same, where the search stopped the slow learner.
 
 The scenarios are of two sets: by those of ``chosen-by`` the method of the verdict was chosen, those
 of ``kept-apart`` were not looked at until it was (other shapes of curves, noise with heavy tails,
@@ -305,6 +307,7 @@ class Look:
         beats: Of some pair one is said to be better.
         cover: All intervals hold the truth.
         false: Some pair is decided wrongly.
+        astray: Of some pair the level that is worse at its best is said to be better.
     """
 
     said: bool = False
@@ -312,6 +315,7 @@ class Look:
     beats: bool = False
     cover: bool = True
     false: bool = False
+    astray: bool = False
 
     def then(self, other: "Look") -> "Look":
         """Return both looks in one."""
@@ -321,6 +325,7 @@ class Look:
             beats=self.beats or other.beats,
             cover=self.cover and other.cover,
             false=self.false or other.false,
+            astray=self.astray or other.astray,
         )
 
 
@@ -422,23 +427,26 @@ class StudyOfCurves:
                 name, values = "average", dict(zip(truth.levels, truth.average, strict=True))
             else:
                 name, values = "levels", dict(zip(truth.levels, truth.best, strict=True))
-            looks[name] = _judged(statement, values, truth.equal)
+            looks[name] = _judged(statement, values, truth)
         looks["any"] = Look()
         for name in STATEMENTS[:-1]:
             looks["any"] = looks["any"].then(looks[name])
         return looks
 
 
-def _judged(statement: Statement, truth: Mapping[str, float], equal: float) -> Look:
+def _judged(statement: Statement, values: Mapping[str, float], truth: Truth) -> Look:
     if statement.outcome == "none":
         return Look()
-    gaps = [(c, truth[c.b] - truth[c.a]) for c in statement.contrasts]
+    gaps = [(c, values[c.b] - values[c.a]) for c in statement.contrasts]
+    best = dict(zip(truth.levels, truth.best, strict=True))
+    better = [c for c in statement.contrasts if c.outcome == "better"]
     return Look(
         said=True,
         decided=any(c.outcome in ("better", "equal") for c, _ in gaps),
-        beats=any(c.outcome == "better" for c, _ in gaps),
+        beats=bool(better),
         cover=all(c.low <= gap <= c.high for c, gap in gaps),
-        false=any(c.outcome == "better" and gap < equal for c, gap in gaps),
+        false=any(c.outcome == "better" and gap < truth.equal for c, gap in gaps),
+        astray=any(best[c.a] > best[c.b] + truth.equal for c in better),
     )
 
 
@@ -515,8 +523,20 @@ def main() -> None:
     args = parser.parse_args()
     effort = Effort(**{name: getattr(args, name) for name in Effort.__dataclass_fields__})
     names = args.scenarios or list(SETS[args.set] if args.set else SCENARIOS)
-    print("| method | scenario | about | extensions | said | decided | cover | beats | false |")
-    print("|---|---|---|---|---|---|---|---|---|", flush=True)
+    columns = [
+        "method",
+        "scenario",
+        "about",
+        "extensions",
+        "said",
+        "decided",
+        "cover",
+        "beats",
+        "false",
+        "astray",
+    ]
+    print(f"| {' | '.join(columns)} |")
+    print(f"|{'---|' * len(columns)}", flush=True)
     with ProcessPoolExecutor(args.n_jobs) if args.n_jobs > 1 else nullcontext() as pool:
         each = map if pool is None else partial(pool.map, chunksize=4)
         for method in args.methods:
@@ -546,6 +566,7 @@ def _row(method: str, scenario: str, name: str, n_extensions: int, looks: Sequen
         _share(cover, len(said)),
         f"{sum(look.beats for look in looks) / n:.2f}",
         _share(false, n),
+        f"{sum(look.astray for look in looks) / n:.2f}",
     ]
     return f"| {' | '.join(cells)} |"
 
