@@ -5,7 +5,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from hypertune.analysis.frames import load
-from hypertune.analysis.verdict import Factor, judge_factor
+from hypertune.analysis.statements import Factor
+from hypertune.analysis.verdict import judge_factor
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,33 +7,33 @@ Three sources, each with an estimand of its own:
   found, and however many trials were tried, the differences *between these configs* are estimated
   without the luck of the winner. Repeats are blocks: Tukey's intervals for randomised complete
   blocks (Hochberg and Tamhane 1987, chapter 5); for two configs this is the paired t interval.
-- **Searched trials** (`from_search`): a Gaussian process over configs and epochs, given every
-  curve of the search, those that were stopped early too. Which config was tried next, and which
-  trial went on, depended on these results alone; a model that is given all of them may ignore how
-  they were chosen (Rubin 1976). That holds as far as the model does, which is why it is said, and
-  why its intervals are wider than the model itself would have them (`INFLATION`).
-
+- **Searched trials** (`from_search`): a Gaussian process over configs, given every trial in full.
+  Which config was tried next depended on these results alone, so that the model may ignore how it
+  was chosen (Rubin 1976). Where trials were stopped early, those in full were the luckier ones:
+  that this is so of every level alike is assumed. All of it holds as far as the model does, which
+  is why it is said; how far it errs on trials that it is not shown scales its intervals
+  (`Surrogate.scale`).
 - **Configs drawn by chance** (`from_chance`): where every config was drawn by chance and trained in
-  full, levels are random samples of the space, and their means are compared as such: Games and
-  Howell's intervals, which do not take variances for equal. The estimand is another one: how good
-  a level is on average, not at its best.
+  full, levels are random samples of the space, and their means are compared as such: Welch's
+  intervals, which do not take variances for equal, by Bonferroni. The estimand is another one: how
+  good a level is on average, not at its best.
 
 Values are losses: of scores, the negative.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
+from itertools import combinations
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import qmc, studentized_range, tukey_hsd
+from scipy.stats import qmc, studentized_range, ttest_ind
 from scipy.stats import t as student
 
 from hypertune.analysis.frames import StudyData, finite
 from hypertune.search.encoding import Encoding
-from hypertune.search.schedulers.halving import rung_epochs
 from hypertune.search.surrogate import GaussianProcess, Observations
 from hypertune.space import Value
 
@@ -41,15 +41,11 @@ Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
 
 ALPHA = 0.05
-_FIRST = 2 / 3
-_N_POINTS = 128
-_N_BEST = 64
+_N_POINTS = 64
+_N_BEST = 32
 _JITTER = 1e-6
-_N_DRAWS = 2000
+_N_DRAWS = 500
 _FIT_STEPS = 60
-_MOST_OBSERVATIONS = 250
-INFLATION = 2.0
-"""Factor of the model's own standard deviations, found by `benchmarks/verdicts.py`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,14 +75,14 @@ def spent(look: int, alpha: float = ALPHA) -> float:
     """Return the error that the k-th look at a study may spend; over all looks they sum to alpha.
 
     A study that was extended since it was undecided is looked at again, and each look is another
-    chance to be wrong. The first may spend two thirds, each later one two thirds of what is left
-    (Lan and DeMets 1983 give the principle).
+    chance to be wrong. How many there will be nobody knows: the k-th spends in proportion to 1/k^2,
+    three fifths at the first (Lan and DeMets 1983 give the principle).
 
     Args:
         look: 1 for the first.
         alpha: Error over all looks.
     """
-    return alpha * _FIRST * (1 - _FIRST) ** (look - 1)
+    return alpha * 6 / (math.pi * look) ** 2
 
 
 def from_replicates(
@@ -176,9 +172,13 @@ def from_chance(samples: Sequence[Floats], levels: Sequence[str], *, alpha: floa
         levels: Their names.
         alpha: Error of all intervals together.
     """
-    found = tukey_hsd(*samples, equal_var=False)
-    ends = found.confidence_interval(confidence_level=1 - alpha)
+    k = len(samples)
+    level = 1 - alpha / math.comb(k, 2)
     means = np.array([sample.mean() for sample in samples])
+    margin = np.zeros((k, k))
+    for i, j in combinations(range(k), 2):
+        found = ttest_ind(samples[i], samples[j], equal_var=False).confidence_interval(level)
+        margin[i, j] = margin[j, i] = (found.high - found.low) / 2
     n = np.array([len(sample) for sample in samples])
     se = np.array([sample.std(ddof=1) for sample in samples]) / np.sqrt(n)
     half = student.ppf(0.975, n - 1) * se
@@ -188,61 +188,58 @@ def from_chance(samples: Sequence[Floats], levels: Sequence[str], *, alpha: floa
         low=means - half,
         high=means + half,
         difference=means[None, :] - means[:, None],
-        margin=(ends.high - ends.low) / 2,
-        n=[int(k) for k in n],
+        margin=margin,
+        n=[int(m) for m in n],
     )
 
 
 @cache
 def _tukey(alpha: float, n_means: int, df: int) -> float:
-    """Return the quantile of the studentised range; it takes a tenth of a second."""
+    """Return the quantile of the studentised range; for three means or more it takes a while."""
+    if n_means == 2:
+        return math.sqrt(2) * float(student.ppf(1 - alpha / 2, df))
     return float(studentized_range.ppf(1 - alpha, n_means, df))
 
 
 class Surrogate:
-    """What a Gaussian process makes of all curves of a study: losses in full, by config.
+    """What a Gaussian process makes of the trials in full: expected losses by config.
+
+    Losses stay in the metric's own unit, in which a seed's noise is about the same everywhere: a
+    scale that is stretched near the best makes it look larger there, and the levels more alike.
 
     Args:
-        data: The study. Failed trials, simple models and replicates are left out.
+        data: The study. Failed trials, simple models and replicates are left out, and so are trials
+            that did not run in full.
 
     Attributes:
-        n_full: Trials in full among those that it knows.
+        n_full: Trials that it knows.
+        scale: By how much its errors are larger than it expects them to be, where it has to do
+            without the trial in question: the root mean square of what each leaves over, in
+            standard deviations (Bachoc 2013). Intervals are scaled by it.
     """
 
     def __init__(self, data: StudyData) -> None:
         self._encoding = Encoding(data.space)
-        rows = _observed(data)
-        numbers = sorted({trial for trial, _, _ in rows})
-        points = self._encoding.points([data.flats[trial] for trial in numbers])
-        place = {trial: k for k, trial in enumerate(numbers)}
-        own = np.array([place[trial] for trial, _, _ in rows])
-        losses = np.array([data.sign * value for _, _, value in rows])
-        epochs = np.array([epoch for _, epoch, _ in rows], dtype=float)
-        last = data.study["max_epochs"]
-        full = losses[epochs == last]
-        self.n_full = len(full)
+        trials = data.full[data.full["trial"].isin(list(data.flats))]
+        points = self._encoding.points([data.flats[trial] for trial in trials["trial"]])
+        losses = data.sign * finite(trials["value"])
+        self.n_full = len(losses)
         # Where the best may be: around what is known to be good.
-        reached = np.full(len(numbers), np.inf)
-        np.minimum.at(reached, own, losses)
-        self._best = points[np.argsort(reached, kind="stable")[:_N_BEST]]
-        # Losses far above the best are squeezed: what matters is told apart near the best one.
-        self._low = float(full.min())
-        spread = float(np.median(full)) - self._low
-        self._unit = max(spread, 1e-12) / 2
-        cap = np.quantile(losses, 0.95)
-        squeezed = np.arcsinh((np.minimum(losses, max(cap, full.max())) - self._low) / self._unit)
-        self._mean, self._sd = float(squeezed.mean()), float(squeezed.std()) or 1.0
+        self._best = points[np.argsort(losses, kind="stable")[:_N_BEST]]
+        # A few runs that diverged must not be all that there is to explain: Tukey's outer fence.
+        low, high = np.quantile(losses, (0.25, 0.75))
+        losses = np.minimum(losses, high + 3 * max(high - low, 1e-12))
+        self._mean, self._sd = float(losses.mean()), float(losses.std()) or 1.0
         told = Observations(
-            features=self._encoding.features(points)[own],
-            at=np.log(epochs) / math.log(last) if last > 1 else np.ones(len(epochs)),
-            trials=own,
-            targets=(squeezed - self._mean) / self._sd,
+            features=self._encoding.features(points),
+            at=np.ones(len(losses)),
+            trials=np.arange(len(losses)),
+            targets=(losses - self._mean) / self._sd,
         )
-        if len(told) > _MOST_OBSERVATIONS:
-            told = told[np.argsort(-told.at, kind="stable")[:_MOST_OBSERVATIONS]]
-        self._process = GaussianProcess(self._encoding.groups, fidelity=last > 1)
+        self._process = GaussianProcess(self._encoding.groups, fidelity=False)
         self._process.fit(told, _FIT_STEPS)
         self._process.condition(told)
+        self.scale = float(np.sqrt((self._process.left_out() ** 2).mean()))
 
     def draws(self, points: Floats, rng: np.random.Generator) -> Floats:
         """Return draws of the losses in full at some points, shape (draw, point)."""
@@ -251,8 +248,7 @@ class Surrogate:
         covariance[np.diag_indices(len(mean))] += _JITTER * float(covariance.diagonal().max())
         root = np.linalg.cholesky(covariance)
         normal = rng.standard_normal((_N_DRAWS, len(mean)))
-        squeezed = (mean + normal @ root.T) * self._sd + self._mean
-        losses: Floats = self._low + self._unit * np.sinh(squeezed)
+        losses: Floats = (mean + normal @ root.T) * self._sd + self._mean
         return losses
 
     def by_level(self, key: str, levels: Sequence[Value], rng: np.random.Generator) -> Floats:
@@ -263,61 +259,46 @@ class Surrogate:
             levels: Its values.
             rng: The source of chance.
         """
+        return self.tuned([{key: level} for level in levels], rng)
+
+    def tuned(self, cells: Sequence[Mapping[str, Value]], rng: np.random.Generator) -> Floats:
+        """Return draws of the loss with some values given and all else tuned, shape (draw, cell).
+
+        Args:
+            cells: Values by parameter's key.
+            rng: The source of chance.
+        """
         spread = qmc.Sobol(self._encoding.n_parameters, rng=rng).random(_N_POINTS)
         others = np.vstack([spread, self._best])
-        points = [self._encoding.given(others, {key: level}) for level in levels]
-        drawn = self.draws(np.vstack(points), rng).reshape(_N_DRAWS, len(levels), len(others))
+        points = [self._encoding.given(others, cell) for cell in cells]
+        drawn = self.draws(np.vstack(points), rng).reshape(_N_DRAWS, len(cells), len(others))
         losses: Floats = drawn.min(axis=2)
         return losses
 
 
-def _observed(data: StudyData) -> list[tuple[int, int, float]]:
-    """Return trial, epoch and best value up to there, at the rungs and at the end of each curve."""
-    last = data.study["max_epochs"]
-    rungs = set(rung_epochs(last))
-    rows: list[tuple[int, int, float]] = []
-    # Replicates have other seeds than the search, whose trials share theirs: they stay apart.
-    usable = data.trials[
-        ~data.trials["reason"].isin(("failed", "lost")).fillna(False)
-        & data.trials["role"].isin(("search", "baseline"))
-    ]
-    reasons = dict(zip(usable["trial"], usable["reason"], strict=True))
-    for key, curve in data.curves.groupby("trial"):
-        trial = int(str(key))
-        if trial not in reasons or trial not in data.flats:
-            continue
-        best = dict(zip(curve["epoch"], finite(curve["best"]), strict=True))
-        ends = max(best)
-        kept = {epoch: value for epoch, value in best.items() if epoch in rungs or epoch == ends}
-        if reasons[trial] == "converged":
-            kept[last] = best[ends]
-        rows += [(trial, e, v) for e, v in kept.items() if e >= 1 and math.isfinite(v)]
-    return rows
-
-
-def from_search(draws: Floats, levels: Sequence[str], n: Sequence[int], *, alpha: float) -> Effects:
+def from_search(
+    draws: Floats, levels: Sequence[str], n: Sequence[int], *, alpha: float, df: int, scale: float
+) -> Effects:
     """Compare levels by draws of their losses.
 
     Args:
         draws: From `Surrogate.by_level`, shape (draw, level).
         levels: Their names.
-        n: Searched trials of each.
-        alpha: Error of all intervals together.
+        n: Trials in full of each.
+        alpha: Error of all intervals together, by Bonferroni.
+        df: Degrees of freedom that the model's variance is known with.
+        scale: Factor of the draws' standard deviations.
     """
     gaps = draws[:, None, :] - draws[:, :, None]  # (draw, i, j): loss of j minus that of i
-    difference = np.median(gaps, axis=0)
-    spread = gaps.std(axis=0)
-    off = ~np.eye(len(levels), dtype=bool)
-    scaled = np.abs(gaps - difference)[:, off] / np.maximum(spread[off], 1e-12)
-    reach = float(np.quantile(scaled.max(axis=1), 1 - alpha))
+    n_pairs = math.comb(len(levels), 2)
     losses = np.median(draws, axis=0)
-    low, high = np.quantile(draws, (0.025, 0.975), axis=0)
+    half = float(student.ppf(0.975, df)) * scale * draws.std(axis=0)
     return Effects(
         levels=list(levels),
         losses=losses,
-        low=losses - INFLATION * (losses - low),
-        high=losses + INFLATION * (high - losses),
-        difference=difference,
-        margin=INFLATION * reach * spread,
+        low=losses - half,
+        high=losses + half,
+        difference=np.median(gaps, axis=0),
+        margin=float(student.ppf(1 - alpha / (2 * n_pairs), df)) * scale * gaps.std(axis=0),
         n=list(n),
     )

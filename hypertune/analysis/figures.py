@@ -15,9 +15,11 @@ import plotly.graph_objects as go
 from plotly.colors import sample_colorscale
 from scipy.stats import t as student
 
+from hypertune.analysis.extrapolation import extrapolate as extrapolation
 from hypertune.analysis.frames import StudyData, finite, value_at
 from hypertune.analysis.importance import Importance
-from hypertune.analysis.verdict import Statement
+from hypertune.analysis.search_review import by_chance
+from hypertune.analysis.statements import Statement
 from hypertune.errors import SettingError, choices
 from hypertune.search.schedulers.halving import rung_epochs
 from hypertune.space import Categorical, Number
@@ -30,10 +32,18 @@ DASHES = ("solid", "dash", "dot", "dashdot", "longdash", "longdashdot")
 _GREY = "#767676"
 _MAX_LEVELS = 8
 _N_BINS = 6
+_MIN_DRAWN = 8
+_N_ORDERS = 1000
 Fidelity: TypeAlias = int | Literal["full", "last"]
 
 
-def compared(data: StudyData, fidelity: Fidelity = "full", *, force: bool = False) -> pd.DataFrame:
+def compared(
+    data: StudyData,
+    fidelity: Fidelity = "full",
+    *,
+    force: bool = False,
+    extrapolate: bool = False,
+) -> pd.DataFrame:
     """Return the searched trials that are comparable, with their values as ``compared``.
 
     Args:
@@ -41,11 +51,23 @@ def compared(data: StudyData, fidelity: Fidelity = "full", *, force: bool = Fals
         fidelity: ``full`` for trials in full, or an epoch for those that got there. ``last`` for
             the value of every trial as far as it got: refused unless forced.
         force: Compare unequal budgets all the same; figures say so.
+        extrapolate: Give trials that did not get there the value that they would have had, with
+            ``low``, ``high`` and ``extrapolated`` beside it (`extrapolation.extrapolate`); figures
+            say so, and how large its error is.
 
     Raises:
-        SettingError: The budgets are unequal, or the study has no such epoch.
+        SettingError: The budgets are unequal, or the study has no such epoch, or ``last`` is to be
+            extrapolated.
     """
     trials = data.searched
+    if extrapolate:
+        if fidelity == "last":
+            raise SettingError("extrapolate takes an epoch or 'full', but fidelity is 'last'.")
+        found = extrapolation(data, data.study["max_epochs"] if fidelity == "full" else fidelity)
+        joined = trials.join(found.values.rename(columns={"value": "compared"}))
+        joined = joined[joined["compared"].notna()]
+        joined.attrs["note"] = found.note
+        return joined
     if fidelity == "full":
         kept = trials[trials["full"]]
         return kept.assign(compared=kept["value"])
@@ -63,12 +85,16 @@ def compared(data: StudyData, fidelity: Fidelity = "full", *, force: bool = Fals
     return trials.assign(compared=values)[values.notna()]
 
 
-def fidelity_text(data: StudyData, fidelity: Fidelity, n: int) -> str:
-    """Return what a figure is to say of its budgets."""
-    if fidelity == "full":
-        return f"{n} trials in full ({data.study['max_epochs']} epochs, or converged before)"
+def fidelity_text(data: StudyData, fidelity: Fidelity, trials: pd.DataFrame) -> str:
+    """Return what a figure is to say of the budgets of the trials that it shows."""
+    n = len(trials)
     if fidelity == "last":
         return f"UNEQUAL BUDGETS, not comparable: {n} trials, each as far as it got"
+    if note := trials.attrs.get("note"):
+        at = data.study["max_epochs"] if fidelity == "full" else fidelity
+        return f"{n} trials at epoch {at};<br>{note}"
+    if fidelity == "full":
+        return f"{n} trials in full ({data.study['max_epochs']} epochs, or converged before)"
     return f"{n} trials, all at epoch {fidelity}"
 
 
@@ -76,7 +102,13 @@ def fidelity_text(data: StudyData, fidelity: Fidelity, n: int) -> str:
 
 
 def heatmap(
-    data: StudyData, x: str, y: str, *, fidelity: Fidelity = "full", force: bool = False
+    data: StudyData,
+    x: str,
+    y: str,
+    *,
+    fidelity: Fidelity = "full",
+    force: bool = False,
+    extrapolate: bool = False,
 ) -> go.Figure:
     """Return the mean value in each cell of two parameters, with its count and spread.
 
@@ -86,11 +118,12 @@ def heatmap(
         y: The same.
         fidelity: As in `compared`.
         force: As in `compared`.
+        extrapolate: As in `compared`.
 
     Raises:
         SettingError: There is no such parameter, or budgets are unequal.
     """
-    trials = compared(data, fidelity, force=force)
+    trials = compared(data, fidelity, force=force, extrapolate=extrapolate)
     levels_x, of_x = _levels(data, x, trials)
     levels_y, of_y = _levels(data, y, trials)
     values = finite(trials["compared"])
@@ -101,8 +134,11 @@ def heatmap(
             cell = values[(of_x == a) & (of_y == b)]
             if len(cell):
                 mean[i, j] = cell.mean()
-                spread = f" ± {show(cell.std(ddof=1))}" if len(cell) > 1 else ""
+                spread = f"<br>± {show(cell.std(ddof=1))}" if len(cell) > 1 else ""
                 text[i][j] = f"{show(cell.mean())}{spread}<br>n = {len(cell)}"
+                if extrapolate:
+                    n = int(trials["extrapolated"][(of_x == a) & (of_y == b)].sum())
+                    text[i][j] += f", {n} extrapolated"
     figure = go.Figure(
         go.Heatmap(
             z=mean,
@@ -121,11 +157,17 @@ def heatmap(
     figure.update_xaxes(type="category", title=x)
     figure.update_yaxes(type="category", title=y)
     title = f"Mean {data.study['metric']} ± standard deviation"
-    return styled(figure, title, fidelity_text(data, fidelity, len(trials)), warn=fidelity)
+    return styled(figure, title, fidelity_text(data, fidelity, trials), warn=fidelity)
 
 
 def interaction(
-    data: StudyData, x: str, by: str, *, fidelity: Fidelity = "full", force: bool = False
+    data: StudyData,
+    x: str,
+    by: str,
+    *,
+    fidelity: Fidelity = "full",
+    force: bool = False,
+    extrapolate: bool = False,
 ) -> go.Figure:
     """Return the mean value over one parameter, a line for each level of another.
 
@@ -138,11 +180,12 @@ def interaction(
         by: The same.
         fidelity: As in `compared`.
         force: As in `compared`.
+        extrapolate: As in `compared`.
 
     Raises:
         SettingError: There is no such parameter, or budgets are unequal.
     """
-    trials = compared(data, fidelity, force=force)
+    trials = compared(data, fidelity, force=force, extrapolate=extrapolate)
     levels_x, of_x = _levels(data, x, trials)
     levels_by, of_by = _levels(data, by, trials)
     values = finite(trials["compared"])
@@ -173,7 +216,7 @@ def interaction(
     figure.update_xaxes(type="category", categoryarray=levels_x, title=x)
     figure.update_yaxes(title=data.study["metric"])
     title = f"{data.study['metric']} over {x}, by {by}"
-    return styled(figure, title, fidelity_text(data, fidelity, len(trials)), warn=fidelity)
+    return styled(figure, title, fidelity_text(data, fidelity, trials), warn=fidelity)
 
 
 def statement(data: StudyData, factor: str, said: Statement) -> go.Figure:
@@ -193,7 +236,10 @@ def statement(data: StudyData, factor: str, said: Statement) -> go.Figure:
         figure.update_yaxes(type="category", **axes)
         figure.update_xaxes(title=data.study["metric"])
     figure.update_layout(showlegend=False)
-    return styled(figure, f"{said.estimand[0].upper()}{said.estimand[1:]}", note)
+    figure = styled(figure, f"{said.estimand[0].upper()}{said.estimand[1:]}", note)
+    if rows and "at" not in rows[0]:
+        figure.update_layout(height=150 + 50 * len(rows))
+    return figure
 
 
 def _response(rows: Sequence[Mapping[str, Any]]) -> go.Figure:
@@ -294,7 +340,11 @@ def learning_curves(data: StudyData, by: str | None = None) -> go.Figure:
 
 
 def best_so_far(data: StudyData) -> go.Figure:
-    """Return the best value of trials in full over the epochs that were spent by then."""
+    """Return the best value of trials in full over the epochs that were spent by then.
+
+    Beside it, where at least eight configs drawn by chance were all trained in full and others were
+    chosen by a model: what random search finds, the middle 90 % of draws from them.
+    """
     own = data.curves[data.curves["trial"].isin(list(data.searched["trial"]))]
     order = own.sort_values(["time", "trial", "epoch"]).reset_index(drop=True)
     spent = dict(
@@ -306,6 +356,7 @@ def best_so_far(data: StudyData) -> go.Figure:
     ranks = np.argsort(x)
     best = data.sign * np.minimum.accumulate(values[ranks]) if len(x) else values
     figure = go.Figure()
+    n_drawn = _add_random_band(figure, data, n_epochs=len(order))
     figure.add_scatter(
         x=x[ranks] if len(x) else [],
         y=data.sign * values[ranks] if len(x) else [],
@@ -325,24 +376,95 @@ def best_so_far(data: StudyData) -> go.Figure:
     figure.update_xaxes(title="epochs spent", rangemode="tozero")
     figure.update_yaxes(title=data.study["metric"])
     figure.update_layout(showlegend=False)
-    return styled(figure, "Best so far", "circles: trials in full; line: the best so far")
+    note = "circles: trials in full; line: the best so far"
+    if n_drawn:
+        note += f"; band: random search, 90 % of draws from {n_drawn} trials"
+    return styled(figure, "Best so far", note)
+
+
+def _add_random_band(figure: go.Figure, data: StudyData, n_epochs: int) -> int:
+    """Draw what random search finds at equal cost; return how many trials that stands on."""
+    drawn = data.searched[by_chance(data)]
+    n = len(drawn)
+    chosen = len(data.searched) - n > 1  # but for the default
+    # Of stopped trials only the better ones are known in full: they stand for nothing.
+    if n < _MIN_DRAWN or not chosen or not drawn["full"].all():
+        return 0
+    losses = data.sign * finite(drawn["value"])
+    # Beyond half of them, draws are much the same.
+    n_steps = max(1, min(n // 2, n_epochs // int(data.study["max_epochs"])))
+    rng = np.random.default_rng(0)
+    orders = rng.permuted(np.tile(losses, (_N_ORDERS, 1)), axis=1)[:, :n_steps]
+    best = data.sign * np.minimum.accumulate(orders, axis=1)
+    low, high = np.quantile(best, (0.05, 0.95), axis=0)
+    x = np.cumsum(np.full(n_steps, drawn["epochs"].mean()))
+    figure.add_scatter(
+        x=[*x, *x[::-1]],
+        y=[*low, *high[::-1]],
+        mode="lines",
+        fill="toself",
+        fillcolor="rgba(118,118,118,0.22)",
+        line={"width": 0},
+        hoverinfo="skip",
+        name="random search",
+    )
+    return n
+
+
+def edf(data: StudyData, by: str | None = None, *, fidelity: Fidelity = "full") -> go.Figure:
+    """Return the share of trials that are as good as a value, by level of a parameter.
+
+    Args:
+        data: The study.
+        by: A parameter; None for the first factor.
+        fidelity: As in `compared`; unequal budgets are refused.
+
+    Raises:
+        SettingError: There is no such parameter, or budgets are unequal.
+    """
+    trials = compared(data, fidelity)
+    name = by or (data.study["factors"] or data.space.names)[0]
+    levels, of = _levels(data, name, trials)
+    values = finite(trials["compared"])
+    figure = go.Figure()
+    for k, level in enumerate(levels):
+        own = np.sort(data.sign * values[of == level])
+        if len(own):
+            figure.add_scatter(
+                x=data.sign * own,
+                y=np.arange(1, len(own) + 1) / len(own),
+                mode="lines+markers",
+                name=f"{name} = {level} (n = {len(own)})",
+                line={"shape": "hv", "color": COLOURS[k % 8], "dash": DASHES[k % 6]},
+                marker={"symbol": _SYMBOLS[k % 8], "size": 6},
+            )
+    figure.update_xaxes(title=data.study["metric"], autorange="reversed" if data.sign < 0 else True)
+    figure.update_yaxes(title="share of trials as good", tickformat=".0%", range=[0, 1.03])
+    return styled(figure, "How often a value is reached", fidelity_text(data, fidelity, trials))
 
 
 # ---- configs ----
 
 
-def parallel(data: StudyData, *, fidelity: Fidelity = "full", force: bool = False) -> go.Figure:
+def parallel(
+    data: StudyData,
+    *,
+    fidelity: Fidelity = "full",
+    force: bool = False,
+    extrapolate: bool = False,
+) -> go.Figure:
     """Return configs as lines across their parameters, coloured by value; the best one is thick.
 
     Args:
         data: The study.
         fidelity: As in `compared`.
         force: As in `compared`.
+        extrapolate: As in `compared`.
 
     Raises:
         SettingError: Budgets are unequal.
     """
-    trials = compared(data, fidelity, force=force)
+    trials = compared(data, fidelity, force=force, extrapolate=extrapolate)
     parameters = [p for p in data.space.parameters if p.condition is None]
     values = finite(trials["compared"])
     low, high = (float(values.min()), float(values.max())) if len(values) else (0.0, 1.0)
@@ -382,7 +504,7 @@ def parallel(data: StudyData, *, fidelity: Fidelity = "full", force: bool = Fals
     figure.update_xaxes(
         side="top", showgrid=True, gridcolor="#aaaaaa", range=[-0.3, len(names) - 0.4]
     )
-    text = f"{fidelity_text(data, fidelity, len(trials))}; thick: the best"
+    text = f"{fidelity_text(data, fidelity, trials)}; thick: the best"
     figure = styled(figure, "All parameters", text, warn=fidelity)
     figure.update_layout(margin={"t": 100, "b": 20})
     return figure
@@ -403,7 +525,12 @@ def _ticks(figure: go.Figure, place: int, ticks: Sequence[tuple[float, str]]) ->
 
 
 def slices(
-    data: StudyData, name: str, *, fidelity: Fidelity = "full", force: bool = False
+    data: StudyData,
+    name: str,
+    *,
+    fidelity: Fidelity = "full",
+    force: bool = False,
+    extrapolate: bool = False,
 ) -> go.Figure:
     """Return values over one parameter, a point a trial.
 
@@ -412,11 +539,12 @@ def slices(
         name: The parameter.
         fidelity: As in `compared`.
         force: As in `compared`.
+        extrapolate: As in `compared`.
 
     Raises:
         SettingError: There is no such parameter, or budgets are unequal.
     """
-    trials = compared(data, fidelity, force=force)
+    trials = compared(data, fidelity, force=force, extrapolate=extrapolate)
     _levels(data, name, trials)
     column = trials[f"config.{name}"]
     figure = go.Figure()
@@ -428,11 +556,24 @@ def slices(
         hovertemplate="trial %{customdata}: %{y:.4g}<extra></extra>",
         marker={"color": COLOURS[0], "size": 9, "opacity": 0.75},
     )
+    if extrapolate:
+        far = trials["extrapolated"].to_numpy(dtype=bool)
+        values = finite(trials["compared"])
+        figure.update_traces(
+            marker_symbol=np.where(far, "circle-open", "circle"),
+            error_y={
+                "array": np.where(far, finite(trials["high"]) - values, 0),
+                "arrayminus": np.where(far, values - finite(trials["low"]), 0),
+                "symmetric": False,
+                "thickness": 1,
+                "color": _GREY,
+            },
+        )
     if name in data.study.get("log_parameters", ()):
         figure.update_xaxes(type="log")
     figure.update_xaxes(title=name)
     figure.update_yaxes(title=data.study["metric"])
-    text = fidelity_text(data, fidelity, len(trials))
+    text = fidelity_text(data, fidelity, trials)
     return styled(figure, f"{data.study['metric']} over {name}", text, warn=fidelity)
 
 

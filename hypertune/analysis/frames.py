@@ -18,7 +18,7 @@ The columns of `load_trials`, one row a trial that has started:
 ``best_epoch``      the epoch of that value
 ``last_value``      the metric at its last epoch
 ``value_at_<e>``    best value up to epoch e, for each epoch that was asked for; missing where the
-                    trial is not comparable there (see `value_at`)
+                    trial is not comparable there (see `value_at`), unless it was extrapolated
 ``cost_s``          seconds that its jobs took, each up to its last result; once it has ended
 ``test``            the metric on the test part, where that was opened for it
 ``test_failure``    why that look failed
@@ -36,6 +36,7 @@ before it if it is called like one of these).
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -94,12 +95,12 @@ class StudyData:
         """What values are multiplied with to be minimised."""
         return -1.0 if self.study["mode"] == "max" else 1.0
 
-    @property
+    @cached_property
     def searched(self) -> pd.DataFrame:
         """The trials of the search itself."""
         return self.trials[self.trials["role"] == "search"]
 
-    @property
+    @cached_property
     def full(self) -> pd.DataFrame:
         """Those of them that ran in full."""
         return self.searched[self.searched["full"]]
@@ -183,6 +184,7 @@ def load_trials(
     *,
     tracking_uri: str | None = None,
     epochs: Sequence[int] = (),
+    extrapolate: bool = False,
     parquet: Path | None = None,
 ) -> pd.DataFrame:
     """Return a study's trials, one row each; the columns are those listed in `analysis.frames`.
@@ -192,6 +194,10 @@ def load_trials(
             experiment in MLflow.
         tracking_uri: The MLflow store to read, in place of the journal.
         epochs: Epochs to add a column ``value_at_<epoch>`` for.
+        extrapolate: Fill them for searched trials that did not get there, with the ends of the
+            95 % interval of each in ``value_at_<epoch>_low`` and ``_high``. The root mean square of
+            the errors on trials that were left out is in the frame's
+            ``attrs["extrapolation_error"]``, by epoch.
         parquet: A file to write the frame to.
 
     Raises:
@@ -201,7 +207,17 @@ def load_trials(
     data = load(study, tracking_uri=tracking_uri)
     trials = data.trials.copy()
     for epoch in epochs:
-        trials[f"value_at_{epoch}"] = value_at(data, epoch)
+        column = f"value_at_{epoch}"
+        trials[column] = value_at(data, epoch)
+        if extrapolate:
+            # On demand: it builds on this module.
+            from hypertune.analysis import extrapolation
+
+            found = extrapolation.extrapolate(data, epoch)
+            trials[column] = found.values["value"].combine_first(trials[column])
+            for end in ("low", "high"):
+                trials[f"{column}_{end}"] = found.values[end]
+            trials.attrs.setdefault("extrapolation_error", {})[epoch] = found.error
     if parquet is not None:
         trials.to_parquet(parquet)
     return trials

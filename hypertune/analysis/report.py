@@ -20,6 +20,7 @@ from hypertune.errors import SettingError
 from hypertune.records import flat_names
 
 _TEMPLATES = Path(__file__).parent / "templates"
+_MIN_FOR_EDF = 10
 _SHOWN_AFTER = ("role", "reason", "epochs", "value", "best_epoch", "cost_s", "seed", "detail")
 
 
@@ -116,6 +117,8 @@ def _figures(data: StudyData, verdict: Verdict) -> dict[str, go.Figure]:
         drawn["best_so_far"] = figures.best_so_far(data)
     if n_full >= 3:
         drawn["parallel"] = figures.parallel(data)
+    if n_full >= _MIN_FOR_EDF:
+        drawn["edf"] = figures.edf(data)
     if len(factors) > 1 and data.searched["value"].notna().any():
         drawn["heatmap"] = figures.heatmap(
             data, factors[1], factors[0], fidelity=_common_epoch(data)
@@ -124,7 +127,7 @@ def _figures(data: StudyData, verdict: Verdict) -> dict[str, go.Figure]:
         drawn["importance"] = figures.importance(verdict.importance)
     if data.jobs is not None and len(data.jobs):
         drawn["timeline"] = figures.timeline(data)
-    for key in ("curves", "heatmap", "best_so_far", "importance", "rungs", "timeline"):
+    for key in ("curves", "heatmap", "best_so_far", "importance", "rungs", "timeline", "edf"):
         if key in drawn:
             drawn[key].update_layout(height=360)
     return drawn
@@ -147,6 +150,9 @@ def _content(data: StudyData, summary: Summary, verdict: Verdict) -> dict[str, A
     ended = data.trials["ended"].dropna()
     environment = dict(study.get("environment", {}))
     command = environment.pop("command", None)
+    statements = [s for factor in verdict.factors for s in factor.statements]
+    if verdict.interaction is not None:
+        statements.append(verdict.interaction)
     return {
         "name": study["name"],
         "question": verdict.question,
@@ -163,7 +169,8 @@ def _content(data: StudyData, summary: Summary, verdict: Verdict) -> dict[str, A
         "scores": [_score(score) for score in summary.scores],
         "n_looks": summary.n_looks,
         "worth": verdict.worth,
-        "factors": verdict.factors,
+        "said": [s for s in statements if s.outcome != "none"],
+        "unsaid": [" ".join(s.sentences) for s in statements if s.outcome == "none"],
         "extra": [f"statement-{k}" for k in range(1, 20)],
         "search": verdict.search,
         "importance": None if verdict.importance is None else verdict.importance.sentence,
@@ -256,7 +263,8 @@ def _facts(study: Any, environment: dict[str, Any], summary: Summary) -> list[tu
         "budget": f"{study.get('n_trials')} trials of up to {study['max_epochs']} epochs; "
         f"{summary.n_epochs} epochs and {summary.seconds:.0f} s were spent",
         "fixed": fixed or None,
-        **flat_names(environment),
+        **{key: value for key, value in environment.items() if key != "versions"},
+        "versions": ", ".join(f"{k} {v}" for k, v in environment.get("versions", {}).items()),
     }
     return [(key, str(value)) for key, value in facts.items() if value not in (None, "")]
 

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pandas as pd
-from scipy.stats import fisher_exact, mannwhitneyu
+from scipy.stats import binomtest, fisher_exact, mannwhitneyu
 
 from hypertune.analysis.effects import ALPHA
 from hypertune.analysis.frames import StudyData, finite, value_at
@@ -12,6 +12,7 @@ from hypertune.space import Number
 
 _EDGE = 0.04
 _MIN_GROUP = 4
+_UNLIKELY = 0.5
 # What searchers say of where a config came from.
 _BY_CHANCE, _GIVEN = "at random|quasi-random|evenly|grid|not tried yet", "default|to start from"
 
@@ -31,7 +32,13 @@ def review(data: StudyData, *, margin: float) -> list[str]:
     if n < 8 or len(data.full) < 3:
         sentences.append("That is too little to tell how well the search went.")
         return sentences + _failures(data)
-    return [*sentences, *_better_than_chance(data), *_improving(data, margin), *_failures(data)]
+    return [
+        *sentences,
+        *_better_than_chance(data),
+        *_against_random(data),
+        *_improving(data, margin),
+        *_failures(data),
+    ]
 
 
 def by_chance(data: StudyData) -> "pd.Series[bool]":
@@ -61,6 +68,39 @@ def _better_than_chance(data: StudyData) -> list[str]:
         f"after one epoch one of them beats one of the {len(early)} that were drawn by chance "
         f"in {share:.0%} of pairs (p = {p:.2g})."
     ]
+
+
+def _against_random(data: StudyData) -> list[str]:
+    """Bound the chance that random search would have found as good a config at equal cost.
+
+    Of the n configs that were drawn by chance, x came to a value as good as the best one: that
+    bounds the share of such configs in the space from above (Clopper and Pearson), and by it the
+    chance that one of as many trials in full as the search could have paid for has such a value.
+    """
+    searched, max_epochs = data.searched, int(data.study["max_epochs"])
+    n_paid = int(searched["epochs"].sum()) // max_epochs
+    usable = by_chance(data) & searched["value"].notna()
+    n = int(usable.sum())
+    given = searched["origin"].str.contains(_GIVEN, regex=True).fillna(False)
+    itself = bool((searched["full"] & (usable | given)).all())
+    if n_paid < 1 or n == 0 or itself:
+        return []
+    best = float((data.sign * finite(data.full["value"])).min())
+    reached = (usable & searched["full"]).to_numpy() & (
+        data.sign * finite(searched["value"]) <= best
+    )
+    share = binomtest(int(reached.sum()), n).proportion_ci(1 - 2 * ALPHA, method="exact").high
+    chance = 1 - (1 - float(share)) ** n_paid
+    stopped = ", of which those that were stopped early are taken for no better"
+    said = stopped if not searched.loc[usable, "full"].all() else ""
+    text = (
+        f"random search at equal cost, {n_paid} trials in full, would have found as good a "
+        f"configuration with a chance of at most {chance:.0%} (95 %, by the {n} configurations "
+        f"that were drawn by chance{said})"
+    )
+    if chance < _UNLIKELY:
+        return [f"The search did better than chance would: {text}."]
+    return [f"That the search did better than chance would is not shown: {text}."]
 
 
 def _improving(data: StudyData, margin: float) -> list[str]:

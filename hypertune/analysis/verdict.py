@@ -7,15 +7,16 @@ Every statement names its estimand (what the number is of), its basis (which dat
 ``undecided``  neither
 ``none``       the data do not carry a statement of this kind
 
-Intervals are of 95 %, for all pairs of levels of a factor at once, and over all looks at a study
-that is extended while it is undecided (`effects.spent`).
+Intervals are of 95 %, for all that is said of a factor at once: all pairs of its levels, all kinds
+of statements that the data carry, and all looks at a study that is extended while it is undecided
+(`effects.spent`).
 """
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from itertools import combinations
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -23,59 +24,29 @@ import pandas as pd
 from hypertune.analysis import effects
 from hypertune.analysis.frames import StudyData, finite
 from hypertune.analysis.importance import Importance, importances
+from hypertune.analysis.interaction import interaction
 from hypertune.analysis.replicates import MIN_REPEATS, blocks, replicates
 from hypertune.analysis.search_review import by_chance, following, review
+from hypertune.analysis.statements import (
+    MIN_FULL,
+    Contrast,
+    Factor,
+    Outcome,
+    Said,
+    Statement,
+    cannot_say,
+    is_number,
+)
 from hypertune.analysis.words import show
 from hypertune.analysis.worth import worth
-from hypertune.space import Categorical, Number, Parameter, identity, level_text
+from hypertune.space import Categorical, Parameter, identity, level_text
 
-Outcome = Literal["better", "equal", "undecided", "none"]
-MIN_FULL = 5
-"""Trials in full of each level that a statement about levels needs, from searched trials."""
 MIN_DRAWN = 4
 """Trials of each level that a statement about averages needs."""
+_WEIGHTS = {"levels": 1.0, "champions": 2.0, "averages": 1.0, "default": 1.0}
+"""How the kinds of statements that the data carry share the error: by data, not by outcome."""
 _N_GRID = 12
 _MANY = 200
-
-
-@dataclass(frozen=True, kw_only=True)
-class Contrast:
-    """Two levels. Differences are of the study's metric, above 0 where ``a`` is the better one."""
-
-    a: str
-    b: str
-    difference: float
-    low: float
-    high: float
-    outcome: Outcome
-    n_more: int | None = None
-
-
-@dataclass(frozen=True, kw_only=True)
-class Statement:
-    """One thing that is said of a factor, or that cannot be said of it."""
-
-    estimand: str
-    basis: str
-    outcome: Outcome
-    sentences: list[str]
-    levels: list[dict[str, Any]] = field(default_factory=list)
-    contrasts: list[Contrast] = field(default_factory=list)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Factor:
-    """What is said of one factor, the strongest statement first."""
-
-    name: str
-    statements: list[Statement]
-
-    @property
-    def sentence(self) -> str:
-        """What there is to say in a sentence."""
-        decided = [s for s in self.statements if s.outcome in ("better", "equal")]
-        first = (decided or self.statements)[0]
-        return first.sentences[0]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,6 +59,7 @@ class Verdict:
         scope: What it holds for.
         margin: The smallest difference of the metric that matters.
         factors: By the study's order.
+        interaction: Of the first two factors; None where the question names one.
         worth: The best config against the default, and against baselines.
         importance: Of all parameters, at one epoch; None where there are too few trials.
         search: How the search went.
@@ -99,6 +71,7 @@ class Verdict:
     scope: str
     margin: float
     factors: list[Factor]
+    interaction: Statement | None
     worth: list[str]
     importance: Importance | None
     search: list[str]
@@ -125,6 +98,7 @@ def judge(data: StudyData, *, seed: int = 0) -> Verdict:
         scope=judge.scope(),
         margin=judge.margin,
         factors=factors,
+        interaction=judge.interaction(),
         worth=worth(data, alpha=judge.alpha),
         importance=found,
         search=review(data, margin=judge.margin),
@@ -148,7 +122,7 @@ class _Judge:
         self.searched = data.searched
         self.full = data.full
         self.margin = self._margin()
-        usable = len(self.full) >= 2 * MIN_FULL
+        usable = len(self.full) >= 2 * MIN_FULL and self.full["value"].nunique() > 1
         self.surrogate = effects.Surrogate(data) if usable else None
 
     def _margin(self) -> float:
@@ -175,15 +149,24 @@ class _Judge:
         parameters = [p for p in self.data.space.parameters if p.name == name]
         if len(parameters) > 1 or parameters[0].condition is not None:
             sentence = f"{name} is not in every config: it is not compared."
-            none = _none("levels of a part of the space", "none", [sentence])
+            none = cannot_say("levels of a part of the space", "none", sentence)
             return Factor(name=name, statements=[none])
         parameter = parameters[0]
-        if _is_number(parameter):
-            statements = [self._response(parameter)]
+        ways: dict[str, Statement | Said] = {}
+        if is_number(parameter):
+            ways["levels"] = self._response(parameter)
         else:
-            statements = [self._levels(parameter), self._champions(parameter)]
+            ways["levels"] = self._levels(parameter)
+            ways["champions"] = self._champions(parameter)
+        if (at_default := self._at_default(parameter)) is not None:
+            ways["default"] = at_default
         if isinstance(parameter, Categorical):
-            statements.append(self._averages(parameter))
+            ways["averages"] = self._averages(parameter)
+        carried = sum(_WEIGHTS[key] for key, way in ways.items() if not isinstance(way, Statement))
+        statements = [
+            way if isinstance(way, Statement) else way(self.alpha * _WEIGHTS[key] / carried)
+            for key, way in ways.items()
+        ]
         rank = {"better": 0, "equal": 1, "undecided": 2, "none": 3}
         statements.sort(key=lambda s: rank[s.outcome])
         return Factor(name=name, statements=statements)
@@ -195,35 +178,44 @@ class _Judge:
             for v in values
         ]
 
-    def _levels(self, parameter: Parameter) -> Statement:
-        """Compare levels, each at its best, by the model of all curves."""
+    def _levels(self, parameter: Parameter) -> Statement | Said:
+        """Compare levels, each at its best, by the model of the trials in full."""
         assert isinstance(parameter, Categorical)
         estimand = f"each level of {parameter.name} with all else tuned for it"
-        basis = "a model of all searched trials"
+        basis = "a model of the trials in full"
         n = [len(trials) for trials in self._of_level(parameter, self.full)]
         texts = [level_text(level) for level in parameter.choices]
         kept = [k for k, count in enumerate(n) if count >= MIN_FULL]
         counts = ", ".join(f"{count} of {text}" for text, count in zip(texts, n, strict=True))
         if self.surrogate is None or len(kept) < 2:
-            return _none(
+            return cannot_say(
                 estimand,
                 basis,
-                [
-                    f"What {parameter.name} does in general this search cannot say: trials in full "
-                    f"are {counts}; it takes at least {MIN_FULL} of each of two levels."
-                ],
+                f"What {parameter.name} does in general this search cannot say: trials in full "
+                f"are {counts}; it takes at least {MIN_FULL} of each of two levels.",
             )
         levels = [parameter.choices[k] for k in kept]
         drawn = self.surrogate.by_level(parameter.key, levels, self.rng)
-        found = effects.from_search(
-            drawn, [texts[k] for k in kept], [n[k] for k in kept], alpha=self.alpha
-        )
-        n_trials = len(self.searched)
-        end = f"by a model of {n_trials} searched trials, in full {counts}"
+        n_trials, surrogate = len(self.full), self.surrogate
+        end = f"by a model of {n_trials} trials in full, {counts}"
         names = {text: text for text in texts}
-        return self._statement(parameter, estimand, basis, found, names, end, n_trials, "trials")
 
-    def _averages(self, parameter: Categorical) -> Statement:
+        def say(alpha: float) -> Statement:
+            found = effects.from_search(
+                drawn,
+                [texts[k] for k in kept],
+                [n[k] for k in kept],
+                alpha=alpha,
+                df=surrogate.n_full - 1,
+                scale=surrogate.scale,
+            )
+            return self._statement(
+                parameter, estimand, basis, found, names, end, n_trials, "trials"
+            )
+
+        return say
+
+    def _averages(self, parameter: Categorical) -> Statement | Said:
         """Compare the means of levels, where all configs are a random sample of the space."""
         estimand = f"each level of {parameter.name} on average over all else in the space"
         basis = "configurations drawn by chance, in full"
@@ -235,7 +227,7 @@ class _Judge:
                 f"What {parameter.name} does on average this search cannot say: that takes "
                 f"configurations that were all drawn by chance and trained in full."
             )
-            return _none(estimand, basis, [sentence])
+            return cannot_say(estimand, basis, sentence)
         samples = {}
         for level, trials in zip(parameter.choices, self._of_level(parameter, drawn), strict=True):
             if len(trials) >= MIN_DRAWN:
@@ -246,13 +238,19 @@ class _Judge:
                 f"What {parameter.name} does on average this search cannot say: it takes "
                 f"{MIN_DRAWN} trials of each of two levels, and some spread among them."
             )
-            return _none(estimand, basis, [sentence])
-        found = effects.from_chance(list(samples.values()), list(samples), alpha=self.alpha)
+            return cannot_say(estimand, basis, sentence)
         end = f"on average over {len(drawn)} configurations drawn by chance"
         names = {text: text for text in samples}
-        return self._statement(parameter, estimand, basis, found, names, end, len(drawn), "trials")
 
-    def _champions(self, parameter: Parameter) -> Statement:
+        def say(alpha: float) -> Statement:
+            found = effects.from_chance(list(samples.values()), list(samples), alpha=alpha)
+            return self._statement(
+                parameter, estimand, basis, found, names, end, len(drawn), "trials"
+            )
+
+        return say
+
+    def _champions(self, parameter: Parameter) -> Statement | Said:
         """Compare the best configs that were found of each level, on fresh seeds."""
         estimand = f"the best configurations found of each level of {parameter.name}"
         basis = "replicates on fresh seeds"
@@ -263,10 +261,10 @@ class _Judge:
             texts[config] = level_text(flat[parameter.key])
         levels = [t for t in map(level_text, parameter.values()) if t in texts.values()]
         if len(levels) < 2:
-            return _none(
+            return cannot_say(
                 estimand,
                 basis,
-                [f"No two levels of {parameter.name} were run again on fresh seeds."],
+                f"No two levels of {parameter.name} were run again on fresh seeds.",
             )
         configs, values = blocks(self.data, runs)
         groups = [texts[config] for config in configs]
@@ -276,12 +274,67 @@ class _Judge:
                 f"Replicates of {parameter.name} share {values.shape[1]} seeds: "
                 f"it takes at least {MIN_REPEATS}."
             )
-            return _none(estimand, basis, [sentence])
-        found = effects.from_replicates(values, groups, levels, alpha=self.alpha)
+            return cannot_say(estimand, basis, sentence)
         n = values.shape[1]
         names = {level: f"the best {level} configuration found" for level in levels}
-        end, unit, effort = f"on {n} fresh seeds", "repeats of each", self._effort(parameter)
-        return self._statement(parameter, estimand, basis, found, names, end, n, unit, effort)
+        # What another search would find is another question: `compare` has an answer.
+        end = f"on {n} fresh seeds (of these configurations, not of the levels)"
+        unit, effort = "repeats of each", self._effort(parameter)
+
+        def say(alpha: float) -> Statement:
+            found = effects.from_replicates(values, groups, levels, alpha=alpha)
+            return self._statement(parameter, estimand, basis, found, names, end, n, unit, effort)
+
+        return say
+
+    def _at_default(self, parameter: Parameter) -> Said | None:
+        """Compare levels with all else as in the default, where the study has run that."""
+        default = self.data.study["default"]
+        if self.data.space.problems(default):
+            return None
+        flat = self.data.space.flatten(default)
+
+        def rest(config: Mapping[str, Any]) -> str:
+            return identity({k: v for k, v in config.items() if k != parameter.key})
+
+        runs, texts = {}, {}
+        for config, rows in replicates(self.data).items():
+            known = self.data.flats[rows["trial"].iloc[0]]
+            if rest(known) == rest(flat):
+                runs[config], texts[config] = rows, level_text(known[parameter.key])
+        configs, values = blocks(self.data, runs) if len(runs) > 1 else ([], np.zeros((0, 0)))
+        if len(configs) < 2 or values.shape[1] < MIN_REPEATS:
+            return None
+        groups, n = [texts[config] for config in configs], values.shape[1]
+
+        def say(alpha: float) -> Statement:
+            return self._statement(
+                parameter,
+                f"each level of {parameter.name} with all else as in the default",
+                "replicates on fresh seeds",
+                effects.from_replicates(values, groups, groups, alpha=alpha),
+                {level: f"{level} in the default configuration" for level in groups},
+                f"on {n} fresh seeds",
+                n,
+                "repeats of each",
+            )
+
+        return say
+
+    def interaction(self) -> Statement | None:
+        """Say whether the first two factors interact."""
+        if len(self.data.study["factors"]) < 2:
+            return None
+        one, other = self.data.study["factors"][:2]
+        return interaction(
+            self.data,
+            one,
+            other,
+            self.surrogate,
+            alpha=self.alpha,
+            margin=self.margin,
+            rng=self.rng,
+        )
 
     def _effort(self, parameter: Parameter) -> str:
         """Say how hard each level was searched: a level that got less is not the worse for it."""
@@ -294,10 +347,7 @@ class _Judge:
             parts.append(
                 f"{level_text(level)} {len(rows)} trials, {n_full} in full, {epochs} epochs"
             )
-        return (
-            f"This is about these configurations; how hard each level was searched: "
-            f"{'; '.join(parts)}."
-        )
+        return f"How hard each level was searched: {'; '.join(parts)}."
 
     def _contrasts(self, found: effects.Effects, n: int) -> list[Contrast]:
         contrasts = []
@@ -408,24 +458,41 @@ class _Judge:
             for k, level in enumerate(found.levels)
         ]
 
-    def _response(self, parameter: Parameter) -> Statement:
+    def _response(self, parameter: Parameter) -> Statement | Said:
         """Say which values of a number are as good as the best one."""
         estimand = f"each value of {parameter.name} with all else tuned for it"
-        basis = "a model of all searched trials"
+        basis = "a model of the trials in full"
         if self.surrogate is None:
-            return _none(
+            return cannot_say(
                 estimand,
                 basis,
-                [
-                    f"Which {parameter.name} is best this search cannot say: it has "
-                    f"{len(self.full)} trials in full, and it takes at least {2 * MIN_FULL}."
-                ],
+                f"Which {parameter.name} is best this search cannot say: it has "
+                f"{len(self.full)} trials in full, and it takes at least {2 * MIN_FULL}, "
+                "not all alike.",
             )
         values = _grid(parameter)
         drawn = self.surrogate.by_level(parameter.key, values, self.rng)
         texts = [show(v) for v in values]
-        n = self._counts(parameter, values)
-        found = effects.from_search(drawn, texts, n, alpha=self.alpha)
+        n, surrogate = self._counts(parameter, values), self.surrogate
+
+        def say(alpha: float) -> Statement:
+            found = effects.from_search(
+                drawn, texts, n, alpha=alpha, df=surrogate.n_full - 1, scale=surrogate.scale
+            )
+            return self._curve(parameter, estimand, basis, found, values)
+
+        return say
+
+    def _curve(
+        self,
+        parameter: Parameter,
+        estimand: str,
+        basis: str,
+        found: effects.Effects,
+        values: Sequence[Any],
+    ) -> Statement:
+        """Say how the values of a number compare; arguments as in `_statement`."""
+        texts = found.levels
         best = int(found.losses.argmin())
         gap, reach = found.difference[best], found.margin[best]
         worse = [k for k in range(len(values)) if k != best and gap[k] - reach[k] > 0]
@@ -434,12 +501,12 @@ class _Judge:
             sentence = (
                 f"{parameter.name}: best at about {texts[best]}; worse than that: "
                 f"{_ranges(worse, texts)}; not told apart from it: {_ranges(good, texts)} "
-                f"(95 %, by a model of {len(self.searched)} searched trials)."
+                f"(95 %, by a model of {len(self.full)} trials in full)."
             )
         else:
             sentence = (
                 f"{parameter.name}: undecided: no value is told apart from the best one, about "
-                f"{texts[best]} (95 %, by a model of {len(self.searched)} searched trials)."
+                f"{texts[best]} (95 %, by a model of {len(self.full)} trials in full)."
             )
         return Statement(
             estimand=estimand,
@@ -462,17 +529,6 @@ class _Judge:
                 at = parameter.to_unit(flat[parameter.key])
                 counts[int(np.abs(units - at).argmin())] += 1
         return counts
-
-
-def _none(estimand: str, basis: str, sentences: list[str]) -> Statement:
-    return Statement(estimand=estimand, basis=basis, outcome="none", sentences=sentences)
-
-
-def _is_number(parameter: Parameter) -> bool:
-    """Say whether a factor is a matter of more or less: a number, or a choice of several."""
-    return isinstance(parameter, Number) or (
-        isinstance(parameter, Categorical) and parameter.numeric
-    )
 
 
 def _grid(parameter: Parameter) -> list[Any]:

@@ -169,6 +169,15 @@ class GaussianProcess:
         self._root = cholesky(covariance, lower=True, check_finite=False)
         self._alpha = cho_solve((self._root, True), told.targets, check_finite=False)
 
+    def left_out(self) -> Floats:
+        """Return by how much each observation differs from what the others make of it.
+
+        In standard deviations (eq. 5.12 of Rasmussen and Williams 2006), shape (observation,).
+        """
+        inverse = cho_solve((self._root, True), np.eye(len(self)), check_finite=False)
+        errors: Floats = self._alpha / np.sqrt(np.diag(inverse))
+        return errors
+
     def believing(self, features: Floats, trials: Ints) -> "GaussianProcess":
         """Return the process as it would be if these trials ended in full as it expects them to.
 

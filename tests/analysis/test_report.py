@@ -69,7 +69,7 @@ def test_heatmap_holds_means_counts_and_spread(tmp_path: Path) -> None:
     assert trace.z[0][1] == 2.0
     assert trace.z[1][2] == 5.0
     assert math.isnan(trace.z[0][0])
-    assert trace.text[0][1] == "2 ± 1.41<br>n = 2"
+    assert trace.text[0][1] == "2<br>± 1.41<br>n = 2"
     with pytest.raises(SettingError, match="'windw' is no parameter"):
         figures.heatmap(data, "windw", "cell")
 
@@ -99,6 +99,41 @@ def test_every_figure_shows_the_study(tmp_path: Path) -> None:
     jobs = figures.timeline(data).data[0]
     assert len(jobs.y) == 12
     assert len(figures.slices(data, "lr").data[0].y) == 4
+    shares = [list(line.y) for line in figures.edf(data, fidelity=1).data]
+    assert sum(len(own) for own in shares) == 12
+    assert all(own == sorted(own) and own[-1] == 1 for own in shares)
+    with pytest.raises(SettingError, match="unequal budgets"):
+        figures.edf(data, fidelity="last")
+
+
+def test_random_searchs_band_stands_on_trials_in_full_by_chance(tmp_path: Path) -> None:
+    def notes(name: str, n_drawn: int, n_chosen: int, drawn_epochs: int = 9) -> list[str]:
+        trials = [
+            Made(
+                losses=[2 - k / 10] * (drawn_epochs if k else 9),
+                origin="drawn at random",
+                reason="complete" if k == 0 or drawn_epochs == 9 else "stopped",
+                config={**DEFAULT, "units": 8 + k},
+            )
+            for k in range(n_drawn)
+        ]
+        trials += [
+            Made(losses=[1.0] * 9, origin="by a model", config={**DEFAULT, "units": 60 + k})
+            for k in range(n_chosen)
+        ]  # fmt: skip
+        figure = figures.best_so_far(load(write_study(tmp_path / name, trials)))
+        names = {trace.name for trace in figure.data}
+        assert ("random search" in names) == ("random search" in figure.layout.title.text)
+        if "random search" in names:
+            band = next(trace for trace in figure.data if trace.name == "random search")
+            assert list(band.x[:3]) == [9, 18, 27]
+            assert min(band.y) >= 2 - (n_drawn - 1) / 10
+        return [figure.layout.title.text]
+
+    assert "90 % of draws from 10 trials" in notes("band", 10, 6)[0]
+    assert "random" not in notes("few", 7, 6)[0]
+    assert "random" not in notes("itself", 16, 0)[0]
+    assert "random" not in notes("stopped", 10, 6, drawn_epochs=3)[0]
 
 
 def test_timeline_is_refused_without_jobs(tmp_path: Path) -> None:

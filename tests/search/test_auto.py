@@ -114,6 +114,20 @@ def test_process_learns_a_function_and_believing_takes_doubt_away_but_moves_noth
     assert sd_after[:20].mean() < 0.6 * sd[:20].mean()
 
 
+def test_what_is_left_over_is_that_of_a_process_that_was_not_told() -> None:
+    obs = told(12, 3, False)
+    process = GaussianProcess(np.array([0, 1]), fidelity=False)
+    process.fit(obs, 50)
+    process.condition(obs)
+    left = process.left_out()
+    noise = math.exp(float(process._theta[-1])) + 1e-6
+    for k in range(12):
+        process.condition(obs[np.arange(12) != k])
+        mean, sd = process.predict(obs.features[k : k + 1])
+        error = (obs.targets[k] - mean[0]) / math.sqrt(sd[0] ** 2 + noise)
+        assert left[k] == pytest.approx(error, rel=1e-4)
+
+
 def test_process_finds_out_whether_early_epochs_tell() -> None:
     rng = np.random.default_rng(0)
     n = 60
