@@ -85,6 +85,10 @@ def run(
     csv: Annotated[Path | None, typer.Option(help="A table or series of your own.")] = None,
     target: Annotated[str | None, typer.Option(help="Column of --csv to predict.")] = None,
     group: Annotated[str | None, typer.Option(help="Column of --csv to split by.")] = None,
+    part: Annotated[
+        str | None,
+        typer.Option(help="Column of --csv with train, val, test, test:NAME or nothing."),
+    ] = None,
     time: Annotated[str | None, typer.Option(help="Column of --csv with the time.")] = None,
     npz: Annotated[Path | None, typer.Option(help="Arrays of your own: x, y, ...")] = None,
     studies_dir: StudiesDir = Path("studies"),
@@ -128,6 +132,7 @@ def run(
                 csv=csv,
                 target=target,
                 group=group,
+                part=part,
                 time=time,
                 npz=npz,
             ),

@@ -261,6 +261,9 @@ def _show_scores(out: Console, summary: Summary) -> None:
     table.add_column("epoch", justify="right")
     table.add_column(study["metric"], justify="right")
     table.add_column(study["test_metric"] or "test", justify="right")
+    further = study.get("further_test_metrics", {})
+    for metric in further.values():
+        table.add_column(metric, justify="right")
     for score in summary.scores:
         table.add_row(
             Text(score.label),
@@ -268,6 +271,7 @@ def _show_scores(out: Console, summary: Summary) -> None:
             str(score.epoch) if score.epoch else "",
             f"{score.validation:.4f}",
             Text(_test_text(score)),
+            *(f"{score.further[name]:.4f}" if name in score.further else "" for name in further),
         )
     out.print(table)
 

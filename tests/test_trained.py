@@ -1,6 +1,7 @@
 """The model of a study is what was measured, and trains on."""
 
 import contextlib
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,8 @@ import torch
 from test_resume import OneWorker, one, settings
 
 from hypertune import Study, engine, load_model
+from hypertune.analysis import summarize
+from hypertune.analysis.predictions import read_told
 from hypertune.engine.folder import locked
 from hypertune.engine.trained import keep_best_model
 from hypertune.errors import SettingError
@@ -92,6 +95,28 @@ def test_report_that_is_written_later_is_journaled(tmp_path: Path) -> None:
     with locked(folder):  # a driver is at work, and will write its own
         engine.note_report(folder)
     assert n_noted() == before + 1
+
+
+@pytest.mark.usefixtures("one")
+def test_what_the_winner_says_is_kept_when_the_test_part_is_opened(tmp_path: Path) -> None:
+    folder = run(load_study("regularization"), tmp_path)
+    summary = summarize(folder)
+    best = summary.scores[0]
+    with closing(Journal(folder / "journal.db", read_only=True)) as journal:
+        looks = {e.data["label"]: e for e in journal.events(kind="test")}
+    metrics = looks["best"].data["metrics"]
+    test, elsewhere = read_told(folder)
+
+    assert best.test == metrics["test_loss"]
+    assert best.further == {"mnist": metrics["test_mnist_loss"]}
+    assert looks["majority"].data["metrics"]["test_mnist_accuracy"] == pytest.approx(0.1)
+    for said, name in ((test, "test"), (elsewhere, "test_mnist")):
+        share = said.record["n_right"] / said.record["n"]
+        assert share == pytest.approx(metrics[f"{name}_accuracy"])
+    kept = {path.name for path in (folder / "predictions").iterdir()}
+    assert kept == {f"trial-{looks[label].trial:03d}.npz" for label in ("best", "default")}
+    (sentence,) = summary.on_further
+    assert sentence.startswith("On the test set 'mnist' the best configuration reaches ")
 
 
 @pytest.mark.usefixtures("one")

@@ -13,7 +13,7 @@ import ray
 
 from hypertune.engine.checkpoints import Checkpoints
 from hypertune.errors import HypertuneError, JournalError
-from hypertune.records import FULL, Journal, ResultRow, recommended
+from hypertune.records import FULL, Journal, ResultRow, recommended, told_file
 from hypertune.search import Job, Reason, Search, Trial, incumbent
 from hypertune.settings import Settings
 from hypertune.space import Categorical, identity
@@ -135,7 +135,8 @@ class Driver:
         warning: Callable[[], str | None] = lambda: None,
     ) -> None:
         self.study, self.settings, self.search, self.journal = study, settings, search, journal
-        self.checkpoints = Checkpoints(folder.resolve() / "checkpoints", settings.disk_budget_bytes)
+        self.folder = folder.resolve()
+        self.checkpoints = Checkpoints(self.folder / "checkpoints", settings.disk_budget_bytes)
         self.n_concurrent = n_concurrent
         self.progress, self.observer, self.warning = progress, observer, warning
         self.out: dict[str, Out] = {}
@@ -491,6 +492,7 @@ class Driver:
             timeout_s=self.settings.trial_timeout_s,
             n_threads=max(1, int(self.settings.cpus_per_trial)),
             test_data=self.test_data if test else None,
+            told=str(told_file(self.folder, trial)) if test else None,
         )
         self.out[key] = Out(
             job=job,

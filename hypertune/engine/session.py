@@ -272,6 +272,7 @@ def _description(study: Study, settings: Settings, search: Search, data: Any) ->
         "metric": study.metric,
         "mode": study.mode,
         "test_metric": study.test_metric,
+        "further_test_metrics": study.further_test_metrics,
         "default": dict(study.default),
         "fixed": dict(study.fixed),
         "constraints": study.constraint_texts,

@@ -11,6 +11,7 @@ from hypertune.records.journal import (
     flat_names,
     job_results,
     recommended,
+    told_file,
 )
 from hypertune.records.uploader import Delivery, Uploader, delivered
 
@@ -28,4 +29,5 @@ __all__ = [
     "job_results",
     "recommended",
     "redact",
+    "told_file",
 ]

@@ -106,6 +106,11 @@ class EventRow:
     data: dict[str, Any]
 
 
+def told_file(folder: Path, trial: int) -> Path:
+    """Return where a study keeps what a trial's model said when the test part was opened."""
+    return folder / "predictions" / f"trial-{trial:03d}.npz"
+
+
 def now_ms() -> int:
     """Return the time in Unix milliseconds."""
     return time.time_ns() // 1_000_000

@@ -3,6 +3,7 @@
 import contextlib
 import errno
 import faulthandler
+import io
 import math
 import os
 import shutil
@@ -10,10 +11,12 @@ import subprocess
 import time
 import traceback
 import uuid
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, TextIO
 
+import numpy as np
 import ray
 import torch
 from ray import tune
@@ -22,7 +25,7 @@ from hypertune.errors import nearest
 from hypertune.space import Config
 from hypertune.study import Loop, Task, TrialEnded
 from hypertune.trainable.guard import MARK, start_guard
-from hypertune.trainable.loop import use_threads
+from hypertune.trainable.loop import TensorLoop, Told, use_threads
 from hypertune.trainable.own import OwnLoop, OwnTask, Saves
 
 _SAVE_EVERY_S = 30.0
@@ -45,6 +48,7 @@ class WorkerJob:
         n_threads: Threads to compute on.
         test_data: Reference to the test part: do not train, but judge the checkpoint's best epoch
             on it. None while the search is under way.
+        told: File for what the model says of the test part: it is opened once, and looked at often.
     """
 
     key: str
@@ -58,6 +62,7 @@ class WorkerJob:
     timeout_s: float
     n_threads: int
     test_data: ray.ObjectRef | None = None
+    told: str | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Return it as Ray Tune wants a trial's config."""
@@ -176,6 +181,11 @@ class Worker(tune.Trainable):
 
     def _judge(self, loop: Loop, test_data: Any) -> dict[str, Any]:
         metrics = {name: float(value) for name, value in loop.test(test_data).items()}
+        if isinstance(loop, TensorLoop) and self.job.told is not None:
+            try:
+                save_told(Path(self.job.told), loop.told)
+            except OSError:  # pictures alone depend on it
+                traceback.print_exc()
         self._drop_loop()
         return {"metrics": metrics, "done": True}
 
@@ -251,6 +261,17 @@ def _guard() -> "subprocess.Popen[bytes]":
 
 def _saves(loop: Loop) -> Saves:
     return loop.saves if isinstance(loop, OwnLoop) else "any time"
+
+
+def save_told(file: Path, told: Mapping[str, Told]) -> None:
+    """Write what a model said of the test sets: arrays as ``<test set>/<name>``."""
+    arrays = {f"{part}/{name}": a for part, said in told.items() for name, a in said.items()}
+    file.parent.mkdir(parents=True, exist_ok=True)
+    whole = io.BytesIO()
+    np.savez_compressed(whole, **arrays)  # type: ignore[arg-type]
+    aside = file.with_suffix(".part")
+    aside.write_bytes(whole.getvalue())
+    aside.replace(file)
 
 
 def hang_file(checkpoints: Path, key: str) -> Path:
