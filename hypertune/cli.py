@@ -74,6 +74,9 @@ def run(
         int, typer.Option(help="Fresh seeds to run the best and the default again on.")
     ] = 3,
     seed: Annotated[int, typer.Option(help="Of the search and of the trials.")] = 0,
+    diagnose: Annotated[
+        bool, typer.Option("--diagnose", help="Look inside each network after each epoch.")
+    ] = False,
     name: Annotated[str | None, typer.Option(help="Name of the study's folder.")] = None,
     set_: Annotated[
         list[str] | None, typer.Option("--set", help="key=value: change a fixed value.")
@@ -146,6 +149,7 @@ def run(
             gpus_per_trial=gpus_per_trial,
             n_repeats=n_repeats,
             seed=seed,
+            diagnose=diagnose,
             disk_budget_bytes=disk_budget_bytes,
             name=name,
             studies_dir=studies_dir,

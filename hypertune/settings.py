@@ -24,6 +24,7 @@ _RECORDED = (
     "disk_budget_bytes",
     "n_repeats",
     "seed",
+    "diagnose",
 )
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
@@ -49,6 +50,7 @@ class Settings:
         n_repeats: Fresh seeds on which the best configs, of each level of the factors as well, and
             the default run again in full after the search.
         seed: Of the search and of the trials.
+        diagnose: Look inside each network after each epoch, and say what is wrong with it.
         name: Of the study's folder; None for ``<space>-<k>``.
         studies_dir: The folder that studies are kept in.
         tracking_uri: MLflow store; None for ``mlflow.db`` beside the folder of studies.
@@ -74,6 +76,7 @@ class Settings:
     other_data: OtherData = field(default_factory=OtherData)
     n_repeats: int = 3
     seed: int = 0
+    diagnose: bool = False
     name: str | None = None
     studies_dir: Path = field(default_factory=lambda: Path("studies"))
     tracking_uri: str | None = None

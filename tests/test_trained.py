@@ -1,6 +1,7 @@
 """The model of a study is what was measured, and trains on."""
 
 import contextlib
+import json
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -9,15 +10,16 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from ray import tune
 from test_resume import OneWorker, one, settings
 
 from hypertune import Study, engine, load_model
-from hypertune.analysis import summarize
+from hypertune.analysis import summarize, write_report
 from hypertune.analysis.predictions import read_told
 from hypertune.engine.folder import locked
 from hypertune.engine.trained import keep_best_model
 from hypertune.errors import SettingError
-from hypertune.records import Journal
+from hypertune.records import Journal, TrialRow
 from hypertune.study import load_study
 from hypertune.trainable.estimator import Estimator
 from hypertune.trainable.loop import TensorLoop
@@ -30,6 +32,11 @@ EXAMPLES = Path(__file__).parents[1] / "search_spaces" / "examples"
 def run(study: Study, tmp_path: Path, n_trials: int = 3) -> Path:
     how = settings(tmp_path, method="random", n_trials=n_trials, max_epochs=3)
     return engine.run(study, how).folder
+
+
+def trials_of(folder: Path) -> list[TrialRow]:
+    with closing(Journal(folder / "journal.db", read_only=True)) as journal:
+        return journal.trials()
 
 
 def values(folder: Path, study: Study) -> dict[int, list[float]]:
@@ -117,6 +124,34 @@ def test_what_the_winner_says_is_kept_when_the_test_part_is_opened(tmp_path: Pat
     assert kept == {f"trial-{looks[label].trial:03d}.npz" for label in ("best", "default")}
     (sentence,) = summary.on_further
     assert sentence.startswith("On the test set 'mnist' the best configuration reaches ")
+
+
+@pytest.mark.usefixtures("one")
+def test_what_is_wrong_inside_is_part_of_why_a_trial_ended_and_of_the_report(
+    tmp_path: Path,
+) -> None:
+    study = load_study("init_optimizer")
+    space = {**study.space, "init": tune.choice(["zero", "glorot"])}
+    default = {"init": "zero", "optimizer": "sgd", "learning_rate": 1.0}
+    study = replace(study, space=space, default={**study.default, **default})
+    how = settings(tmp_path, method="random", n_trials=1, max_epochs=3, diagnose=True, n_repeats=0)
+    folder = engine.run(study, how).folder
+    (trial,) = (t for t in trials_of(folder) if t.role == "search")
+    with closing(Journal(folder / "journal.db", read_only=True)) as journal:
+        looks = journal.events(kind="diagnosis", trial=trial.id)
+    html = write_report(folder).read_text()
+    record = json.loads((folder / "report" / "report.json").read_text())
+
+    assert trial.reason == "complete"
+    assert trial.detail is not None
+    assert trial.detail.startswith("diagnosis: weights that never change: 3 epochs left 'layers.")
+    assert "; not learning: after 3 epochs the loss on training samples is 2.3" in trial.detail
+    assert [look.data["epoch"] for look in looks] == [1, 2, 3]
+    assert record["inside"]["findings"] == {"0": looks[-1].data["findings"]}
+    assert "Inside of the networks" in html
+    assert "Weights that never change, in 1 of 1 trials (0). Trial 0: 3 epochs left" in html
+    with pytest.raises(SettingError, match="--diagnose looks inside of the networks of forecast"):
+        engine.run(load_study(str(EXAMPLES / "function.py")), replace(how, name="t"))
 
 
 @pytest.mark.usefixtures("one")

@@ -14,6 +14,7 @@ import plotly.graph_objects as go
 from plotly.offline import get_plotlyjs
 
 from hypertune.analysis import figures
+from hypertune.analysis.diagnoses import diagnoses
 from hypertune.analysis.frames import StudyData, load, value_at
 from hypertune.analysis.predictions import Said, read_told
 from hypertune.analysis.summary import Score, Summary, summarize
@@ -42,7 +43,11 @@ def write_report(folder: Path) -> Path:
     verdict = judge(data)
     tested = read_told(folder)
     content = _content(data, summary, verdict) | {"tested": _tested(tested)}
+    inside = diagnoses(folder, None if summary.best is None else summary.best.id)
+    content["inside"] = inside
     drawn = _figures(data, verdict)
+    for k, figure in enumerate(() if inside is None else inside.figures):
+        drawn[f"inside-{k}"] = figure.update_layout(height=360)
     for told in tested:
         for k, figure in enumerate(told.figures):
             drawn[f"told-{told.part}-{k}"] = figure.update_layout(height=360)
@@ -58,6 +63,7 @@ def write_report(folder: Path) -> Path:
             "verdict": verdict.to_dict(),
             "best": None if summary.best is None else asdict(summary.best),
             "scores": [asdict(score) for score in summary.scores],
+            "inside": None if inside is None else inside.record,
             "tested": {told.part: told.record for told in tested},
             "reasons": dict(summary.reasons),
             "n_epochs": summary.n_epochs,

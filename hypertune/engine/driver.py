@@ -150,6 +150,7 @@ class Driver:
         self.repeats: dict[int, Repeat] = {}  # by trial, of this session
         self.simple = simple
         self.baselines: dict[str, int] = {}  # the simple models' trials, once they are journaled
+        self.findings: dict[int, list[str]] = {}  # by trial: what its last diagnosis says
         self.to_test: list[tuple[str, int]] | None = None  # (label, trial); None: not opened
         self.test_data: ray.ObjectRef | None = None
         self.best_kept: int | None = None  # the full trial whose checkpoint is kept
@@ -167,6 +168,9 @@ class Driver:
         """
         for leftover in self.checkpoints.root.glob("hang-*.txt"):  # of workers that were killed
             leftover.unlink(missing_ok=True)
+        for event in self.journal.events(kind="diagnosis"):
+            if event.trial is not None:
+                self.findings[event.trial] = event.data["findings"]
         trials = self.journal.trials()
         self.next_id = max((trial.id for trial in trials), default=-1) + 1
         for trial in trials:
@@ -493,6 +497,7 @@ class Driver:
             n_threads=max(1, int(self.settings.cpus_per_trial)),
             test_data=self.test_data if test else None,
             told=str(told_file(self.folder, trial)) if test else None,
+            diagnose=self.settings.diagnose,
         )
         self.out[key] = Out(
             job=job,
@@ -537,7 +542,14 @@ class Driver:
         else:
             for row in result["epochs"]:
                 self._take(out, row["epoch"], row["metrics"], row["t_ms"])
+                if "diagnosis" in row:
+                    self.journal.add_event("diagnosis", out.job.trial, row["diagnosis"])
+                    self.findings[out.job.trial] = row["diagnosis"]["findings"]
             if result["failure"] is not None:
+                self.findings.pop(out.job.trial, None)  # they are part of its text
+                if findings := result.get("findings"):
+                    look = {"epoch": self.search.max_epochs, "layers": [], "findings": findings}
+                    self.journal.add_event("diagnosis", out.job.trial, look)
                 texts = (result["failure"], result["traceback"])
                 self._end(key, "failed", "\n".join(text for text in texts if text))
             else:
@@ -622,7 +634,7 @@ class Driver:
         trial, number = out.job.trial, out.number
         if number is not None and self.search.trials[number].reason is None:
             self.search.end(number, reason)
-        self.journal.set_state(trial, "ended", reason=reason, detail=detail)
+        self.journal.set_state(trial, "ended", reason=reason, detail=self._diagnosed(trial, detail))
         if reason in ("failed", "lost"):
             self.checkpoints.drop(trial)
         elif number is not None and reason in FULL:
@@ -631,6 +643,13 @@ class Driver:
             self.checkpoints.drop(trial)
         if number is not None:
             self._count_end(reason)
+
+    def _diagnosed(self, trial: int, detail: str | None) -> str | None:
+        """Return why a trial ended, with what was wrong inside of it at its last epoch."""
+        if not (findings := self.findings.get(trial)):
+            return detail
+        text = f"diagnosis: {'; '.join(findings)}"
+        return text if detail is None else f"{detail}; {text}"
 
     def _count_end(self, reason: Reason) -> None:
         self.progress.n_ended[reason] = self.progress.n_ended.get(reason, 0) + 1
@@ -689,6 +708,7 @@ class Driver:
             reason, detail = "stopped", f"not promoted beyond epoch {trial.epoch}"
             if trial.epoch < trial.to_epoch:
                 reason, detail = "interrupted", f"by {stopped_by}"
+            detail = self._diagnosed(self.ids[trial.number], detail) or detail
             self.journal.set_state(self.ids[trial.number], "ended", reason=reason, detail=detail)
         self.progress.n_ended["stopped"] = sum(t.reason == "stopped" for t in self.search.trials)
         if self.stopped_by is None:

@@ -17,6 +17,8 @@ from hypertune.space import Config
 from hypertune.study import Study
 from hypertune.trainable.constraints import Constraints
 from hypertune.trainable.exchange import with_data
+from hypertune.trainable.forecasting import Forecasting
+from hypertune.trainable.supervised import Supervised
 
 _MAX_PLAYED = 2000
 
@@ -53,6 +55,12 @@ def prepare(
     check = Checks()
     with check:
         study = with_data(study, settings.other_data)
+    with check:
+        if settings.diagnose and not isinstance(study.trainable, Forecasting | Supervised):
+            raise SettingError(
+                "--diagnose looks inside of the networks of forecasting(...), classification(...) "
+                "and regression(...), but the training of this study is its own."
+            )
     rules = Constraints(study)
     n_trials = study.n_trials
     first = list(start or ())

@@ -274,6 +274,7 @@ class TensorLoop:
         by_epoch = isinstance(schedule, ReduceLROnPlateau)
         self.schedule = schedule
         self.batch_schedule = None if by_epoch else schedule
+        self.n_epochs: int = config["max_epochs"]
         self.metric, self.sign = metric, -1.0 if mode == "max" else 1.0
         self.epoch, self.best_epoch, self.best = 0, 0, math.inf
         self.plateau_epoch, self.plateau = 0, math.inf  # the last improvement that counts

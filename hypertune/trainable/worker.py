@@ -24,6 +24,7 @@ from ray import tune
 from hypertune.errors import nearest
 from hypertune.space import Config
 from hypertune.study import Loop, Task, TrialEnded
+from hypertune.trainable.diagnose import Diagnostician
 from hypertune.trainable.guard import MARK, start_guard
 from hypertune.trainable.loop import TensorLoop, Told, use_threads
 from hypertune.trainable.own import OwnLoop, OwnTask, Saves
@@ -48,6 +49,7 @@ class WorkerJob:
         n_threads: Threads to compute on.
         test_data: Reference to the test part: do not train, but judge the checkpoint's best epoch
             on it. None while the search is under way.
+        diagnose: Look inside the model after each epoch, and say what is wrong with it.
         told: File for what the model says of the test part: it is opened once, and looked at often.
     """
 
@@ -63,6 +65,7 @@ class WorkerJob:
     n_threads: int
     test_data: ray.ObjectRef | None = None
     told: str | None = None
+    diagnose: bool = False
 
     def to_dict(self) -> dict[str, Any]:
         """Return it as Ray Tune wants a trial's config."""
@@ -82,6 +85,7 @@ class Worker(tune.Trainable):
         self._hang: tuple[Path, TextIO] | None = None
         self._guard = _guard() if isinstance(task, OwnTask) else None
         self.loop: Loop | None = None
+        self.inside: Diagnostician | None = None
         self.reset_config(config)
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
@@ -142,6 +146,9 @@ class Worker(tune.Trainable):
             if job.checkpoint is not None:
                 self.loop.load(Path(job.checkpoint))
                 self.saved_epoch = self.loop.epoch
+            if job.diagnose and isinstance(self.loop, TensorLoop) and job.test_data is None:
+                self.inside = Diagnostician(self.loop)
+                self._look_inside()
         if job.test_data is not None:
             return self._judge(self.loop, ray.get(job.test_data))
         try:
@@ -156,6 +163,7 @@ class Worker(tune.Trainable):
         if not math.isfinite(metrics[job.metric]):
             value, epoch = metrics[job.metric], self.loop.epoch
             return self._failure(f"{job.metric} is {value} in epoch {epoch}")
+        diagnosis = self._look_inside()
         epoch, converged = self.loop.epoch, self.loop.converged
         done = epoch >= job.to_epoch or converged
         if done or (
@@ -170,7 +178,19 @@ class Worker(tune.Trainable):
             "t_ms": time.time_ns() // 1_000_000,
             "converged": converged,
             "done": done,
+            **diagnosis,
         }
+
+    def _look_inside(self) -> dict[str, Any]:
+        if self.inside is None:
+            return {}
+        try:
+            return {"diagnosis": self.inside.look().plain()}
+        except Exception as error:  # a model may do what hooks cannot follow, and still train
+            traceback.print_exc()
+            self.inside = None
+            text = f"no look inside was possible: {type(error).__name__}: {error}"
+            return {"diagnosis": {"epoch": self.job.to_epoch, "layers": [], "findings": [text]}}
 
     def _ended(self, loop: Loop) -> dict[str, Any]:
         """Return what is to be said of training that has ended by itself after its last epoch."""
@@ -190,12 +210,15 @@ class Worker(tune.Trainable):
         return {"metrics": metrics, "done": True}
 
     def _failure(self, text: str, lines: str = "") -> dict[str, Any]:
+        findings = [] if self.inside is None else self.inside.after_failure()
+        if findings:
+            text += f"; diagnosis: {'; '.join(findings)}"
         self._drop_loop()
-        return {"failure": text, "traceback": lines, "done": True}
+        return {"failure": text, "traceback": lines, "done": True, "findings": findings}
 
     def _drop_loop(self) -> None:
         """Be done with the present loop. One that goes on outside of its steps is ended."""
-        loop, self.loop = self.loop, None
+        loop, self.loop, self.inside = self.loop, None, None
         if isinstance(loop, OwnLoop):
             try:
                 self._arm()
