@@ -77,6 +77,10 @@ def run(
     diagnose: Annotated[
         bool, typer.Option("--diagnose", help="Look inside each network after each epoch.")
     ] = False,
+    tensorboard: Annotated[
+        str | None,
+        typer.Option(metavar="all|best|N", help="Keep these trials for TensorBoard."),
+    ] = None,
     name: Annotated[str | None, typer.Option(help="Name of the study's folder.")] = None,
     set_: Annotated[
         list[str] | None, typer.Option("--set", help="key=value: change a fixed value.")
@@ -150,6 +154,7 @@ def run(
             n_repeats=n_repeats,
             seed=seed,
             diagnose=diagnose,
+            tensorboard=tensorboard,
             disk_budget_bytes=disk_budget_bytes,
             name=name,
             studies_dir=studies_dir,

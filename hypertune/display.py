@@ -309,6 +309,10 @@ def _show_next(out: Console, outcome: Outcome) -> None:
         out.print("Deliver the rest to MLflow:", style="bold")
         login = f" --tracking-uri {redact(store)}" if "***" in redact(store) else ""
         out.print(f"  hypertune sync {folder.name}{login}{flags}")
+    if (events := folder / "tensorboard").is_dir() and not outcome.under_way:
+        out.print()
+        out.print("See weights and activations in TensorBoard:", style="bold")
+        out.print(f"  tensorboard --logdir {events}")
     if not outcome.page:
         return
     out.print()

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from ray import tune
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from test_resume import OneWorker, one, settings
 
 from hypertune import Study, engine, load_model
@@ -19,7 +20,7 @@ from hypertune.analysis.predictions import read_told
 from hypertune.engine.folder import locked
 from hypertune.engine.trained import keep_best_model
 from hypertune.errors import SettingError
-from hypertune.records import Journal, TrialRow
+from hypertune.records import Journal, TrialRow, tensorboard_folder
 from hypertune.study import load_study
 from hypertune.trainable.estimator import Estimator
 from hypertune.trainable.loop import TensorLoop
@@ -134,7 +135,8 @@ def test_what_is_wrong_inside_is_part_of_why_a_trial_ended_and_of_the_report(
     space = {**study.space, "init": tune.choice(["zero", "glorot"])}
     default = {"init": "zero", "optimizer": "sgd", "learning_rate": 1.0}
     study = replace(study, space=space, default={**study.default, **default})
-    how = settings(tmp_path, method="random", n_trials=1, max_epochs=3, diagnose=True, n_repeats=0)
+    asked: dict[str, Any] = {"diagnose": True, "tensorboard": "best"}
+    how = settings(tmp_path, method="random", n_trials=1, max_epochs=3, n_repeats=0, **asked)
     folder = engine.run(study, how).folder
     (trial,) = (t for t in trials_of(folder) if t.role == "search")
     with closing(Journal(folder / "journal.db", read_only=True)) as journal:
@@ -150,6 +152,11 @@ def test_what_is_wrong_inside_is_part_of_why_a_trial_ended_and_of_the_report(
     assert record["inside"]["findings"] == {"0": looks[-1].data["findings"]}
     assert "Inside of the networks" in html
     assert "Weights that never change, in 1 of 1 trials (0). Trial 0: 3 epochs left" in html
+    shown = EventAccumulator(str(tensorboard_folder(folder, 0)), {"histograms": 0})
+    shown.Reload()
+    assert [e.step for e in shown.Histograms("weights/layers.1.weight")] == [1, 2, 3]
+    assert [e.step for e in shown.Histograms("activations/layers.2")] == [1, 2, 3]
+    assert len(shown.Scalars("val/loss")) == 3
     with pytest.raises(SettingError, match="--diagnose looks inside of the networks of forecast"):
         engine.run(load_study(str(EXAMPLES / "function.py")), replace(how, name="t"))
 

@@ -13,7 +13,15 @@ import ray
 
 from hypertune.engine.checkpoints import Checkpoints
 from hypertune.errors import HypertuneError, JournalError
-from hypertune.records import FULL, Journal, ResultRow, recommended, told_file
+from hypertune.records import (
+    FULL,
+    HISTOGRAMS,
+    Journal,
+    ResultRow,
+    recommended,
+    tensorboard_folder,
+    told_file,
+)
 from hypertune.search import Job, Reason, Search, Trial, incumbent
 from hypertune.settings import Settings
 from hypertune.space import Categorical, identity
@@ -498,6 +506,7 @@ class Driver:
             test_data=self.test_data if test else None,
             told=str(told_file(self.folder, trial)) if test else None,
             diagnose=self.settings.diagnose,
+            histograms=self._histograms(trial),
         )
         self.out[key] = Out(
             job=job,
@@ -507,6 +516,11 @@ class Driver:
             test=test,
         )
         return job
+
+    def _histograms(self, trial: int) -> tuple[str, str] | None:
+        if self.settings.tensorboard is None:
+            return None
+        return str(tensorboard_folder(self.folder, trial)), HISTOGRAMS
 
     # ---- epochs back ----
 

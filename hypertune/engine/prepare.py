@@ -10,6 +10,7 @@ import numpy as np
 from hypertune.engine.warm_start import warm_start
 from hypertune.errors import Checks, SettingError, StudyError
 from hypertune.methods import METHODS, make_search
+from hypertune.records import has_tensorboard
 from hypertune.search import Search
 from hypertune.search.searchers.random import Random
 from hypertune.settings import Settings
@@ -60,6 +61,12 @@ def prepare(
             raise SettingError(
                 "--diagnose looks inside of the networks of forecasting(...), classification(...) "
                 "and regression(...), but the training of this study is its own."
+            )
+    with check:
+        if settings.tensorboard is not None and not has_tensorboard():
+            raise SettingError(
+                "--tensorboard needs the package tensorboard, which is not installed; run: "
+                "pip install 'hypertune[tensorboard]'"
             )
     rules = Constraints(study)
     n_trials = study.n_trials

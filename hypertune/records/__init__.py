@@ -13,10 +13,17 @@ from hypertune.records.journal import (
     recommended,
     told_file,
 )
+from hypertune.records.tensorboard import (
+    HISTOGRAMS,
+    has_tensorboard,
+    tensorboard_folder,
+    write_tensorboard,
+)
 from hypertune.records.uploader import Delivery, Uploader, delivered
 
 __all__ = [
     "FULL",
+    "HISTOGRAMS",
     "Delivery",
     "EventRow",
     "Journal",
@@ -26,8 +33,11 @@ __all__ = [
     "best_result",
     "delivered",
     "flat_names",
+    "has_tensorboard",
     "job_results",
     "recommended",
     "redact",
+    "tensorboard_folder",
     "told_file",
+    "write_tensorboard",
 ]

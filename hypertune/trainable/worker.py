@@ -26,6 +26,7 @@ from hypertune.space import Config
 from hypertune.study import Loop, Task, TrialEnded
 from hypertune.trainable.diagnose import Diagnostician
 from hypertune.trainable.guard import MARK, start_guard
+from hypertune.trainable.histograms import Histograms
 from hypertune.trainable.loop import TensorLoop, Told, use_threads
 from hypertune.trainable.own import OwnLoop, OwnTask, Saves
 
@@ -50,6 +51,7 @@ class WorkerJob:
         test_data: Reference to the test part: do not train, but judge the checkpoint's best epoch
             on it. None while the search is under way.
         diagnose: Look inside the model after each epoch, and say what is wrong with it.
+        histograms: Folder and ending of names for TensorBoard's histograms; None for none.
         told: File for what the model says of the test part: it is opened once, and looked at often.
     """
 
@@ -66,6 +68,7 @@ class WorkerJob:
     test_data: ray.ObjectRef | None = None
     told: str | None = None
     diagnose: bool = False
+    histograms: tuple[str, str] | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Return it as Ray Tune wants a trial's config."""
@@ -86,6 +89,7 @@ class Worker(tune.Trainable):
         self._guard = _guard() if isinstance(task, OwnTask) else None
         self.loop: Loop | None = None
         self.inside: Diagnostician | None = None
+        self.histograms: Histograms | None = None
         self.reset_config(config)
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
@@ -146,9 +150,13 @@ class Worker(tune.Trainable):
             if job.checkpoint is not None:
                 self.loop.load(Path(job.checkpoint))
                 self.saved_epoch = self.loop.epoch
-            if job.diagnose and isinstance(self.loop, TensorLoop) and job.test_data is None:
-                self.inside = Diagnostician(self.loop)
-                self._look_inside()
+            if isinstance(self.loop, TensorLoop) and job.test_data is None:
+                if job.histograms is not None:
+                    folder, suffix = job.histograms
+                    self.histograms = Histograms(self.loop, Path(folder), suffix)
+                if job.diagnose:
+                    self.inside = Diagnostician(self.loop)
+                    self._look_inside()
         if job.test_data is not None:
             return self._judge(self.loop, ray.get(job.test_data))
         try:
@@ -164,6 +172,8 @@ class Worker(tune.Trainable):
             value, epoch = metrics[job.metric], self.loop.epoch
             return self._failure(f"{job.metric} is {value} in epoch {epoch}")
         diagnosis = self._look_inside()
+        if self.histograms is not None:
+            self.histograms.write()
         epoch, converged = self.loop.epoch, self.loop.converged
         done = epoch >= job.to_epoch or converged
         if done or (
@@ -219,6 +229,9 @@ class Worker(tune.Trainable):
     def _drop_loop(self) -> None:
         """Be done with the present loop. One that goes on outside of its steps is ended."""
         loop, self.loop, self.inside = self.loop, None, None
+        if self.histograms is not None:
+            self.histograms.close()
+            self.histograms = None
         if isinstance(loop, OwnLoop):
             try:
                 self._arm()
