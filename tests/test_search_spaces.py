@@ -11,7 +11,7 @@ from hypertune.study import Study, load_study, study_names
 
 EXPECTED = {
     "activation_depth", "batch_lr", "cnn", "gru_window", "init_optimizer", "layers_hidden",
-    "lr_schedule", "optimizer_lr", "regularization", "rnn_layers", "sequence_models",
+    "lr_schedule", "optimizer_lr", "regularization", "rnn_layers", "sequence_models", "transfer",
     "units_dropout", "units_layers", "watch_window",
 }  # fmt: skip
 
@@ -29,7 +29,10 @@ def test_all_studies_are_there() -> None:
 
 
 @pytest.mark.parametrize("name", study_names())
-def test_study_trains_an_epoch_of_its_default_and_reports_what_it_declares(name: str) -> None:
+def test_study_trains_an_epoch_of_its_default_and_reports_what_it_declares(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     study = load_study(name)
     whole = study.trainable.load(test=True)
     config = {**study.config(study.default, seed=0), "device": "cpu"}

@@ -234,19 +234,11 @@ class Supervised:
         return self._model(config, shape, len(classes)), prepare, answer
 
     def start(self, config: Config, data: ScaledParts, *, metric: str, mode: str) -> TensorLoop:
-        window = config.get("window")
-
-        def inputs(part: Samples) -> Inputs:
-            lengths = None if part.lengths is None else torch.tensor(part.lengths)
-            # A copy: what the workers share cannot be written to, and PyTorch warns about that.
-            x = part.x if window is None else part.x[:, -window:]
-            return Inputs(torch.tensor(x), lengths)
-
         def test(predict: Predict, whole: ScaledParts) -> Look:
             metrics: dict[str, float] = {}
             told: dict[str, Told] = {}
             for part in whole.tests:
-                outputs = predict(inputs(whole.part(part))).cpu()
+                outputs = predict(self._inputs(config, whole, part)).cpu()
                 metrics |= self._metrics(part, whole, outputs)
                 told[part.removeprefix(FURTHER)] = self._told(part, whole, outputs)
             return Look(metrics=metrics, told=told)
@@ -254,9 +246,9 @@ class Supervised:
         return TensorLoop(
             lambda: self._model(config, data.train.x.shape[1:], len(data.train.classes)),
             Tensors(
-                train=inputs(data.train),
+                train=self._inputs(config, data, "train"),
                 train_y=self._targets(data),
-                val=inputs(data.val),
+                val=self._inputs(config, data, "val"),
                 validate=functools.partial(self._metrics, "val", data),
             ),
             loss=self._loss(config, data),
@@ -265,6 +257,14 @@ class Supervised:
             metric=metric,
             mode=mode,
         )
+
+    def _inputs(self, config: Config, data: ScaledParts, part: str) -> Inputs:
+        """Return what the model is given of a part."""
+        samples, window = data.part(part), config.get("window")
+        lengths = None if samples.lengths is None else torch.tensor(samples.lengths)
+        x = samples.x if window is None else samples.x[:, -window:]
+        # A copy: what the workers share cannot be written to, and PyTorch warns about that.
+        return Inputs(torch.tensor(x), lengths)
 
     def _targets(self, data: ScaledParts) -> torch.Tensor:
         if data.train.classes:
