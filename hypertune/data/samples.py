@@ -386,9 +386,11 @@ DATA_SETS: dict[str, DataSet] = {
     ),
     "japanese_vowels": DataSet(
         summary="640 utterances of 9 speakers, 12 channels, 7 to 29 steps, with the test part of "
-        "its authors (sktime, BSD-3)",
+        "its authors (sktime, BSD-3; the extra 'sequences')",
         split="stratified",
-        find=functools.partial(in_package, "sktime", "datasets/data/JapaneseVowels"),
+        find=functools.partial(
+            in_package, "sktime", "datasets/data/JapaneseVowels", extra="sequences"
+        ),
         read=_japanese_vowels,
         shape=(29, 12),
         n_classes=9,

@@ -10,18 +10,24 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
 from hypertune.engine.checkpoints import Checkpoints
 from hypertune.engine.earlier import Earlier
 from hypertune.engine.folder import study_folder
 from hypertune.engine.prepare import load_data
 from hypertune.errors import SettingError
 from hypertune.records import Journal, ResultRow, recommended
-from hypertune.study import Loop, Study
+from hypertune.study import Loop, Study, Task
 from hypertune.trainable.estimator import EstimatorLoop
-from hypertune.trainable.loop import TensorLoop
+from hypertune.trainable.forecasting import Forecasting
+from hypertune.trainable.loop import Inputs, TensorLoop
 from hypertune.trainable.own import OwnLoop
 from hypertune.trainable.predictor import keep, keeps
 from hypertune.trainable.stepwise import StepwiseLoop
+from hypertune.trainable.supervised import Supervised
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,17 +36,67 @@ class TrainedModel:
 
     Attributes:
         model: The ``nn.Module`` with the weights of its best epoch, ready to predict: it takes
-            inputs as its task prepares them, and so scaled. Of a scikit-learn study the fitted
-            estimator, of a class of one's own its instance, as it was saved last.
+            inputs as its task prepares them, and so scaled; `predict` takes them as they come. Of
+            a scikit-learn study the fitted estimator, of a class of one's own its instance, as it
+            was saved last.
         config: Its whole config.
         trial: Its trial's id.
         loop: The training as it was left: ``loop.step()`` trains on for an epoch.
+        task, data: What it was trained on.
     """
 
     model: Any
     config: Mapping[str, Any]
     trial: int
     loop: Loop
+    task: Task
+    data: Any
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Names of the classes that it tells; none if it says numbers."""
+        train = getattr(self.data, "train", None)
+        return tuple(getattr(train, "classes", ()))
+
+    def predict(self, x: Any, lengths: Any = None) -> NDArray[Any]:
+        """Return what a network says of inputs as they come, scaled as they were in training.
+
+        Args:
+            x: Inputs as those of the data set, shape (n, ...). Of a forecast the values up to now,
+                oldest first, shape (time,) or (n, time).
+            lengths: True steps of padded sequences, shape (n,).
+
+        Returns:
+            Names of classes, or numbers, shape (n,); of a forecast the next values, shape
+            (n, horizon).
+
+        Raises:
+            ValueError: The inputs are not as those of the data set.
+            SettingError: The model is no network of a task of ours.
+        """
+        told = self._told(x, lengths)
+        return np.array(self.classes)[told.argmax(axis=1)] if self.classes else told
+
+    def probabilities(self, x: Any, lengths: Any = None) -> NDArray[Any]:
+        """Return the probability of each of `classes`, shape (n, class); arguments of `predict`.
+
+        Raises:
+            ValueError: The inputs are not as those of the data set.
+            SettingError: The model tells no classes.
+        """
+        if not self.classes:
+            raise SettingError("This model tells no classes, but numbers: use predict.")
+        return self._told(x, lengths)
+
+    def _told(self, x: Any, lengths: Any) -> NDArray[Any]:
+        loop = self.loop
+        if not isinstance(loop, TensorLoop) or not isinstance(self.task, Forecasting | Supervised):
+            raise SettingError("This model is not a network of ours: call `model` itself.")
+
+        def predict(inputs: Inputs) -> torch.Tensor:
+            return loop.predict(inputs, self.model)
+
+        return self.task.told_of(predict, dict(self.config), self.data, x, lengths)
 
 
 def load_model(
@@ -88,7 +144,14 @@ def load_model(
     data = load_data(asked)
     loop = asked.trainable.start(config, data, metric=asked.metric, mode=asked.mode)
     loop.load(found[1])
-    return TrainedModel(model=_model(loop, found[1]), config=config, trial=row.id, loop=loop)
+    return TrainedModel(
+        model=_model(loop, found[1]),
+        config=config,
+        trial=row.id,
+        loop=loop,
+        task=asked.trainable,
+        data=data,
+    )
 
 
 def keep_best_model(journal: Journal, study: Study, data: Any) -> None:
