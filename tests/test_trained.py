@@ -75,6 +75,13 @@ def test_network_predicts_as_in_its_best_epoch_and_trains_on(tmp_path: Path) -> 
     assert np.isfinite(metrics[study.metric])
     assert judged() == pytest.approx(min(losses[found.trial]), rel=1e-6)  # a model of its own
 
+    # From values as they come: the forecasts that were scored.
+    data, origins = found.data, found.data.origins("val")
+    forecasts = found.predict(data.inputs(origins, data.max_window))
+    naive = np.abs(data.targets(origins) - data.inputs(origins, 1)).mean()
+    error = np.abs(forecasts - data.targets(origins)).mean()
+    assert error / naive == pytest.approx(min(losses[found.trial]), rel=1e-4)
+
     # It is kept for MLflow too, once.
     kept = read(folder / "model")
     assert isinstance(kept, Network)
@@ -103,18 +110,6 @@ def test_report_that_is_written_later_is_journaled(tmp_path: Path) -> None:
     with locked(folder):  # a driver is at work, and will write its own
         engine.note_report(folder)
     assert n_noted() == before + 1
-    # From values as they come: the forecasts that were scored.
-    data, scores = found.data, losses[found.trial]
-    origins = data.origins("val")
-    forecasts = found.predict(data.inputs(origins, data.max_window))
-    naive = np.abs(data.targets(origins) - data.inputs(origins, 1)).mean()
-    error = np.abs(forecasts - data.targets(origins)).mean()
-    assert error / naive == pytest.approx(min(scores), rel=1e-4)
-    assert found.predict(data.values).shape == (1, 12)
-    with pytest.raises(ValueError, match=r"must have the shape \(n, time\) with at least"):
-        found.predict([1.0, 2.0])
-    with pytest.raises(SettingError, match="tells no classes, but numbers"):
-        found.probabilities(data.values)
 
 
 @pytest.mark.usefixtures("one")
@@ -136,15 +131,10 @@ def test_what_the_winner_says_is_kept_when_the_test_part_is_opened(tmp_path: Pat
     kept = {path.name for path in (folder / "predictions").iterdir()}
     assert kept == {f"trial-{looks[label].trial:03d}.npz" for label in ("best", "default")}
     # From images as they come: what was said of the errors when the test part was opened.
-    found = load_model(folder, trial=best.trial)
-    task: Any = found.task
-    images, wrong = task.source.load().x, test.record["worst"]
+    found: Any = load_model(folder, trial=best.trial)
+    images, wrong = found.task.source.load().x, test.record["worst"]
     at = np.array([error["row"] for error in wrong])
     assert found.predict(images[at]).tolist() == [error["told"] for error in wrong]
-    shares = found.probabilities(images[at]).max(axis=1)
-    assert shares == pytest.approx([error["certainty"] for error in wrong], abs=1e-4)
-    with pytest.raises(ValueError, match=r"inputs must have the shape \('n', 1, 8, 8\), but got"):
-        found.predict(np.zeros((2, 64)))
     (sentence,) = summary.on_further
     assert sentence.startswith("On the test set 'mnist' the best configuration reaches ")
 

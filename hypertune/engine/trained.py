@@ -10,8 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from hypertune.engine.checkpoints import Checkpoints
@@ -23,9 +21,9 @@ from hypertune.records import Journal, ResultRow, recommended
 from hypertune.study import Loop, Study, Task
 from hypertune.trainable.estimator import EstimatorLoop
 from hypertune.trainable.forecasting import Forecasting
-from hypertune.trainable.loop import Inputs, TensorLoop
+from hypertune.trainable.loop import TensorLoop
 from hypertune.trainable.own import OwnLoop
-from hypertune.trainable.predictor import keep, keeps
+from hypertune.trainable.predictor import Network, keep, keeps
 from hypertune.trainable.stepwise import StepwiseLoop
 from hypertune.trainable.supervised import Supervised
 
@@ -52,51 +50,22 @@ class TrainedModel:
     task: Task
     data: Any
 
-    @property
-    def classes(self) -> tuple[str, ...]:
-        """Names of the classes that it tells; none if it says numbers."""
-        train = getattr(self.data, "train", None)
-        return tuple(getattr(train, "classes", ()))
-
-    def predict(self, x: Any, lengths: Any = None) -> NDArray[Any]:
+    def predict(self, model_input: Any) -> NDArray[Any]:
         """Return what a network says of inputs as they come, scaled as they were in training.
 
         Args:
-            x: Inputs as those of the data set, shape (n, ...). Of a forecast the values up to now,
-                oldest first, shape (time,) or (n, time).
-            lengths: True steps of padded sequences, shape (n,).
-
-        Returns:
-            Names of classes, or numbers, shape (n,); of a forecast the next values, shape
-            (n, horizon).
+            model_input: As for `Network.predict` in `hypertune.trainable.predictor`.
 
         Raises:
             ValueError: The inputs are not as those of the data set.
             SettingError: The model is no network of a task of ours.
         """
-        told = self._told(x, lengths)
-        return np.array(self.classes)[told.argmax(axis=1)] if self.classes else told
-
-    def probabilities(self, x: Any, lengths: Any = None) -> NDArray[Any]:
-        """Return the probability of each of `classes`, shape (n, class); arguments of `predict`.
-
-        Raises:
-            ValueError: The inputs are not as those of the data set.
-            SettingError: The model tells no classes.
-        """
-        if not self.classes:
-            raise SettingError("This model tells no classes, but numbers: use predict.")
-        return self._told(x, lengths)
-
-    def _told(self, x: Any, lengths: Any) -> NDArray[Any]:
-        loop = self.loop
-        if not isinstance(loop, TensorLoop) or not isinstance(self.task, Forecasting | Supervised):
+        task, config = self.task, dict(self.config)
+        if not isinstance(self.loop, TensorLoop) or not isinstance(task, Forecasting | Supervised):
             raise SettingError("This model is not a network of ours: call `model` itself.")
-
-        def predict(inputs: Inputs) -> torch.Tensor:
-            return loop.predict(inputs, self.model)
-
-        return self.task.told_of(predict, dict(self.config), self.data, x, lengths)
+        _, prepare, answer = task.rebuilt(config, task.surroundings(config, self.data))
+        model = self.model if config["device"] == "cpu" else copy.deepcopy(self.model).cpu()
+        return Network(model, prepare, answer).predict(model_input)
 
 
 def load_model(

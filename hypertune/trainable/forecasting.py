@@ -167,35 +167,6 @@ class Forecasting:
             mode=mode,
         )
 
-    def told_of(
-        self, predict: Predict, config: Config, data: SeriesSplit, x: Any, lengths: Any = None
-    ) -> NDArray[Any]:
-        """Return a model's forecasts from values as they come; they are scaled as in training.
-
-        Args:
-            predict: The model.
-            config: Whole config of its trial.
-            data: What it was trained on.
-            x: The values up to now, oldest first, shape (time,), or several such stretches, shape
-                (n, time); the model looks at the last ``window`` of them.
-            lengths: Not for a series.
-
-        Returns:
-            The next ``horizon`` values, shape (n, horizon).
-
-        Raises:
-            ValueError: There are too few values.
-        """
-        values, window = np.atleast_2d(np.asarray(x, dtype=np.float32)), config["window"]
-        if values.ndim != 2 or values.shape[1] < window or lengths is not None:
-            raise ValueError(
-                f"values must have the shape (n, time) with at least {window} steps, and no "
-                f"lengths, but got {values.shape}"
-            )
-        mean, sd = data.scale
-        inputs = Inputs(torch.from_numpy((values[:, -window:] - mean) / sd)[..., None])
-        return np.asarray(predict(inputs).cpu().numpy() * sd + mean)
-
     def baselines(self, data: SeriesSplit, *, test: bool) -> dict[str, dict[str, float]]:
         """Naive, seasonal naive if there are seasons, ridge AR with order and penalty tuned."""
         part = "test" if test else "val"

@@ -308,13 +308,12 @@ class TensorLoop:
         return metrics
 
     @torch.no_grad()
-    def predict(self, inputs: Inputs, model: nn.Module | None = None) -> torch.Tensor:
-        """Return the outputs of the model as it is, or of another one, without dropout."""
-        model = self.model if model is None else model
-        model.eval()
+    def predict(self, inputs: Inputs) -> torch.Tensor:
+        """Return the outputs of the model as it is, without dropout."""
+        self.model.eval()
         inputs, parts = inputs.to(self.device), range(0, len(inputs), 1024)
         with self.precision:
-            outputs = [model(*inputs[slice(at, at + 1024)]) for at in parts]
+            outputs = [self.model(*inputs[slice(at, at + 1024)]) for at in parts]
         return torch.cat(outputs).float()
 
     @property

@@ -266,45 +266,6 @@ class Supervised:
         # A copy: what the workers share cannot be written to, and PyTorch warns about that.
         return Inputs(torch.tensor(x), lengths)
 
-    def told_of(
-        self, predict: Predict, config: Config, data: ScaledParts, x: Any, lengths: Any = None
-    ) -> NDArray[Any]:
-        """Return what a model says of inputs as they come; they are scaled as in training.
-
-        Args:
-            predict: The model.
-            config: Whole config of its trial.
-            data: What it was trained on.
-            x: Inputs, shape (n, ...), as those of the data set.
-            lengths: True steps of sequences, shape (n,), where those of the data set have some.
-
-        Returns:
-            Probabilities of the classes, shape (n, class); or predictions, shape (n,).
-
-        Raises:
-            ValueError: The inputs are not as those of the data set.
-        """
-        x, known = np.asarray(x), data.train
-        free = 1 if known.lengths is not None else 0  # sequences may be longer than those known
-        if x.ndim != known.x.ndim or x.shape[1 + free :] != known.x.shape[1 + free :]:
-            shape = ("n", *("time",)[:free], *known.x.shape[1 + free :])
-            raise ValueError(f"inputs must have the shape {shape}, but got {x.shape}")
-        if (lengths is None) != (known.lengths is None):
-            must = "come with" if lengths is None else "have no"
-            raise ValueError(f"inputs of this model {must} lengths, the true steps of each")
-        samples = Samples(
-            x=x,
-            y=np.zeros(len(x)),
-            classes=known.classes,
-            lengths=None if lengths is None else np.asarray(lengths),
-        )
-        whole = replace(data, test=_scaled(samples, data.x_mean, data.x_sd))
-        outputs = predict(self._inputs(config, whole, "test")).cpu()
-        if not known.classes:
-            return _numbers(outputs, data)
-        shares: NDArray[Any] = torch.softmax(_log_odds(outputs, samples), dim=1).numpy()
-        return shares
-
     def _targets(self, data: ScaledParts) -> torch.Tensor:
         if data.train.classes:
             return torch.tensor(data.train.y.astype(np.int64))

@@ -8,13 +8,16 @@ made of the images, the weights and the size, so that other data never get them.
 import contextlib
 import hashlib
 import os
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from filelock import FileLock
 from numpy.typing import NDArray
+from torch import nn
 
 from hypertune.data import DataSet
 from hypertune.models import backbone
@@ -33,14 +36,42 @@ class Transfer(Supervised):
         backbone.backbone_file()  # what is missing is said before anything starts
         return super().load(test=test)
 
+    def surroundings(self, config: Config, data: ScaledParts) -> dict[str, Any]:
+        low, high = _range(data)
+        return {**super().surroundings(config, data), "low": low, "high": high}
+
+    def rebuilt(
+        self, config: Config, around: Mapping[str, Any]
+    ) -> tuple[nn.Module, Callable[[Any], Inputs], Callable[[torch.Tensor], NDArray[Any]]]:
+        model, check, answer = super().rebuilt(config, around)
+
+        def prepare(given: Any) -> Inputs:
+            check(given)
+            return _prepared(np.asarray(given), config, around["low"], around["high"])
+
+        return model, prepare, answer
+
     def _inputs(self, config: Config, data: ScaledParts, part: str) -> Inputs:
-        train = data.train.x * data.x_sd + data.x_mean
-        low, high = float(train.min()), float(train.max())
-        x = data.part(part).x * data.x_sd + data.x_mean  # pixels as they came
-        images = np.clip((x - low) / ((high - low) or 1.0), 0.0, 1.0).astype(np.float32)
-        if config.get("weights", "frozen") != "frozen":
-            return Inputs(torch.from_numpy(images))
-        return Inputs(torch.from_numpy(features(images, config.get("image_size", 96))))
+        return _prepared(_pixels(data, part), config, *_range(data))
+
+
+def _pixels(data: ScaledParts, part: str) -> NDArray[Any]:
+    """Return images as they came."""
+    return np.asarray(data.part(part).x * data.sd + data.mean)
+
+
+def _range(data: ScaledParts) -> tuple[float, float]:
+    """Return the least and the greatest value of the training images."""
+    train = _pixels(data, "train")
+    return float(train.min()), float(train.max())
+
+
+def _prepared(pixels: NDArray[Any], config: Config, low: float, high: float) -> Inputs:
+    """Return what the model is given of images: features where its backbone is frozen."""
+    images = np.clip((pixels - low) / ((high - low) or 1.0), 0.0, 1.0).astype(np.float32)
+    if config.get("weights", "frozen") != "frozen":
+        return Inputs(torch.from_numpy(images))
+    return Inputs(torch.from_numpy(features(images, config.get("image_size", 96))))
 
 
 def transfer(

@@ -73,6 +73,18 @@ def test_frozen_backbone_says_what_the_whole_network_would() -> None:
     assert set(loop.test(whole)) >= {"test_loss", "test_accuracy"}
 
 
+def test_model_that_is_rebuilt_takes_images_as_they_come() -> None:
+    task = transfer("digits", val_share=0.02, test_share=0.02, n_train=24)
+    loop, whole = started(weights="frozen")
+    config = {**CONFIG, "weights": "frozen"}
+    _, prepare, answer = task.rebuilt(config, task.surroundings(config, whole))
+    pixels = whole.val.x * whole.sd + whole.mean
+
+    torch.testing.assert_close(prepare(pixels).x, loop.val.x, rtol=1e-3, atol=1e-4)
+    told = answer(loop.predict(prepare(pixels)))
+    assert told.tolist() == [str(k) for k in loop.predict(loop.val).argmax(dim=1).tolist()]
+
+
 def test_backbone_sees_images_by_its_own_statistics() -> None:
     net = backbone.Backbone(32, trained=True).eval()
     seen: list[torch.Tensor] = []
