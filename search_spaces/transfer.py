@@ -1,16 +1,16 @@
-"""A network trained on ImageNet: frozen, fine-tuned, or the same from scratch? 150 digits.
+"""A network trained on ImageNet: frozen, fine-tuned, or the same from scratch? 200 digits.
 
     pip install 'hypertune[transfer]'
     python hypertune.py --space transfer
     python hypertune.py --space transfer --data fashion_mnist    # where it is installed
 
-Data: 150 of the MNIST digits of 28 x 28 pixels to train on, 150 to validate, 500 to test,
+Data: 200 of the MNIST digits of 28 x 28 pixels to train on, 150 to validate, 500 to test,
 stratified. Digits are far from ImageNet's photos: what is learned there need not help here.
-Baselines on the test part: majority .100; logistic regression on pixels .792.
+Baselines on the test part: majority .100; logistic regression on pixels .808 (loss .675).
 The backbone is EfficientNet-Lite0 (3.4 million weights), normalised as it was trained. Frozen, its
 features are computed once and kept; only the head is trained, an epoch in milliseconds. Fine-tuned
 or from scratch, an epoch takes seconds.
-Budget: 15 trials of up to 5 epochs; about 40 epochs in all instead of 75.
+Budget: 15 trials of up to 3 epochs; about 23 epochs in all instead of 45.
 """
 
 from ray import tune
@@ -34,10 +34,10 @@ study = Study(
         "dropout": 0.2,
         "learning_rate": 3e-3,
     },
-    fixed={"batch_size": 16},
-    trainable=transfer("mnist_5000", val_share=0.03, test_share=0.1, n_train=150),
+    fixed={"batch_size": 8},
+    trainable=transfer("mnist_5000", val_share=0.03, test_share=0.1, n_train=200),
     metric="val_loss",
     mode="min",
-    max_epochs=5,
+    max_epochs=3,
     n_trials=15,
 )
