@@ -145,7 +145,8 @@ HEALTHY: dict[str, Callable[[], TensorLoop]] = {
     "deep": lambda: started(classification(blobs(), model=MLP), n_layers=4, norm="layer"),
     "tanh": lambda: started(classification("digits", n_train=300), activation="tanh"),
     "recurrent": lambda: started(
-        forecasting("sunspots", horizon=12, max_window=24), window=24, dropout=0.2, n_layers=2
+        forecasting("sunspots", horizon=12, max_window=24),
+        **{"window": 24, "dropout": 0.2, "n_layers": 2, "hidden_size": 8, "batch_size": 128},
     ),
     "attention": lambda: started(
         classification("japanese_vowels", model=Recurrent), pooling="attention", clip_norm=1.0
