@@ -133,7 +133,7 @@ def test_sample_in_two_parts_is_a_leak() -> None:
         (
             {"parts": np.array(["tets"] * 60)},
             "random",
-            "parts must be train, val or test, or empty",
+            "parts must be train, val or test, empty, or test:NAME",
         ),
         ({"parts": np.array(["test:a b"] * 60)}, "random", "a name of letters, digits, '_' and"),
         ({"parts": np.array(["test", "val"] * 30)}, "random", "the train part is empty"),
