@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from hypertune.trainable.forecasting import forecasting
     from hypertune.trainable.function import TrialStopped
     from hypertune.trainable.supervised import classification, regression
+    from hypertune.trainable.transfer import transfer
 
 __all__ = [
     "Study",
@@ -26,6 +27,7 @@ __all__ = [
     "load_model",
     "load_trials",
     "regression",
+    "transfer",
 ]
 
 _HOMES = {
@@ -40,6 +42,7 @@ _HOMES = {
     "load_model": "hypertune.engine.trained",
     "load_trials": "hypertune.analysis.frames",
     "regression": "hypertune.trainable.supervised",
+    "transfer": "hypertune.trainable.transfer",
 }
 
 

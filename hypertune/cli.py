@@ -88,6 +88,13 @@ def run(
         ),
     ] = False,
     seed: Annotated[int, typer.Option(help="Of the search and of the trials.")] = 0,
+    diagnose: Annotated[
+        bool, typer.Option("--diagnose", help="Look inside each network after each epoch.")
+    ] = False,
+    tensorboard: Annotated[
+        str | None,
+        typer.Option(metavar="all|best|N", help="Keep these trials for TensorBoard."),
+    ] = None,
     name: Annotated[str | None, typer.Option(help="Name of the study's folder.")] = None,
     set_: Annotated[
         list[str] | None, typer.Option("--set", help="key=value: change a fixed value.")
@@ -99,6 +106,10 @@ def run(
     csv: Annotated[Path | None, typer.Option(help="A table or series of your own.")] = None,
     target: Annotated[str | None, typer.Option(help="Column of --csv to predict.")] = None,
     group: Annotated[str | None, typer.Option(help="Column of --csv to split by.")] = None,
+    part: Annotated[
+        str | None,
+        typer.Option(help="Column of --csv with train, val, test, test:NAME or nothing."),
+    ] = None,
     time: Annotated[str | None, typer.Option(help="Column of --csv with the time.")] = None,
     npz: Annotated[Path | None, typer.Option(help="Arrays of your own: x, y, ...")] = None,
     studies_dir: StudiesDir = Path("studies"),
@@ -142,6 +153,7 @@ def run(
                 csv=csv,
                 target=target,
                 group=group,
+                part=part,
                 time=time,
                 npz=npz,
             ),
@@ -157,6 +169,8 @@ def run(
             n_repeats=n_repeats,
             until_decided=until_decided,
             seed=seed,
+            diagnose=diagnose,
+            tensorboard=tensorboard,
             disk_budget_bytes=disk_budget_bytes,
             name=name,
             studies_dir=studies_dir,

@@ -306,6 +306,9 @@ def _show_scores(out: Console, summary: Summary) -> None:
     table.add_column(study["metric"], justify="right")
     table.add_column("fresh seeds", justify="right")
     table.add_column(study["test_metric"] or "test", justify="right")
+    further = study.get("further_test_metrics", {})
+    for metric in further.values():
+        table.add_column(metric, justify="right")
     for score in summary.scores:
         table.add_row(
             Text(score.label),
@@ -314,6 +317,7 @@ def _show_scores(out: Console, summary: Summary) -> None:
             f"{score.validation:.4f}",
             "" if score.fresh is None else f"{score.fresh:.4f} ({score.n_fresh})",
             Text(_test_text(score)),
+            *(f"{score.further[name]:.4f}" if name in score.further else "" for name in further),
         )
     out.print(table)
 
@@ -351,6 +355,10 @@ def _show_next(out: Console, outcome: Outcome) -> None:
         out.print("Deliver the rest to MLflow:", style="bold")
         login = f" --tracking-uri {redact(store)}" if "***" in redact(store) else ""
         out.print(f"  hypertune sync {folder.name}{login}{flags}")
+    if (events := folder / "tensorboard").is_dir() and not outcome.under_way:
+        out.print()
+        out.print("See weights and activations in TensorBoard:", style="bold")
+        out.print(f"  tensorboard --logdir {events}")
     if not outcome.page:
         return
     out.print()

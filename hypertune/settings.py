@@ -27,6 +27,8 @@ _RECORDED = (
     "n_repeats",
     "until_decided",
     "seed",
+    "diagnose",
+    "tensorboard",
 )
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
@@ -55,6 +57,9 @@ class Settings:
         until_decided: Go on after the search, within the time budget, until each factor of the
             question is decided.
         seed: Of the search and of the trials.
+        diagnose: Look inside each network after each epoch, and say what is wrong with it.
+        tensorboard: Of which trials to keep what TensorBoard shows: ``all``, ``best`` (and the
+            default), or how many of the best; None for none.
         name: Of the study's folder; None for ``<space>-<k>``.
         studies_dir: The folder that studies are kept in.
         tracking_uri: MLflow store; None for ``mlflow.db`` beside the folder of studies.
@@ -82,6 +87,8 @@ class Settings:
     n_repeats: int | None = None
     until_decided: bool = False
     seed: int = 0
+    diagnose: bool = False
+    tensorboard: str | None = None
     name: str | None = None
     studies_dir: Path = field(default_factory=lambda: Path("studies"))
     tracking_uri: str | None = None
@@ -114,6 +121,12 @@ class Settings:
             problems.append(
                 "--gpus-per-trial must be a whole number, or a fraction of one GPU, but got "
                 f"{self.gpus_per_trial}."
+            )
+        which = self.tensorboard
+        if which not in (None, "all", "best") and not (str(which).isdigit() and int(which) > 0):
+            problems.append(
+                "--tensorboard must be all, best, or how many of the best trials, but got "
+                f"'{which}'."
             )
         if self.name is not None and not _NAME.fullmatch(self.name):
             problems.append(

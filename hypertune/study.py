@@ -161,6 +161,14 @@ class Study:
         return task.test_metrics.get(self.metric)
 
     @property
+    def further_test_metrics(self) -> dict[str, str]:
+        """The metric's name on each further test set of the data, by the set's name."""
+        metric, sets = self.test_metric, getattr(self.trainable, "test_sets", ())
+        if metric is None:
+            return {}
+        return {name: f"test_{name}_{metric.removeprefix('test_')}" for name in sets}
+
+    @property
     def constraint_texts(self) -> dict[str, str]:
         """The constraints, for people."""
         return {k: v if isinstance(v, str) else "must hold" for k, v in self.constraints.items()}

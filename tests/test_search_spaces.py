@@ -11,7 +11,7 @@ from hypertune.study import Study, load_study, study_names
 
 EXPECTED = {
     "activation_depth", "batch_lr", "cnn", "gru_window", "init_optimizer", "layers_hidden",
-    "lr_schedule", "optimizer_lr", "regularization", "rnn_layers", "sequence_models",
+    "lr_schedule", "optimizer_lr", "regularization", "rnn_layers", "sequence_models", "transfer",
     "units_dropout", "units_layers", "watch_window",
 }  # fmt: skip
 
@@ -29,16 +29,23 @@ def test_all_studies_are_there() -> None:
 
 
 @pytest.mark.parametrize("name", study_names())
-def test_study_trains_an_epoch_of_its_default_and_reports_what_it_declares(name: str) -> None:
+def test_study_trains_an_epoch_of_its_default_and_reports_what_it_declares(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     study = load_study(name)
     whole = study.trainable.load(test=True)
     config = {**study.config(study.default, seed=0), "device": "cpu"}
     loop = study.trainable.start(config, whole, metric=study.metric, mode=study.mode)
 
     metrics, tested = loop.step(), loop.test(whole)
+    further = tuple(f"test_{name}_" for name in study.further_test_metrics)
 
     assert tuple(metrics) == study.trainable.metrics
-    assert set(tested) == set(study.trainable.test_metrics.values())
+    assert {m for m in tested if not m.startswith(further)} == set(
+        study.trainable.test_metrics.values()
+    )
+    assert set(study.further_test_metrics.values()) <= set(tested)
     assert all(math.isfinite(value) for value in [*metrics.values(), *tested.values()])
     for test, metric in ((False, study.metric), (True, study.test_metric)):
         baselines = study.trainable.baselines(whole, test=test)

@@ -1,6 +1,8 @@
 """The model of a study is what was measured, and trains on."""
 
 import contextlib
+import json
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -8,14 +10,17 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from ray import tune
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from test_resume import OneWorker, one, settings
 
 from hypertune import Study, engine, load_model
-from hypertune.analysis import summarize
+from hypertune.analysis import summarize, write_report
+from hypertune.analysis.predictions import read_told
 from hypertune.engine.folder import locked
 from hypertune.engine.trained import keep_best_model
 from hypertune.errors import SettingError
-from hypertune.records import Journal
+from hypertune.records import Journal, TrialRow, tensorboard_folder
 from hypertune.study import load_study
 from hypertune.trainable.estimator import Estimator
 from hypertune.trainable.loop import TensorLoop
@@ -28,6 +33,11 @@ EXAMPLES = Path(__file__).parents[1] / "search_spaces" / "examples"
 def run(study: Study, tmp_path: Path, n_trials: int = 3) -> Path:
     how = settings(tmp_path, method="random", n_trials=n_trials, max_epochs=3, n_repeats=1)
     return engine.run(study, how).folder
+
+
+def trials_of(folder: Path) -> list[TrialRow]:
+    with closing(Journal(folder / "journal.db", read_only=True)) as journal:
+        return journal.trials()
 
 
 def values(folder: Path, study: Study) -> dict[int, list[float]]:
@@ -67,6 +77,13 @@ def test_network_predicts_as_in_its_best_epoch_and_trains_on(tmp_path: Path) -> 
     assert np.isfinite(metrics[study.metric])
     assert judged() == pytest.approx(min(losses[found.trial]), rel=1e-6)  # a model of its own
 
+    # From values as they come: the forecasts that were scored.
+    data, origins = found.data, found.data.origins("val")
+    forecasts = found.predict(data.inputs(origins, data.max_window))
+    naive = np.abs(data.targets(origins) - data.inputs(origins, 1)).mean()
+    error = np.abs(forecasts - data.targets(origins)).mean()
+    assert error / naive == pytest.approx(min(losses[found.trial]), rel=1e-4)
+
     # It is kept for MLflow too, once.
     kept = read(folder / "model")
     assert isinstance(kept, Network)
@@ -95,6 +112,67 @@ def test_report_that_is_written_later_is_journaled(tmp_path: Path) -> None:
     with locked(folder):  # a driver is at work, and will write its own
         engine.note_report(folder)
     assert n_noted() == before + 1
+
+
+@pytest.mark.usefixtures("one")
+def test_what_the_winner_says_is_kept_when_the_test_part_is_opened(tmp_path: Path) -> None:
+    folder = run(load_study("regularization"), tmp_path)
+    summary = summarize(folder)
+    best = summary.scores[0]
+    with closing(Journal(folder / "journal.db", read_only=True)) as journal:
+        looks = {e.data["label"]: e for e in journal.events(kind="test")}
+    metrics = looks["best"].data["metrics"]
+    test, elsewhere = read_told(folder)
+
+    assert best.test == metrics["test_loss"]
+    assert best.further == {"mnist": metrics["test_mnist_loss"]}
+    assert looks["majority"].data["metrics"]["test_mnist_accuracy"] == pytest.approx(0.1)
+    for said, name in ((test, "test"), (elsewhere, "test_mnist")):
+        share = said.record["n_right"] / said.record["n"]
+        assert share == pytest.approx(metrics[f"{name}_accuracy"])
+    kept = {path.name for path in (folder / "predictions").iterdir()}
+    assert kept == {f"trial-{looks[label].trial:03d}.npz" for label in ("best", "default")}
+    # From images as they come: what was said of the errors when the test part was opened.
+    found: Any = load_model(folder, trial=best.trial)
+    images, wrong = found.task.source.load().x, test.record["worst"]
+    at = np.array([error["row"] for error in wrong])
+    assert found.predict(images[at]).tolist() == [error["told"] for error in wrong]
+    (sentence,) = summary.on_further
+    assert sentence.startswith("On the test set 'mnist' the best configuration reaches ")
+
+
+@pytest.mark.usefixtures("one")
+def test_what_is_wrong_inside_is_part_of_why_a_trial_ended_and_of_the_report(
+    tmp_path: Path,
+) -> None:
+    study = load_study("init_optimizer")
+    space = {**study.space, "init": tune.choice(["zero", "glorot"])}
+    default = {"init": "zero", "optimizer": "sgd", "learning_rate": 1.0}
+    study = replace(study, space=space, default={**study.default, **default})
+    asked: dict[str, Any] = {"diagnose": True, "tensorboard": "best"}
+    how = settings(tmp_path, method="random", n_trials=1, max_epochs=3, n_repeats=0, **asked)
+    folder = engine.run(study, how).folder
+    (trial,) = (t for t in trials_of(folder) if t.role == "search")
+    with closing(Journal(folder / "journal.db", read_only=True)) as journal:
+        looks = journal.events(kind="diagnosis", trial=trial.id)
+    html = write_report(folder).read_text()
+    record = json.loads((folder / "report" / "report.json").read_text())
+
+    assert trial.reason == "complete"
+    assert trial.detail is not None
+    assert trial.detail.startswith("diagnosis: weights that never change: 3 epochs left 'layers.")
+    assert "; not learning: after 3 epochs the loss on training samples is 2.3" in trial.detail
+    assert [look.data["epoch"] for look in looks] == [1, 2, 3]
+    assert record["inside"]["findings"] == {"0": looks[-1].data["findings"]}
+    assert "Inside of the networks" in html
+    assert "Weights that never change, in 1 of 1 trials (0). Trial 0: 3 epochs left" in html
+    shown = EventAccumulator(str(tensorboard_folder(folder, 0)), {"histograms": 0})
+    shown.Reload()
+    assert [e.step for e in shown.Histograms("weights/layers.1.weight")] == [1, 2, 3]
+    assert [e.step for e in shown.Histograms("activations/layers.2")] == [1, 2, 3]
+    assert len(shown.Scalars("val/loss")) == 3
+    with pytest.raises(SettingError, match="--diagnose looks inside of the networks of forecast"):
+        engine.run(load_study(str(EXAMPLES / "function.py")), replace(how, name="t"))
 
 
 @pytest.mark.usefixtures("one")

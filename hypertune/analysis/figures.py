@@ -715,7 +715,9 @@ def styled(figure: go.Figure, title: str, note: str, *, warn: Fidelity = "full")
         height=380,
         legend={"orientation": "h", "yref": "container", "y": 0.0, "yanchor": "bottom"},
     )
-    named = {trace.name for trace in figure.data if trace.showlegend is not False} - {None}
+    named = {
+        trace.name for trace in figure.data if getattr(trace, "showlegend", None) is not False
+    } - {None}
     legend = figure.layout.showlegend is not False and len(named) > 1
     figure.update_layout(margin={"l": 60, "r": 20, "t": 70, "b": 85 if legend else 50})
     return figure

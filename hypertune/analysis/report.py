@@ -2,6 +2,7 @@
 
 import json
 import math
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,9 @@ import plotly.graph_objects as go
 from plotly.offline import get_plotlyjs
 
 from hypertune.analysis import figures
+from hypertune.analysis.diagnoses import diagnoses
 from hypertune.analysis.frames import StudyData, load, value_at
+from hypertune.analysis.predictions import Said, read_told
 from hypertune.analysis.summary import Score, Summary, summarize
 from hypertune.analysis.verdict import Verdict, judge
 from hypertune.errors import SettingError
@@ -39,8 +42,16 @@ def write_report(folder: Path) -> Path:
     """
     data, summary = load(folder), summarize(folder)
     verdict = judge(data)
-    content = _content(data, summary, verdict)
+    tested = read_told(folder)
+    content = _content(data, summary, verdict) | {"tested": _tested(tested)}
+    inside = diagnoses(folder, None if summary.best is None else summary.best.id)
+    content["inside"] = inside
     drawn = _figures(data, verdict)
+    for k, figure in enumerate(() if inside is None else inside.figures):
+        drawn[f"inside-{k}"] = figure.update_layout(height=360)
+    for told in tested:
+        for k, figure in enumerate(told.figures):
+            drawn[f"told-{told.part}-{k}"] = figure.update_layout(height=360)
     target = folder / "report"
     try:
         target.mkdir(exist_ok=True)
@@ -53,6 +64,8 @@ def write_report(folder: Path) -> Path:
             "verdict": verdict.to_dict(),
             "best": None if summary.best is None else asdict(summary.best),
             "scores": [asdict(score) for score in summary.scores],
+            "inside": None if inside is None else inside.record,
+            "tested": {told.part: told.record for told in tested},
             "reasons": dict(summary.reasons),
             "n_epochs": summary.n_epochs,
             "seconds": summary.seconds,
@@ -163,12 +176,13 @@ def _content(data: StudyData, summary: Summary, verdict: Verdict) -> dict[str, A
         "data": study.get("data") or "",
         "metric": study["metric"],
         "test_metric": study["test_metric"],
+        "further": list(study.get("further_test_metrics", {}).values()),
         "direction": "lower" if data.sign > 0 else "higher",
         "date": ended.max().strftime("%Y-%m-%d %H:%M UTC") if len(ended) else "",
         "best": _best(data, summary),
-        "scores": [_score(score) for score in summary.scores],
+        "scores": [_score(score, study) for score in summary.scores],
         "n_looks": summary.n_looks,
-        "worth": verdict.worth,
+        "worth": [*verdict.worth, *summary.on_further],
         "said": [s for s in statements if s.outcome != "none"],
         "unsaid": [" ".join(s.sentences) for s in statements if s.outcome == "none"],
         "extra": [f"statement-{k}" for k in range(1, 20)],
@@ -196,6 +210,19 @@ def _best(data: StudyData, summary: Summary) -> dict[str, Any] | None:
     }
 
 
+def _tested(tested: list[Said]) -> list[dict[str, Any]]:
+    return [
+        {
+            "title": "The test part" if told.part == "test" else f"The test set '{told.part}'",
+            "sentences": told.sentences,
+            "figures": [f"told-{told.part}-{k}" for k in range(len(told.figures))],
+            "columns": told.columns,
+            "rows": told.rows,
+        }
+        for told in tested
+    ]
+
+
 def _found(data: StudyData, summary: Summary) -> str | None:
     """Say what the best configuration is, and beside what its value is to be seen."""
     best = _best(data, summary)
@@ -220,7 +247,7 @@ def _validation(score: Score) -> str:
     return f"{score.validation if score.fresh is None else score.fresh:.4g}"
 
 
-def _score(score: Score) -> dict[str, Any]:
+def _score(score: Score, study: Mapping[str, Any]) -> dict[str, Any]:
     test = "not opened" if score.failure is None else f"failed: {score.failure}"
     return {
         "label": score.label,
@@ -229,6 +256,10 @@ def _score(score: Score) -> dict[str, Any]:
         "validation": f"{score.validation:.4f}",
         "fresh": "" if score.fresh is None else f"{score.fresh:.4f} ({score.n_fresh})",
         "test": test if score.test is None else f"{score.test:.4f}",
+        "further": [
+            f"{score.further[name]:.4f}" if name in score.further else ""
+            for name in study.get("further_test_metrics", {})
+        ],
     }
 
 

@@ -1,8 +1,9 @@
 """What a study found, in brief, from its journal alone."""
 
+import math
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -31,6 +32,7 @@ class Score:
         fresh: The mean of its config's best values on fresh seeds; None if it did not run again.
         n_fresh: How many they are.
         test: The same on the test part; None where that was not opened, or the look failed.
+        further: The same on further test sets, by name.
         failure: Why a look at the test part failed; None if it did not.
     """
 
@@ -42,6 +44,7 @@ class Score:
     n_fresh: int
     test: float | None
     failure: str | None
+    further: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,6 +99,35 @@ class Summary:
                 f"On the test part the best configuration {verb} {_named(other.label)} "
                 f"({best.test:.3f} against {other.test:.3f})."
             )
+        return sentences + self.on_further
+
+    @property
+    def on_further(self) -> list[str]:
+        """Sentences on what the best configuration reaches on each further test set."""
+        best = next((s for s in self.scores if s.label == "best"), None)
+        if best is None or best.test is None:
+            return []
+        sentences = []
+        for name, value in best.further.items():
+            if not (math.isfinite(value) and math.isfinite(best.test)):
+                sentences.append(f"On the test set '{name}' the best configuration fails: {value}.")
+                continue
+            worse = self.better(best.test, value)
+            text = (
+                f"On the test set '{name}' the best configuration reaches {value:.3f}, "
+                f"{'worse' if worse else 'no worse'} than the {best.test:.3f} on the test part"
+            )
+            others = [
+                (f"{_named(s.label)} {s.further[name]:.3f}", s.further[name])
+                for s in self.scores
+                if s.trial != best.trial and name in s.further
+            ]
+            better = [said for said, reached in others if self.better(reached, value)]
+            if better:
+                text += f", and is beaten by {', '.join(better)}"
+            elif others:
+                text += "; nothing else that was tested on it does better"
+            sentences.append(f"{text}.")
         return sentences
 
 
@@ -165,6 +197,7 @@ def _score(
     again = () if champion is None else champion.losses.get(trial.id, ())
     sign = -1 if study["mode"] == "max" else 1
     look = next((e.data for e in tests if e.trial == trial.id), {})
+    test = look.get("metrics", {}).get(study["test_metric"] or "")
     return Score(
         label=label,
         trial=trial.id,
@@ -172,8 +205,13 @@ def _score(
         validation=row.metrics[study["metric"]],
         fresh=sign * fmean(again) if again else None,
         n_fresh=len(again),
-        test=look.get("metrics", {}).get(study["test_metric"] or ""),
+        test=None if test is None else float(test),
         failure=look.get("failure"),
+        further={
+            name: float(look["metrics"][metric])
+            for name, metric in study.get("further_test_metrics", {}).items()
+            if metric in look.get("metrics", {})
+        },
     )
 
 

@@ -15,7 +15,12 @@ _NPZ_KEYS = ("x", "y", "lengths", "groups", "recordings", "parts")
 
 
 def csv_samples(
-    path: str | Path, *, target: str, group: str | None = None, targets: str = "classes"
+    path: str | Path,
+    *,
+    target: str,
+    group: str | None = None,
+    part: str | None = None,
+    targets: str = "classes",
 ) -> DataSet:
     """Return a table: a row a sample, a column a feature.
 
@@ -23,13 +28,14 @@ def csv_samples(
         path: A CSV file with a header; all features are numbers, and nothing is missing.
         target: Column with what is to be said.
         group: Column with what a row belongs to; it is no feature, and splits keep it together.
+        part: Column with the part of a row, as in `Samples`; it is no feature, and may be empty.
         targets: ``classes`` or ``numbers``.
 
     Raises:
         OSError: The file cannot be read.
         ValueError: It is not such a table; the message lists all breaches.
     """
-    read = functools.partial(_csv_samples, target=target, group=group, targets=targets)
+    read = functools.partial(_csv_samples, target=target, group=group, part=part, targets=targets)
     return _own(Path(path), read, targets=targets)
 
 
@@ -89,12 +95,15 @@ def _own(path: Path, read: "functools.partial[Samples]", *, targets: str) -> Dat
         max_window=samples.x.shape[1]
         if samples.kind == "sequence" and samples.lengths is None
         else None,
+        test_sets=samples.test_sets,
     )
 
 
-def _csv_samples(path: Path, *, target: str, group: str | None, targets: str) -> Samples:
-    table = _table(path, target, group)
-    features = table.drop(columns=[target] + ([group] if group else []))
+def _csv_samples(
+    path: Path, *, target: str, group: str | None, part: str | None, targets: str
+) -> Samples:
+    table = _table(path, target, group, part, may_be_empty=part)
+    features = table.drop(columns=[name for name in (target, group, part) if name is not None])
     words = [str(name) for name in features if not pd.api.types.is_numeric_dtype(features[name])]
     problems = [f"column '{name}' must hold numbers: encode it or leave it out" for name in words]
     problems += [] if len(features.columns) else ["there is no column beside the target"]
@@ -106,6 +115,7 @@ def _csv_samples(path: Path, *, target: str, group: str | None, targets: str) ->
         y=y,
         classes=classes,
         groups=table[group].astype(str).to_numpy(dtype=str) if group else None,
+        parts=table[part].fillna("").astype(str).to_numpy(dtype=str) if part else None,
     )
 
 
@@ -152,7 +162,7 @@ def _csv_series(path: Path, *, target: str, time: str | None) -> Floats:
     return values
 
 
-def _table(path: Path, *columns: str | None) -> pd.DataFrame:
+def _table(path: Path, *columns: str | None, may_be_empty: str | None = None) -> pd.DataFrame:
     table = pd.read_csv(path)
     asked = [name for name in columns if name is not None]
     absent = [name for name in asked if name not in table]
@@ -160,7 +170,7 @@ def _table(path: Path, *columns: str | None) -> pd.DataFrame:
         raise ValueError(
             f"'{path}' has no column '{absent[0]}', but {', '.join(map(str, table.columns))}"
         )
-    gaps = [str(name) for name in table if table[name].isna().any()]
+    gaps = [str(name) for name in table if name != may_be_empty and table[name].isna().any()]
     if gaps:
         raise ValueError(f"'{path}': values are missing in {', '.join(gaps)}")
     return table

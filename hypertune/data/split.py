@@ -1,15 +1,17 @@
 """Train, validation and test parts of samples, and the checks that none leaks into another."""
 
+import re
 from itertools import combinations
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from hypertune.data.samples import Ints, Labels, Samples
+from hypertune.data.samples import FURTHER, Ints, Labels, Samples
 
 SPLITS = ("stratified", "random", "group")
 PARTS = ("train", "val", "test")
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
 
 
 class LeakError(ValueError):
@@ -19,7 +21,7 @@ class LeakError(ValueError):
 def split_rows(
     samples: Samples, how: str, *, val_share: float, test_share: float, seed: int = 0
 ) -> dict[str, Ints]:
-    """Return the rows of each part, in ascending order.
+    """Return the rows of each part, in ascending order; further test sets as ``test:NAME``.
 
     Parts that the data say themselves are kept; what they leave out is split.
 
@@ -36,28 +38,33 @@ def split_rows(
         ValueError: The samples cannot be split so.
     """
     said = np.full(len(samples.x), "") if samples.parts is None else samples.parts
-    unknown = sorted(set(said.tolist()) - {"", *PARTS})
+    further = [f"{FURTHER}{name}" for name in samples.test_sets if _NAME.fullmatch(name)]
+    unknown = sorted(set(said.tolist()) - {"", *PARTS, *further})
     if unknown:
-        raise ValueError(f"parts must be train, val or test, or empty, but got {unknown[0]!r}")
+        raise ValueError(
+            "parts must be train, val or test, empty, or test:NAME for a further test set (a name "
+            f"of letters, digits, '_' and '-'), but got {unknown[0]!r}"
+        )
+    brings_test = "test" in said
     if how == "group" and samples.groups is None:
         raise ValueError("a split by group needs groups, but the data have none")
-    if "test" not in said:
+    if not brings_test:
         free = np.flatnonzero(said == "")
         said = _set(said, _draw(samples, free, how, test_share, seed), "test")
     if "val" not in said:
         free = np.flatnonzero(said == "")
-        share = val_share if samples.parts is not None else val_share / (1 - test_share)
+        share = val_share if brings_test else val_share / (1 - test_share)
         said = _set(said, _draw(samples, free, how, share, seed), "val")
     said = np.where(said == "", "train", said)
-    rows = {part: np.flatnonzero(said == part) for part in PARTS}
+    rows = {part: np.flatnonzero(said == part) for part in (*PARTS, *further)}
     check_leaks(samples, rows, by_group=how == "group")
     return rows
 
 
 def _set(said: Labels, rows: Ints, part: str) -> Labels:
-    said = said.astype("<U5")  # wide enough for "train"
-    said[rows] = part
-    return said
+    drawn = np.zeros(len(said), dtype=bool)
+    drawn[rows] = True
+    return np.where(drawn, part, said)
 
 
 def _draw(samples: Samples, free: Ints, how: str, share: float, seed: int) -> Ints:
@@ -76,6 +83,8 @@ def _draw(samples: Samples, free: Ints, how: str, share: float, seed: int) -> In
 
 def check_leaks(samples: Samples, rows: dict[str, Ints], *, by_group: bool) -> None:
     """Check that parts share no sample, no recording and, if split so, no group.
+
+    Test sets may share them among themselves: nothing is learned from either.
 
     Two samples of images or sequences that are equal to the last digit count as the same one; rows
     of a table may be equal by chance.
@@ -97,6 +106,8 @@ def check_leaks(samples: Samples, rows: dict[str, Ints], *, by_group: bool) -> N
     problems = []
     for what, keys in names.items():
         for a, b in combinations(rows, 2):
+            if a not in ("train", "val"):
+                continue
             shared = np.intersect1d(keys[rows[a]], keys[rows[b]])
             if len(shared):
                 one = shared[0]

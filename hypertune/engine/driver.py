@@ -13,7 +13,14 @@ import ray
 
 from hypertune.engine.checkpoints import Checkpoints
 from hypertune.errors import HypertuneError, JournalError
-from hypertune.records import FULL, Journal, read_champion
+from hypertune.records import (
+    FULL,
+    HISTOGRAMS,
+    Journal,
+    read_champion,
+    tensorboard_folder,
+    told_file,
+)
 from hypertune.search import Job, Reason, Search, Trial
 from hypertune.settings import Settings
 from hypertune.space import Categorical, identity, level_text
@@ -161,7 +168,8 @@ class Driver:
         judge: Judge | None = None,
     ) -> None:
         self.study, self.settings, self.search, self.journal = study, settings, search, journal
-        self.checkpoints = Checkpoints(folder.resolve() / "checkpoints", settings.disk_budget_bytes)
+        self.folder = folder.resolve()
+        self.checkpoints = Checkpoints(self.folder / "checkpoints", settings.disk_budget_bytes)
         self.n_concurrent = n_concurrent
         self.progress, self.observer, self.warning = progress, observer, warning
         self.judge = judge
@@ -179,6 +187,7 @@ class Driver:
         self.repeats: dict[int, Repeat] = {}  # by trial, of this session
         self.simple = simple
         self.baselines: dict[str, int] = {}  # the simple models' trials, once they are journaled
+        self.findings: dict[int, list[str]] = {}  # by trial: what its last diagnosis says
         self.to_test: list[tuple[str, int]] | None = None  # (label, trial); None: not opened
         self.test_data: ray.ObjectRef | None = None
         self.kept: set[int] = set()  # the trials in full whose checkpoints are kept
@@ -196,6 +205,9 @@ class Driver:
         """
         for leftover in self.checkpoints.root.glob("hang-*.txt"):  # of workers that were killed
             leftover.unlink(missing_ok=True)
+        for event in self.journal.events(kind="diagnosis"):
+            if event.trial is not None:
+                self.findings[event.trial] = event.data["findings"]
         trials = self.journal.trials()
         self.next_id = max((trial.id for trial in trials), default=-1) + 1
         for trial in trials:
@@ -590,6 +602,9 @@ class Driver:
             timeout_s=self.settings.trial_timeout_s,
             n_threads=max(1, int(self.settings.cpus_per_trial)),
             test_data=self.test_data if test else None,
+            told=str(told_file(self.folder, trial)) if test else None,
+            diagnose=self.settings.diagnose,
+            histograms=self._histograms(trial),
         )
         self.out[key] = Out(
             job=job,
@@ -599,6 +614,11 @@ class Driver:
             test=test,
         )
         return job
+
+    def _histograms(self, trial: int) -> tuple[str, str] | None:
+        if self.settings.tensorboard is None:
+            return None
+        return str(tensorboard_folder(self.folder, trial)), HISTOGRAMS
 
     # ---- epochs back ----
 
@@ -634,7 +654,14 @@ class Driver:
         else:
             for row in result["epochs"]:
                 self._take(out, row["epoch"], row["metrics"], row["t_ms"])
+                if "diagnosis" in row:
+                    self.journal.add_event("diagnosis", out.job.trial, row["diagnosis"])
+                    self.findings[out.job.trial] = row["diagnosis"]["findings"]
             if result["failure"] is not None:
+                self.findings.pop(out.job.trial, None)  # they are part of its text
+                if findings := result.get("findings"):
+                    look = {"epoch": self.search.max_epochs, "layers": [], "findings": findings}
+                    self.journal.add_event("diagnosis", out.job.trial, look)
                 texts = (result["failure"], result["traceback"])
                 self._end(key, "failed", "\n".join(text for text in texts if text))
             else:
@@ -719,7 +746,7 @@ class Driver:
         trial, number = out.job.trial, out.number
         if number is not None and self.search.trials[number].reason is None:
             self.search.end(number, reason)
-        self.journal.set_state(trial, "ended", reason=reason, detail=detail)
+        self.journal.set_state(trial, "ended", reason=reason, detail=self._diagnosed(trial, detail))
         if reason in ("failed", "lost"):
             self.checkpoints.drop(trial)
         elif number is not None and reason in FULL:
@@ -728,6 +755,13 @@ class Driver:
             self.checkpoints.drop(trial)
         if number is not None:
             self._count_end(reason)
+
+    def _diagnosed(self, trial: int, detail: str | None) -> str | None:
+        """Return why a trial ended, with what was wrong inside of it at its last epoch."""
+        if not (findings := self.findings.get(trial)):
+            return detail
+        text = f"diagnosis: {'; '.join(findings)}"
+        return text if detail is None else f"{detail}; {text}"
 
     def _count_end(self, reason: Reason) -> None:
         self.progress.n_ended[reason] = self.progress.n_ended.get(reason, 0) + 1
@@ -782,6 +816,7 @@ class Driver:
             reason, detail = "stopped", f"not promoted beyond epoch {trial.epoch}"
             if trial.epoch < trial.to_epoch:
                 reason, detail = "interrupted", f"by {stopped_by}"
+            detail = self._diagnosed(self.ids[trial.number], detail) or detail
             self.journal.set_state(self.ids[trial.number], "ended", reason=reason, detail=detail)
         self.progress.n_ended["stopped"] = sum(t.reason == "stopped" for t in self.search.trials)
         if self.stopped_by is None:

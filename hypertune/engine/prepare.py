@@ -10,6 +10,7 @@ import numpy as np
 from hypertune.engine.warm_start import warm_start
 from hypertune.errors import Checks, SettingError, StudyError
 from hypertune.methods import METHODS, make_search
+from hypertune.records import has_tensorboard
 from hypertune.search import Search
 from hypertune.search.searchers.random import Random
 from hypertune.settings import Settings
@@ -17,6 +18,8 @@ from hypertune.space import Categorical, Config
 from hypertune.study import Study
 from hypertune.trainable.constraints import Constraints
 from hypertune.trainable.exchange import with_data
+from hypertune.trainable.forecasting import Forecasting
+from hypertune.trainable.supervised import Supervised
 
 _MAX_PLAYED = 2000
 
@@ -53,6 +56,18 @@ def prepare(
     check = Checks()
     with check:
         study = with_data(study, settings.other_data)
+    with check:
+        if settings.diagnose and not isinstance(study.trainable, Forecasting | Supervised):
+            raise SettingError(
+                "--diagnose looks inside of the networks of forecasting(...), classification(...) "
+                "and regression(...), but the training of this study is its own."
+            )
+    with check:
+        if settings.tensorboard is not None and not has_tensorboard():
+            raise SettingError(
+                "--tensorboard needs the package tensorboard, which is not installed; run: "
+                "pip install 'hypertune[tensorboard]'"
+            )
     rules = Constraints(study)
     n_trials = study.n_trials
     first = list(start or ())

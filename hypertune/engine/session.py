@@ -23,7 +23,7 @@ from hypertune.engine.ray_tune import capacity, ray_session, search_on_ray
 from hypertune.engine.trained import keep_best_model
 from hypertune.errors import SettingError
 from hypertune.provenance import environment, uncommitted
-from hypertune.records import Delivery, Journal, Uploader, redact
+from hypertune.records import Delivery, Journal, Uploader, redact, write_tensorboard
 from hypertune.search import Search
 from hypertune.settings import Settings
 from hypertune.space import Number
@@ -158,6 +158,8 @@ class _Session:
         with _signals(driver):
             _search_and_close(driver, self.data)
             _keep_model(driver, self.data)
+            if self.settings.tensorboard is not None:
+                _keep_for_tensorboard(driver, folder, self.settings.tensorboard)
             if report is not None:
                 _report(driver, folder, report)
             delivery = _deliver(driver, uploader)
@@ -252,6 +254,14 @@ def _report(driver: Driver, folder: Path, report: Report) -> None:
         driver.progress.warning = f"The report was not written: {text}"
 
 
+def _keep_for_tensorboard(driver: Driver, folder: Path, which: str) -> None:
+    try:
+        write_tensorboard(folder, which)
+    except Exception as problem:  # a view: what it shows is in the journal
+        text = f"{type(problem).__name__}: {problem}"
+        driver.progress.warning = f"What TensorBoard shows was not written: {text}"
+
+
 def _deliver(driver: Driver, uploader: Uploader) -> Delivery:
     driver.progress.stage = "mlflow"
     driver.show()
@@ -286,6 +296,7 @@ def _description(study: Study, settings: Settings, search: Search, data: Any) ->
         "metric": study.metric,
         "mode": study.mode,
         "test_metric": study.test_metric,
+        "further_test_metrics": study.further_test_metrics,
         "default": dict(study.default),
         "fixed": dict(study.fixed),
         "constraints": study.constraint_texts,

@@ -10,18 +10,22 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from numpy.typing import NDArray
+
 from hypertune.engine.checkpoints import Checkpoints
 from hypertune.engine.earlier import Earlier
 from hypertune.engine.folder import study_folder
 from hypertune.engine.prepare import load_data
 from hypertune.errors import SettingError
 from hypertune.records import Journal, read_champion, recommended
-from hypertune.study import Loop, Study
+from hypertune.study import Loop, Study, Task
 from hypertune.trainable.estimator import EstimatorLoop
+from hypertune.trainable.forecasting import Forecasting
 from hypertune.trainable.loop import TensorLoop
 from hypertune.trainable.own import OwnLoop
-from hypertune.trainable.predictor import keep, keeps
+from hypertune.trainable.predictor import Network, keep, keeps
 from hypertune.trainable.stepwise import StepwiseLoop
+from hypertune.trainable.supervised import Supervised
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,17 +34,38 @@ class TrainedModel:
 
     Attributes:
         model: The ``nn.Module`` with the weights of its best epoch, ready to predict: it takes
-            inputs as its task prepares them, and so scaled. Of a scikit-learn study the fitted
-            estimator, of a class of one's own its instance, as it was saved last.
+            inputs as its task prepares them, and so scaled; `predict` takes them as they come. Of
+            a scikit-learn study the fitted estimator, of a class of one's own its instance, as it
+            was saved last.
         config: Its whole config.
         trial: Its trial's id.
         loop: The training as it was left: ``loop.step()`` trains on for an epoch.
+        task, data: What it was trained on.
     """
 
     model: Any
     config: Mapping[str, Any]
     trial: int
     loop: Loop
+    task: Task
+    data: Any
+
+    def predict(self, model_input: Any) -> NDArray[Any]:
+        """Return what a network says of inputs as they come, scaled as they were in training.
+
+        Args:
+            model_input: As for `Network.predict` in `hypertune.trainable.predictor`.
+
+        Raises:
+            ValueError: The inputs are not as those of the data set.
+            SettingError: The model is no network of a task of ours.
+        """
+        task, config = self.task, dict(self.config)
+        if not isinstance(self.loop, TensorLoop) or not isinstance(task, Forecasting | Supervised):
+            raise SettingError("This model is not a network of ours: call `model` itself.")
+        _, prepare, answer = task.rebuilt(config, task.surroundings(config, self.data))
+        model = self.model if config["device"] == "cpu" else copy.deepcopy(self.model).cpu()
+        return Network(model, prepare, answer).predict(model_input)
 
 
 def load_model(
@@ -87,7 +112,14 @@ def load_model(
     data = load_data(asked)
     loop = asked.trainable.start(config, data, metric=asked.metric, mode=asked.mode)
     loop.load(found[1])
-    return TrainedModel(model=_model(loop, found[1]), config=config, trial=row.id, loop=loop)
+    return TrainedModel(
+        model=_model(loop, found[1]),
+        config=config,
+        trial=row.id,
+        loop=loop,
+        task=asked.trainable,
+        data=data,
+    )
 
 
 def keep_best_model(journal: Journal, study: Study, data: Any) -> None:

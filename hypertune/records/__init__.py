@@ -11,11 +11,19 @@ from hypertune.records.journal import (
     best_result,
     flat_names,
     job_results,
+    told_file,
+)
+from hypertune.records.tensorboard import (
+    HISTOGRAMS,
+    has_tensorboard,
+    tensorboard_folder,
+    write_tensorboard,
 )
 from hypertune.records.uploader import Delivery, Uploader, delivered
 
 __all__ = [
     "FULL",
+    "HISTOGRAMS",
     "Champion",
     "Delivery",
     "EventRow",
@@ -28,8 +36,12 @@ __all__ = [
     "champion",
     "delivered",
     "flat_names",
+    "has_tensorboard",
     "job_results",
     "read_champion",
     "recommended",
     "redact",
+    "tensorboard_folder",
+    "told_file",
+    "write_tensorboard",
 ]

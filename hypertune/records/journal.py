@@ -18,6 +18,7 @@ table                 columns
 ``events``            ``id``, ``t_ms``, ``kind``, ``trial``, ``data`` (JSON). Kinds: ``trial`` (a
                       row of ``trials`` was added or changed; with a new one why it was proposed),
                       ``study`` (a key was set), ``job`` (a stretch of epochs was started),
+                      ``diagnosis`` (what a look inside of its network after an epoch found),
                       ``worker`` (where it runs), ``lost`` (its worker died), ``test`` (a look at
                       the test part), ``look`` (something was undecided, and what was done about
                       it), ``search_start``, ``search_end``, ``report`` (it was written), ``model``
@@ -105,6 +106,11 @@ class EventRow:
     kind: str
     trial: int | None
     data: dict[str, Any]
+
+
+def told_file(folder: Path, trial: int) -> Path:
+    """Return where a study keeps what a trial's model said when the test part was opened."""
+    return folder / "predictions" / f"trial-{trial:03d}.npz"
 
 
 def now_ms() -> int:

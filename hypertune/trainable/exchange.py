@@ -21,6 +21,7 @@ class OtherData:
         csv: A table or series of one's own, in place of ``data``.
         target: Its column with what is to be said.
         group: Its column with what a row belongs to.
+        part: Its column with the part of a row: train, val, test, test:NAME, or nothing.
         time: Its column with the time, of a series.
         npz: Arrays of one's own, in place of ``data``.
     """
@@ -30,6 +31,7 @@ class OtherData:
     csv: Path | None = None
     target: str | None = None
     group: str | None = None
+    part: str | None = None
     time: str | None = None
     npz: Path | None = None
 
@@ -57,7 +59,7 @@ def with_data(study: Study, other: OtherData) -> Study:
         HypertuneError: This study cannot be run on these data.
     """
     task, name = study.trainable, other.data or study.trainable.data
-    columns = {"target": other.target, "group": other.group, "time": other.time}
+    columns = {name: getattr(other, name) for name in ("target", "group", "part", "time")}
     given = [value for value in (other.data, other.csv, other.npz) if value is not None]
     problems = [
         f"--{flag} goes with --csv."
@@ -86,7 +88,7 @@ def with_data(study: Study, other: OtherData) -> Study:
 
 
 def _series(other: OtherData, name: str) -> str | Series:
-    if other.npz is not None or other.group is not None:
+    if (other.npz, other.group, other.part) != (None, None, None):
         raise ValueError("a series is given by --csv, --target and --time")
     if other.csv is not None and other.target is not None:
         return csv_series(other.csv, target=other.target, time=other.time)
@@ -97,7 +99,9 @@ def _samples(other: OtherData, name: str, targets: str) -> str | DataSet:
     if other.time is not None:
         raise ValueError("--time goes with a forecast; samples have no order")
     if other.csv is not None and other.target is not None:
-        return csv_samples(other.csv, target=other.target, group=other.group, targets=targets)
+        return csv_samples(
+            other.csv, target=other.target, group=other.group, part=other.part, targets=targets
+        )
     if other.npz is not None:
         return npz_samples(other.npz, targets=targets)
     if other.data_dir is None:

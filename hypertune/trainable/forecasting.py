@@ -20,6 +20,7 @@ from hypertune.models import Recurrent
 from hypertune.space import Config, Space
 from hypertune.trainable.loop import (
     Inputs,
+    Look,
     Predict,
     TensorLoop,
     Tensors,
@@ -140,8 +141,15 @@ class Forecasting:
         def errors(split: SeriesSplit, part: str, outputs: torch.Tensor) -> dict[str, float]:
             return _errors(split, part, outputs.numpy() * sd + mean)
 
-        def test(predict: Predict, split: SeriesSplit) -> dict[str, float]:
-            return errors(split, "test", predict(inputs(split, "test")).cpu())
+        def test(predict: Predict, split: SeriesSplit) -> Look:
+            outputs, origins = predict(inputs(split, "test")).cpu(), split.origins("test")
+            told = {
+                "values": split.values[origins[0] :],
+                "first": np.array(origins[0]),
+                "origins": origins - origins[0],
+                "told": (outputs.numpy() * sd + mean).astype(np.float32),
+            }
+            return Look(metrics=errors(split, "test", outputs), told={"test": told})
 
         targets = (data.targets(data.origins("train")) - mean) / sd
         return TensorLoop(

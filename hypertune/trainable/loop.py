@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import nn
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
@@ -193,6 +194,29 @@ class Tensors:
 
 
 Predict = Callable[[Inputs], torch.Tensor]
+Told = Mapping[str, NDArray[Any]]
+"""What a model said of a test set, and what is true, as arrays by name.
+
+Of classes ``truth`` and ``told`` (numbers of ``classes``), ``certainty`` and ``chance``
+(probability of the class that was told, and of the true one), ``rows`` (of the data set), and the
+samples that it was most wrong about: ``worst`` (their places) and ``worst_x`` (their inputs as they
+came). Of numbers ``truth``, ``told`` and ``rows``. Of a series ``values`` (from the first origin
+on), ``first`` (its place in the series), ``origins`` (places in ``values``) and ``told``, shape
+(origin, horizon).
+"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Look:
+    """What came of a look at the test sets.
+
+    Attributes:
+        metrics: By name.
+        told: By test set: ``test``, and the names of further ones.
+    """
+
+    metrics: dict[str, float]
+    told: Mapping[str, Told]
 
 
 class TensorLoop:
@@ -202,9 +226,12 @@ class TensorLoop:
         model: Called once the random state is set, so that the seed fixes its initial weights.
         tensors: On any device; they are moved.
         loss: Of outputs and targets, a mean over the batch.
-        test: Maps the model and the test data to metrics.
+        test: Maps the model and the test data to what comes of it.
         config: Whole config of the trial.
         metric, mode: What tells the best epoch.
+
+    Attributes:
+        told: What the model said of the test sets, once it was tested.
     """
 
     def __init__(
@@ -213,7 +240,7 @@ class TensorLoop:
         tensors: Tensors,
         *,
         loss: Callable[[torch.Tensor, torch.Tensor], torch.Tensor],
-        test: Callable[[Predict, Any], dict[str, float]],
+        test: Callable[[Predict, Any], Look],
         config: Config,
         metric: str,
         mode: str,
@@ -247,10 +274,12 @@ class TensorLoop:
         by_epoch = isinstance(schedule, ReduceLROnPlateau)
         self.schedule = schedule
         self.batch_schedule = None if by_epoch else schedule
+        self.n_epochs: int = config["max_epochs"]
         self.metric, self.sign = metric, -1.0 if mode == "max" else 1.0
         self.epoch, self.best_epoch, self.best = 0, 0, math.inf
         self.plateau_epoch, self.plateau = 0, math.inf  # the last improvement that counts
         self.best_weights: dict[str, torch.Tensor] = {}
+        self.told: Mapping[str, Told] = {}
 
     def step(self) -> Mapping[str, float]:
         self.model.train()
@@ -301,7 +330,9 @@ class TensorLoop:
 
     def test(self, data: Any) -> Mapping[str, float]:
         self.model.load_state_dict(self.best_weights)
-        return self._test(self.predict, data)
+        tested = self._test(self.predict, data)
+        self.told = tested.told
+        return tested.metrics
 
     def save(self, folder: Path) -> None:
         state = {

@@ -11,15 +11,17 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from hypertune.data import DATA_SETS, SPLITS, DataSet, Samples, split_rows
+from hypertune.data import DATA_SETS, FURTHER, SPLITS, DataSet, Samples, split_rows
 from hypertune.errors import choices
 from hypertune.models import MLP
 from hypertune.space import Config, Space
 from hypertune.trainable.loop import (
     Inputs,
+    Look,
     Predict,
     TensorLoop,
     Tensors,
+    Told,
     build_model,
     config_problems,
     digest,
@@ -41,6 +43,7 @@ _SMOOTHING: Rule = (lambda v: is_real(v) and 0 <= v < 1, "a number from 0 to bel
 _INVERSE_PENALTIES = (0.003, 0.03, 0.3)
 _N_TO_TUNE = 5000
 _RIDGE_PENALTIES = (0.1, 1.0, 10.0, 100.0, 1000.0)
+_N_WORST = 12
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,6 +56,8 @@ class ScaledParts:
         test: The same; None while the search is under way.
         n_test: How many they are.
         mean, sd: Of the inputs before they were scaled.
+        further: The same of further test sets, by name; none while the search is under way.
+        rows: Which samples of the data set are in each part, by its name.
         y_mean, y_sd: Of the training targets, if they are numbers.
     """
 
@@ -62,13 +67,22 @@ class ScaledParts:
     n_test: int
     mean: NDArray[np.float64]
     sd: NDArray[np.float64]
+    further: Mapping[str, Samples] = field(default_factory=dict)
+    rows: Mapping[str, NDArray[np.int64]]
     y_mean: float
     y_sd: float
 
     def part(self, name: str) -> Samples:
-        """Return a part by its name."""
+        """Return a part by its name; a further test set is ``test:NAME``."""
+        if name.startswith(FURTHER):
+            return self.further[name.removeprefix(FURTHER)]
         part: Samples = getattr(self, name)
         return part
+
+    @property
+    def tests(self) -> list[str]:
+        """Names of the parts that are only tested on."""
+        return ["test", *(f"{FURTHER}{name}" for name in self.further)]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,6 +116,11 @@ class Supervised:
         """
         name, source = _source(data, self.source.targets)
         return replace(self, data=name, source=source, split=source.split)
+
+    @property
+    def test_sets(self) -> tuple[str, ...]:
+        """Names of the further test sets."""
+        return self.source.test_sets
 
     def problems(self, space: Space, fixed: Mapping[str, Any]) -> list[str]:
         rules: dict[str, Rule] = {}
@@ -153,6 +172,11 @@ class Supervised:
             n_test=len(rows["test"]),
             mean=mean,
             sd=sd,
+            further={
+                name: _scaled(samples.take(rows[f"{FURTHER}{name}"]), mean, sd)
+                for name in (samples.test_sets if test else ())
+            },
+            rows={**rows, "train": train_rows},
             y_mean=float(y.mean()),
             y_sd=float(y.std()) or 1.0,
         )
@@ -210,24 +234,21 @@ class Supervised:
         return self._model(config, shape, len(classes)), prepare, answer
 
     def start(self, config: Config, data: ScaledParts, *, metric: str, mode: str) -> TensorLoop:
-        window = config.get("window")
-
-        def inputs(part: Samples) -> Inputs:
-            lengths = None if part.lengths is None else torch.tensor(part.lengths)
-            # A copy: what the workers share cannot be written to, and PyTorch warns about that.
-            x = part.x if window is None else part.x[:, -window:]
-            return Inputs(torch.tensor(x), lengths)
-
-        def test(predict: Predict, whole: ScaledParts) -> dict[str, float]:
-            assert whole.test is not None
-            return self._metrics("test", whole, predict(inputs(whole.test)).cpu())
+        def test(predict: Predict, whole: ScaledParts) -> Look:
+            metrics: dict[str, float] = {}
+            told: dict[str, Told] = {}
+            for part in whole.tests:
+                outputs = predict(self._inputs(config, whole, part)).cpu()
+                metrics |= self._metrics(part, whole, outputs)
+                told[part.removeprefix(FURTHER)] = self._told(part, whole, outputs)
+            return Look(metrics=metrics, told=told)
 
         return TensorLoop(
             lambda: self._model(config, data.train.x.shape[1:], len(data.train.classes)),
             Tensors(
-                train=inputs(data.train),
+                train=self._inputs(config, data, "train"),
                 train_y=self._targets(data),
-                val=inputs(data.val),
+                val=self._inputs(config, data, "val"),
                 validate=functools.partial(self._metrics, "val", data),
             ),
             loss=self._loss(config, data),
@@ -236,6 +257,14 @@ class Supervised:
             metric=metric,
             mode=mode,
         )
+
+    def _inputs(self, config: Config, data: ScaledParts, part: str) -> Inputs:
+        """Return what the model is given of a part."""
+        samples, window = data.part(part), config.get("window")
+        lengths = None if samples.lengths is None else torch.tensor(samples.lengths)
+        x = samples.x if window is None else samples.x[:, -window:]
+        # A copy: what the workers share cannot be written to, and PyTorch warns about that.
+        return Inputs(torch.tensor(x), lengths)
 
     def _targets(self, data: ScaledParts) -> torch.Tensor:
         if data.train.classes:
@@ -256,20 +285,45 @@ class Supervised:
         )
 
     def _metrics(self, part: str, data: ScaledParts, outputs: torch.Tensor) -> dict[str, float]:
-        samples = data.part(part)
+        samples, prefix = data.part(part), _prefix(part)
         if not samples.classes:
-            told = outputs[:, 0].numpy() * data.y_sd + data.y_mean
-            return number_metrics(part, told, samples.y, data.y_mean)
-        if len(samples.classes) == 2:  # one logit against none
-            outputs = torch.cat([torch.zeros_like(outputs), outputs], dim=1)
-        return class_metrics(part, outputs, torch.tensor(samples.y.astype(np.int64)))
+            return number_metrics(prefix, _numbers(outputs, data), samples.y, data.y_mean)
+        y = torch.tensor(samples.y.astype(np.int64))
+        return class_metrics(prefix, _log_odds(outputs, samples), y)
+
+    def _told(self, part: str, data: ScaledParts, outputs: torch.Tensor) -> Told:
+        samples, rows = data.part(part), data.rows[part]
+        if not samples.classes:
+            truth = samples.y.astype(np.float32)
+            return {"truth": truth, "told": _numbers(outputs, data), "rows": rows}
+        shares = torch.softmax(_log_odds(outputs, samples), dim=1).numpy()  # (n, class)
+        truth, told = samples.y.astype(np.int64), shares.argmax(axis=1)
+        chance = shares[np.arange(len(truth)), truth]
+        wrong = np.flatnonzero(told != truth)
+        worst = wrong[np.argsort(chance[wrong], kind="stable")][:_N_WORST]
+        x = samples.x[worst] * data.sd + data.mean
+        if samples.lengths is not None:
+            x[np.arange(x.shape[1]) >= samples.lengths[worst, None]] = np.nan  # after the end
+        return {
+            "classes": np.array(samples.classes),
+            "truth": truth.astype(np.int16),
+            "told": told.astype(np.int16),
+            "certainty": shares.max(axis=1).astype(np.float32),
+            "chance": chance.astype(np.float32),
+            "rows": rows,
+            "worst": worst,
+            "worst_x": x.astype(np.float32),
+        }
 
     def baselines(self, data: ScaledParts, *, test: bool) -> dict[str, dict[str, float]]:
         """Majority and logistic regression, or mean and ridge; penalties by validation."""
-        part = "test" if test else "val"
-        if data.train.classes:
-            return _class_baselines(data, part)
-        return _number_baselines(data, part)
+        parts = data.tests if test else ["val"]
+        judge = _class_baselines if data.train.classes else _number_baselines
+        found: dict[str, dict[str, float]] = {}
+        for part in parts:
+            for name, metrics in judge(data, part).items():
+                found[name] = found.get(name, {}) | metrics
+        return found
 
 
 def classification(
@@ -377,6 +431,23 @@ def _source(data: str | DataSet, targets: str) -> tuple[str, DataSet]:
     return name, source
 
 
+def _prefix(part: str) -> str:
+    """Return what the names of a part's metrics begin with."""
+    return part.replace(":", "_")
+
+
+def _numbers(outputs: torch.Tensor, data: ScaledParts) -> NDArray[Any]:
+    """Return predictions in the units of the targets, shape (n,)."""
+    return np.asarray(outputs[:, 0].numpy() * data.y_sd + data.y_mean)
+
+
+def _log_odds(outputs: torch.Tensor, samples: Samples) -> torch.Tensor:
+    """Return log probabilities up to a constant, shape (n, class)."""
+    if len(samples.classes) == 2:  # one logit against none
+        return torch.cat([torch.zeros_like(outputs), outputs], dim=1)
+    return outputs
+
+
 def _some(samples: Samples, rows: NDArray[np.int64], n: int) -> NDArray[np.int64]:
     """Return ``n`` of the rows, each class in its share."""
     from sklearn.model_selection import train_test_split  # the driver's business
@@ -433,7 +504,7 @@ def _class_baselines(data: ScaledParts, part: str) -> dict[str, dict[str, float]
 
     def judge(name: str, shares: NDArray[np.float64]) -> dict[str, float]:
         truth = torch.tensor(data.part(name).y.astype(np.int64))
-        return class_metrics(name, torch.tensor(np.log(np.maximum(shares, 1e-12))), truth)
+        return class_metrics(_prefix(name), torch.tensor(np.log(np.maximum(shares, 1e-12))), truth)
 
     features = {name: _features(data.part(name)) for name in {"train", "val", part}}
 
@@ -463,7 +534,7 @@ def _number_baselines(data: ScaledParts, part: str) -> dict[str, dict[str, float
     from sklearn.linear_model import Ridge  # the driver's business
 
     def judge(name: str, told: NDArray[Any]) -> dict[str, float]:
-        return number_metrics(name, told, data.part(name).y, data.y_mean)
+        return number_metrics(_prefix(name), told, data.part(name).y, data.y_mean)
 
     features = {name: _features(data.part(name)) for name in {"train", "val", part}}
     models = [Ridge(alpha=a).fit(features["train"], data.train.y) for a in _RIDGE_PENALTIES]

@@ -3,6 +3,7 @@
 import contextlib
 import errno
 import faulthandler
+import io
 import math
 import os
 import shutil
@@ -10,10 +11,12 @@ import subprocess
 import time
 import traceback
 import uuid
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, TextIO
 
+import numpy as np
 import ray
 import torch
 from ray import tune
@@ -21,8 +24,10 @@ from ray import tune
 from hypertune.errors import nearest
 from hypertune.space import Config
 from hypertune.study import Loop, Task, TrialEnded
+from hypertune.trainable.diagnose import Diagnostician
 from hypertune.trainable.guard import MARK, start_guard
-from hypertune.trainable.loop import use_threads
+from hypertune.trainable.histograms import Histograms
+from hypertune.trainable.loop import TensorLoop, Told, use_threads
 from hypertune.trainable.own import OwnLoop, OwnTask, Saves
 
 _SAVE_EVERY_S = 30.0
@@ -45,6 +50,9 @@ class WorkerJob:
         n_threads: Threads to compute on.
         test_data: Reference to the test part: do not train, but judge the checkpoint's best epoch
             on it. None while the search is under way.
+        diagnose: Look inside the model after each epoch, and say what is wrong with it.
+        histograms: Folder and ending of names for TensorBoard's histograms; None for none.
+        told: File for what the model says of the test part: it is opened once, and looked at often.
     """
 
     key: str
@@ -58,6 +66,9 @@ class WorkerJob:
     timeout_s: float
     n_threads: int
     test_data: ray.ObjectRef | None = None
+    told: str | None = None
+    diagnose: bool = False
+    histograms: tuple[str, str] | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Return it as Ray Tune wants a trial's config."""
@@ -77,6 +88,8 @@ class Worker(tune.Trainable):
         self._hang: tuple[Path, TextIO] | None = None
         self._guard = _guard() if isinstance(task, OwnTask) else None
         self.loop: Loop | None = None
+        self.inside: Diagnostician | None = None
+        self.histograms: Histograms | None = None
         self.reset_config(config)
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
@@ -137,6 +150,13 @@ class Worker(tune.Trainable):
             if job.checkpoint is not None:
                 self.loop.load(Path(job.checkpoint))
                 self.saved_epoch = self.loop.epoch
+            if isinstance(self.loop, TensorLoop) and job.test_data is None:
+                if job.histograms is not None:
+                    folder, suffix = job.histograms
+                    self.histograms = Histograms(self.loop, Path(folder), suffix)
+                if job.diagnose:
+                    self.inside = Diagnostician(self.loop)
+                    self._look_inside()
         if job.test_data is not None:
             return self._judge(self.loop, ray.get(job.test_data))
         try:
@@ -151,6 +171,9 @@ class Worker(tune.Trainable):
         if not math.isfinite(metrics[job.metric]):
             value, epoch = metrics[job.metric], self.loop.epoch
             return self._failure(f"{job.metric} is {value} in epoch {epoch}")
+        diagnosis = self._look_inside()
+        if self.histograms is not None:
+            self.histograms.write()
         epoch, converged = self.loop.epoch, self.loop.converged
         done = epoch >= job.to_epoch or converged
         if done or (
@@ -165,7 +188,19 @@ class Worker(tune.Trainable):
             "t_ms": time.time_ns() // 1_000_000,
             "converged": converged,
             "done": done,
+            **diagnosis,
         }
+
+    def _look_inside(self) -> dict[str, Any]:
+        if self.inside is None:
+            return {}
+        try:
+            return {"diagnosis": self.inside.look().plain()}
+        except Exception as error:  # a model may do what hooks cannot follow, and still train
+            traceback.print_exc()
+            self.inside = None
+            text = f"no look inside was possible: {type(error).__name__}: {error}"
+            return {"diagnosis": {"epoch": self.job.to_epoch, "layers": [], "findings": [text]}}
 
     def _ended(self, loop: Loop) -> dict[str, Any]:
         """Return what is to be said of training that has ended by itself after its last epoch."""
@@ -176,16 +211,27 @@ class Worker(tune.Trainable):
 
     def _judge(self, loop: Loop, test_data: Any) -> dict[str, Any]:
         metrics = {name: float(value) for name, value in loop.test(test_data).items()}
+        if isinstance(loop, TensorLoop) and self.job.told is not None:
+            try:
+                save_told(Path(self.job.told), loop.told)
+            except OSError:  # pictures alone depend on it
+                traceback.print_exc()
         self._drop_loop()
         return {"metrics": metrics, "done": True}
 
     def _failure(self, text: str, lines: str = "") -> dict[str, Any]:
+        findings = [] if self.inside is None else self.inside.after_failure()
+        if findings:
+            text += f"; diagnosis: {'; '.join(findings)}"
         self._drop_loop()
-        return {"failure": text, "traceback": lines, "done": True}
+        return {"failure": text, "traceback": lines, "done": True, "findings": findings}
 
     def _drop_loop(self) -> None:
         """Be done with the present loop. One that goes on outside of its steps is ended."""
-        loop, self.loop = self.loop, None
+        loop, self.loop, self.inside = self.loop, None, None
+        if self.histograms is not None:
+            self.histograms.close()
+            self.histograms = None
         if isinstance(loop, OwnLoop):
             try:
                 self._arm()
@@ -251,6 +297,17 @@ def _guard() -> "subprocess.Popen[bytes]":
 
 def _saves(loop: Loop) -> Saves:
     return loop.saves if isinstance(loop, OwnLoop) else "any time"
+
+
+def save_told(file: Path, told: Mapping[str, Told]) -> None:
+    """Write what a model said of the test sets: arrays as ``<test set>/<name>``."""
+    arrays = {f"{part}/{name}": a for part, said in told.items() for name, a in said.items()}
+    file.parent.mkdir(parents=True, exist_ok=True)
+    whole = io.BytesIO()
+    np.savez_compressed(whole, **arrays)  # type: ignore[arg-type]
+    aside = file.with_suffix(".part")
+    aside.write_bytes(whole.getvalue())
+    aside.replace(file)
 
 
 def hang_file(checkpoints: Path, key: str) -> Path:

@@ -2,6 +2,7 @@
 
 import contextlib
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -182,3 +183,29 @@ def test_journal_in_which_nothing_is_written_yet_is_told(tmp_path: Path) -> None
 def test_folder_without_a_journal_is_told(tmp_path: Path) -> None:
     with pytest.raises(JournalError, match="There is no journal at"):
         summarize(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("mode", "default", "said"),
+    [
+        ("min", 0.5, "reaches 2.000, worse than the 1.000 on the test part, and is beaten by the "
+         "default configuration 0.500."),
+        ("min", 3.0, "reaches 2.000, worse than the 1.000 on the test part; nothing else that was "
+         "tested on it does better."),
+        ("max", 0.5, "reaches 2.000, no worse than the 1.000 on the test part; nothing else that "
+         "was tested on it does better."),
+    ],
+)  # fmt: skip
+def test_what_fails_elsewhere_is_said(mode: str, default: float, said: str, tmp_path: Path) -> None:
+    losses = [2.0, 1.0] if mode == "min" else [1.0, 2.0]
+    searched: list[Told] = [([loss], "complete", None) for loss in losses]
+    summary = write(tmp_path, searched, baselines={}, tests={1: 1.0, 0: 1.5}, mode=mode)
+    first, second = summary.scores
+    further = (
+        replace(first, further={"photos": 2.0}),
+        replace(second, further={"photos": default}),
+    )
+
+    (sentence,) = replace(summary, scores=further).on_further
+    assert sentence == f"On the test set 'photos' the best configuration {said}"
+    assert replace(summary, scores=further).verdicts[-1] == sentence

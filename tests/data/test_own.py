@@ -31,6 +31,21 @@ def test_table_has_its_features_its_classes_and_its_groups(tmp_path: Path) -> No
     assert (row.summary, row.split, row.n_classes) == ("own.csv", "group", 2)
 
 
+def test_table_may_say_the_part_of_a_row(tmp_path: Path) -> None:
+    lines = [line + "," for line in TABLE.splitlines()]
+    lines[0] += "part"
+    lines[3:6] = [lines[3] + "test", lines[4] + "test:elsewhere", lines[5] + "train"]
+    row = csv_samples(
+        written(tmp_path, "\n".join(lines) + "\n"), target="kind", group="who", part="part"
+    )
+    samples = row.load()
+
+    assert samples.x.shape == (12, 2)
+    assert samples.parts is not None
+    assert samples.parts.tolist() == ["", "", "test", "test:elsewhere", "train"] + [""] * 7
+    assert row.test_sets == samples.test_sets == ("elsewhere",)
+
+
 def test_numbers_may_be_the_target(tmp_path: Path) -> None:
     path = written(tmp_path, "a,b\n" + "".join(f"{i},{i**2}\n" for i in range(9)))
     row = csv_samples(path, target="b", targets="numbers")

@@ -45,7 +45,24 @@ def test_installed_data_are_what_their_authors_say(
         "japanese_vowels",
         "watch",
         "diabetes",
+        "digits_and_mnist",
     }
+
+
+def test_digits_from_elsewhere_are_made_as_small_as_the_others() -> None:
+    digits, both = DATA_SETS["digits"].load(), DATA_SETS["digits_and_mnist"].load()
+
+    assert both.test_sets == DATA_SETS["digits_and_mnist"].test_sets == ("mnist",)
+    assert both.parts is not None
+    added = both.parts == "test:mnist"
+    assert np.array_equal(both.x[~added], digits.x)
+    assert np.bincount(both.y[added]).tolist() == [100] * 10
+    x = both.x[added]
+    assert set(np.unique(x)) <= set(range(17))
+    # The digit fills the height, and is in the middle.
+    assert x[:, 0, 0].any(axis=1).mean() > 0.9
+    assert x[:, 0, 7].any(axis=1).mean() > 0.9
+    assert x[..., 0].mean() < 0.5 > x[..., 7].mean()
 
 
 def test_vowels_end_where_they_end_and_keep_the_test_part_of_their_authors() -> None:

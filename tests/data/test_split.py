@@ -90,6 +90,33 @@ def test_copy_of_a_sample_in_another_part_is_a_leak_but_not_of_a_row_of_a_table(
     split_rows(replace(samples, x=samples.x[:, 0]), "random", **SHARES)
 
 
+def test_further_test_sets_are_kept_apart_from_training_and_leave_the_other_parts_as_they_are() -> (
+    None
+):
+    samples = sequences()
+    before = split_rows(samples, "random", **SHARES)
+    further = replace(
+        samples,
+        x=np.concatenate([samples.x, samples.x[:6] + 1]),
+        y=np.concatenate([samples.y, samples.y[:6]]),
+        lengths=None,
+        groups=None,
+        recordings=None,
+        parts=np.array([""] * 60 + ["test:elsewhere"] * 4 + ["test:photos"] * 2),
+    )
+    rows = split_rows(further, "random", **SHARES)
+
+    assert rows["test:elsewhere"].tolist() == [60, 61, 62, 63]
+    assert rows["test:photos"].tolist() == [64, 65]
+    for part in ("train", "val", "test"):
+        assert rows[part].tolist() == before[part].tolist()
+    further.x[60] = further.x[rows["train"][0]]
+    with pytest.raises(LeakError, match="copy of a sample is in train and in test:elsewhere"):
+        split_rows(further, "random", **SHARES)
+    further.x[60] = further.x[rows["test"][0]]
+    split_rows(further, "random", **SHARES)  # nothing is learned from either
+
+
 def test_sample_in_two_parts_is_a_leak() -> None:
     rows = {"train": np.arange(9), "val": np.arange(8, 12), "test": np.arange(12, 20)}
 
@@ -106,8 +133,9 @@ def test_sample_in_two_parts_is_a_leak() -> None:
         (
             {"parts": np.array(["tets"] * 60)},
             "random",
-            "parts must be train, val or test, or empty",
+            "parts must be train, val or test, empty, or test:NAME",
         ),
+        ({"parts": np.array(["test:a b"] * 60)}, "random", "a name of letters, digits, '_' and"),
         ({"parts": np.array(["test", "val"] * 30)}, "random", "the train part is empty"),
     ],
 )

@@ -84,6 +84,7 @@ def test_nothing_else_asked_for_leaves_the_study_as_it_is(toy: Study) -> None:
             "--target goes with --csv.\n--group goes with --csv.",
         ),
         ("cnn", {"csv": Path("x"), "target": "y", "time": "t"}, "--time goes with a forecast"),
+        ("cnn", {"part": "p"}, "--part goes with --csv."),
         ("gru_window", {"npz": Path("x.npz")}, "a series is given by --csv, --target and --time"),
         (
             "cnn",

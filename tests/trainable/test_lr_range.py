@@ -16,7 +16,7 @@ from hypertune import Study, cli
 from hypertune.errors import SettingError
 from hypertune.space import Space
 from hypertune.study import load_study
-from hypertune.trainable.loop import Inputs, TensorLoop, Tensors
+from hypertune.trainable.loop import Inputs, Look, TensorLoop, Tensors
 from hypertune.trainable.lr_range import figure, lr_range
 
 
@@ -47,7 +47,7 @@ class Quadratic:
                 validate=lambda outputs: {},
             ),
             loss=lambda outputs, y: ((outputs - y) ** 2).mean() * config["scale"],
-            test=lambda predict, whole: {},
+            test=lambda predict, whole: Look(metrics={}, told={}),
             config=config,
             metric=metric,
             mode=mode,

@@ -38,6 +38,7 @@ def data_of(samples: Samples, split: str = "random", max_window: int | None = No
         n_classes=len(samples.classes) or None,
         shape=samples.x.shape[1:],
         max_window=max_window,
+        test_sets=samples.test_sets,
     )
 
 
@@ -136,6 +137,42 @@ def test_task_reports_what_it_names_and_so_do_its_baselines(
         for found in task.baselines(whole, test=test).values():
             assert list(found) == [f"{'test' if test else 'val'}_{n}" for n in names]
             assert all(np.isfinite(value) for value in found.values())
+
+
+def test_test_sets_are_judged_by_themselves_and_what_was_said_is_kept() -> None:
+    samples = blobs()
+    parts = np.array([""] * 150 + ["test:far"] * 50)
+    x = samples.x.copy()
+    x[150:] = 7 - (x[150:] - 7)  # what was learned is turned round
+    task = classification(data_of(replace(samples, x=x, parts=parts)), model=MLP)
+    assert task.test_sets == ("far",)
+    loop, whole = started(task, learning_rate=0.02), task.load(test=True)
+    assert task.load(test=False).further == {}
+    curve(loop, 6)
+    metrics, baselines = loop.test(whole), task.baselines(whole, test=True)
+
+    assert metrics["test_accuracy"] > 0.8 > 0.4 > metrics["test_far_accuracy"]
+    assert list(baselines["majority"]) == list(metrics)
+    for name, part in (("test", "test"), ("far", "test:far")):
+        told, prefix = loop.told[name], part.replace(":", "_")
+        right = told["truth"] == told["told"]
+        assert right.mean() == pytest.approx(metrics[f"{prefix}_accuracy"])
+        assert np.log(told["chance"]).mean() == pytest.approx(-metrics[f"{prefix}_loss"], rel=1e-4)
+        assert np.array_equal(samples.y[told["rows"]], told["truth"])
+        assert not right[told["worst"]].any()
+        worst = told["rows"][told["worst"]]
+        assert told["worst_x"] == pytest.approx(x[worst], rel=1e-3)  # as they came
+
+
+def test_numbers_that_were_said_are_kept_in_their_units() -> None:
+    task = regression(data_of(line()))
+    loop = started(task, learning_rate=0.02)
+    curve(loop, 3)
+    metrics = loop.test(task.load(test=True))
+    told = loop.told["test"]
+
+    assert np.abs(told["told"] - told["truth"]).mean() == pytest.approx(metrics["test_mae"])
+    assert np.array_equal(line().y[told["rows"]], told["truth"])
 
 
 def test_baselines_are_what_they_are_called() -> None:
