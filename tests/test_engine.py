@@ -262,7 +262,7 @@ def test_a_simulated_and_a_real_run_of_a_conditional_mixed_space_decide_alike(
         if e.trial is not None and journal.trial(e.trial).role == "search"
     ]
 
-    _, search = prepare(study, Settings(**settings))
+    search = prepare(study, Settings(**settings)).search
     simulated = []
     while (job := search.ask()) is not None:
         simulated.append((job.config["x"], job.from_epoch, job.to_epoch))

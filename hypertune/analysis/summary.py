@@ -45,6 +45,7 @@ class Summary:
         n_epochs: Epochs trained in all.
         seconds: From the start of the search to its end, all sessions together.
         n_looks: How often the test part was opened.
+        n_mutations: How often the config of ``best`` was changed while it was under way.
     """
 
     study: Mapping[str, Any]
@@ -56,6 +57,7 @@ class Summary:
     n_epochs: int
     seconds: float
     n_looks: int
+    n_mutations: int
 
     def better(self, a: float, b: float) -> bool:
         """Say whether ``a`` is better than ``b``."""
@@ -96,6 +98,7 @@ def summarize(folder: Path) -> Summary:
         for row in journal.results():
             results.setdefault(row.trial, []).append(row)
         tests = journal.events(kind="test")
+        changes = journal.events(kind="mutation")
         sessions = journal.sessions()
     finally:
         journal.close()
@@ -130,6 +133,7 @@ def summarize(folder: Path) -> Summary:
         n_epochs=sum(row.epoch > 0 for rows in results.values() for row in rows),
         seconds=sum(end - start for start, end in sessions) / 1000,
         n_looks=n_looks,
+        n_mutations=sum(best is not None and event.trial == best.id for event in changes),
     )
 
 

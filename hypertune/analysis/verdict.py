@@ -145,7 +145,7 @@ class _Judge:
         self.data, self.rng = data, rng
         self.study, self.sign = data.study, data.sign
         self.alpha = effects.spent(max(1, int(data.study.get("n_sessions", 1))))
-        self.searched = data.searched
+        self.searched = data.searched[data.searched["n_mutations"] == 0]
         self.full = data.full
         self.margin = self._margin()
         usable = len(self.full) >= 2 * MIN_FULL

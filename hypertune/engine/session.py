@@ -13,12 +13,14 @@ from types import FrameType
 from typing import Any
 
 import ray
+from ray.tune.schedulers import TrialScheduler
+from ray.tune.search import Searcher as RaySearcher
 
 from hypertune.engine.driver import Driver, Observer, Progress
 from hypertune.engine.earlier import Earlier, source_hash
 from hypertune.engine.folder import locked, new_folder, refuse_network, usable_folder
 from hypertune.engine.outcome import Outcome
-from hypertune.engine.prepare import load_data, planned_epochs, prepare
+from hypertune.engine.prepare import Prepared, load_data, planned_epochs, prepare
 from hypertune.engine.ray_tune import capacity, ray_session, search_on_ray
 from hypertune.engine.trained import keep_best_model
 from hypertune.errors import SettingError
@@ -37,6 +39,9 @@ def run(
     settings: Settings,
     observer: Observer | None = None,
     report: Report | None = None,
+    *,
+    searcher: RaySearcher | None = None,
+    scheduler: TrialScheduler | None = None,
 ) -> Outcome:
     """Run a study to its end, or to the end of its budget.
 
@@ -46,16 +51,19 @@ def run(
         observer: Called, in the driver's loop, when something has changed.
         report: Called with the study's folder when the search has ended. What it writes into
             ``report`` is delivered to MLflow with the rest.
+        searcher: One of Ray's in place of the method's own.
+        scheduler: The same.
 
     Raises:
         HypertuneError: It cannot start; nothing has been written.
     """
-    study, search = prepare(study, settings)
+    prepared = prepare(study, settings, searcher=searcher, scheduler=scheduler)
+    study = prepared.study
     usable_folder(study.name, settings)
-    with _at_hand(study, settings, search, observer) as session:
+    with _at_hand(prepared, settings, observer) as session:
         folder = new_folder(study.name, settings)
         with locked(folder), contextlib.closing(Journal(folder / "journal.db")) as journal:
-            about = _description(study, settings, search, session.data)
+            about = _description(prepared, settings, session.data)
             journal.set_study(name=folder.name, **about)
             return session.go(journal, settings.time_budget_s, report)
 
@@ -71,7 +79,8 @@ def resume(
     """Go on with a study, from where its journal ends; or extend it.
 
     Trials that ended are not run again, unfinished ones go on from their checkpoints, and the
-    search is rebuilt by replay.
+    search is rebuilt by replay. A scheduler of Ray's cannot be: it begins anew, knowing nothing of
+    the trials that ended, and those that it had paused begin anew as well.
 
     Args:
         folder: The study's folder.
@@ -89,9 +98,10 @@ def resume(
     Journal(folder / "journal.db", read_only=True).close()
     with locked(folder):
         earlier = Earlier.read(folder)
-        study, settings, search = earlier.replay(space, changes or {})
+        prepared, settings = earlier.replay(space, changes or {})
+        study = prepared.study
         with (
-            _at_hand(study, settings, search, observer) as session,
+            _at_hand(prepared, settings, observer) as session,
             contextlib.closing(Journal(folder / "journal.db")) as journal,
         ):
             if earlier.source_changed:
@@ -109,6 +119,7 @@ class _Session:
     study: Study
     settings: Settings
     search: Search
+    ray_scheduler: TrialScheduler | None
     data: Any
     simple: Mapping[str, Mapping[str, float]]
     n_concurrent: int
@@ -134,6 +145,7 @@ class _Session:
             progress=progress,
             observer=self.observer,
             warning=lambda: uploader.status.warning,
+            ray_scheduler=self.ray_scheduler,
         )
         _keep_diff(folder)
         start = {"n_concurrent": self.n_concurrent, "environment": _provenance()}
@@ -162,12 +174,13 @@ class _Session:
 
 @contextlib.contextmanager
 def _at_hand(
-    study: Study, settings: Settings, search: Search, observer: Observer | None
+    prepared: Prepared, settings: Settings, observer: Observer | None
 ) -> Iterator[_Session]:
     """Load the data, fit the simple models, and have Ray.
 
     One after the other: Ray's start forks, and a fork beside a thread that imports may hang.
     """
+    study, search = prepared.study, prepared.search
     data = load_data(study)
     try:
         simple = study.trainable.baselines(data, test=False)
@@ -180,6 +193,7 @@ def _at_hand(
         n_trials=search.n_trials or 0,
         planned_epochs=planned_epochs(search),
         started=time.time(),
+        note=prepared.warm.text if prepared.warm is not None else "",
     )
     if observer is not None:
         observer(progress)
@@ -189,6 +203,7 @@ def _at_hand(
             study=study,
             settings=settings,
             search=search,
+            ray_scheduler=prepared.ray_scheduler,
             data=data,
             simple=simple,
             n_concurrent=capacity(settings, nodes, search.n_trials),
@@ -256,8 +271,9 @@ def _data_set(study: Study, data: Any) -> dict[str, Any] | None:
         return None
 
 
-def _description(study: Study, settings: Settings, search: Search, data: Any) -> dict[str, Any]:
+def _description(prepared: Prepared, settings: Settings, data: Any) -> dict[str, Any]:
     """Return what the journal says of a study: all that a later session and a reader need."""
+    study, search = prepared.study, prepared.search
     about = _provenance()
     return {
         "study_id": uuid.uuid4().hex,
@@ -280,7 +296,7 @@ def _description(study: Study, settings: Settings, search: Search, data: Any) ->
         ),
         "max_epochs": study.max_epochs,
         "n_trials": search.n_trials,
-        "method": settings.method,
+        "method": prepared.method,
         "seed": settings.seed,
         "settings": settings.record() | {"from": settings.earlier and settings.earlier.name},
         "start": search.start,

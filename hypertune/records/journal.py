@@ -18,8 +18,9 @@ table                 columns
 ``events``            ``id``, ``t_ms``, ``kind``, ``trial``, ``data`` (JSON). Kinds: ``trial`` (a
                       row of ``trials`` was added or changed; with a new one why it was proposed),
                       ``study`` (a key was set), ``job`` (a stretch of epochs was started),
-                      ``worker`` (where it runs), ``lost`` (its worker died), ``test`` (a look at
-                      the test part), ``search_start``, ``search_end``, ``report`` (it was written),
+                      ``worker`` (where it runs), ``lost`` (its worker died), ``mutation`` (it went
+                      on with another trial's state and another config), ``test`` (a look at the
+                      test part), ``search_start``, ``search_end``, ``report`` (it was written),
                       ``model`` (the best model was kept in ``model``)
 ====================  ============================================================================
 

@@ -275,7 +275,7 @@ class Search:
             flat = self._distinct(k, given)
             origin, expected = self._searcher.why, self._searcher.expects
         if flat is None:
-            self._exhausted = self._exhausted or not given
+            self._exhausted = self._exhausted or not (given or self._searcher.waits)
             return None
         trial = self._register(flat, self._scheduler.first_epoch(k))
         trial.origin, trial.expected = origin, expected
@@ -285,10 +285,13 @@ class Search:
         """Return a config that was not tried yet; None if there is none."""
         for attempt in range(_SUGGESTIONS):
             rng = np.random.default_rng([self._seed, k, attempt])
+            flat: Flat | None
             if given:
                 flat = self._searcher.suggest_given(self.trials, rng, given)
             else:
                 flat = self._searcher.suggest(self.trials, rng)
+            if flat is None:
+                return None
             if self._new(flat):
                 return flat
         # A searcher that keeps proposing what was tried is helped out by chance, and where almost

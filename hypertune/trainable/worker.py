@@ -17,6 +17,7 @@ from typing import Any, TextIO
 import ray
 import torch
 from ray import tune
+from ray.tune.result import TRAINING_ITERATION
 
 from hypertune.errors import nearest
 from hypertune.space import Config
@@ -27,6 +28,9 @@ from hypertune.trainable.own import OwnLoop, OwnTask, Saves
 
 _SAVE_EVERY_S = 30.0
 _REPORT_EVERY_S = 0.5
+JOB = "hypertune job"
+"""Where a Ray trial's config has the job; there is more in it only for schedulers of Ray's."""
+_UNSAVED = "not-saved.txt"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,6 +49,8 @@ class WorkerJob:
         n_threads: Threads to compute on.
         test_data: Reference to the test part: do not train, but judge the checkpoint's best epoch
             on it. None while the search is under way.
+        by_epoch: Report every epoch alone, its metrics at the top of the result, as schedulers of
+            Ray's expect it.
     """
 
     key: str
@@ -58,10 +64,11 @@ class WorkerJob:
     timeout_s: float
     n_threads: int
     test_data: ray.ObjectRef | None = None
+    by_epoch: bool = False
 
     def to_dict(self) -> dict[str, Any]:
         """Return it as Ray Tune wants a trial's config."""
-        return {"job": {f.name: getattr(self, f.name) for f in fields(self)}}
+        return {JOB: {f.name: getattr(self, f.name) for f in fields(self)}}
 
 
 class Worker(tune.Trainable):
@@ -81,11 +88,12 @@ class Worker(tune.Trainable):
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         self._drop_loop()  # of a job that was cut short
-        self.job = WorkerJob(**new_config["job"])
+        self.job = WorkerJob(**new_config[JOB])
         # What a user's own code records elsewhere may say whose it is.
         study = Path(self.job.folder).parents[1].name
         os.environ |= {"HYPERTUNE_STUDY": study, "HYPERTUNE_TRIAL": str(self.job.trial)}
         self.saved_epoch, self.saved_at = 0, time.monotonic()
+        self._unloaded: dict[str, Any] | None = None
         return True
 
     def step(self) -> dict[str, Any]:
@@ -96,11 +104,19 @@ class Worker(tune.Trainable):
             if {"epoch", "metrics"} <= result.keys():
                 epochs.append(result)
             late = time.monotonic() - begun > _REPORT_EVERY_S
-            if result["done"] or late:
+            if result["done"] or late or self.job.by_epoch:
                 last = {"failure": None, "traceback": "", **result}
-                return {**last, "epochs": epochs, "device": self.device}
+                return {**self._at_top(result), **last, "epochs": epochs, "device": self.device}
+
+    def _at_top(self, result: dict[str, Any]) -> dict[str, Any]:
+        """Return what schedulers of Ray's read."""
+        if not (self.job.by_epoch and "epoch" in result):
+            return {}
+        return {**result.get("metrics", {}), TRAINING_ITERATION: result["epoch"]}
 
     def _try(self) -> dict[str, Any]:
+        if self._unloaded is not None:
+            return self._unloaded
         try:
             self._watch()
             return self._epoch()
@@ -131,12 +147,8 @@ class Worker(tune.Trainable):
         if job.test_data is not None and job.checkpoint is None:
             return self._failure("there is no checkpoint to judge")
         if self.loop is None:
-            use_threads(job.n_threads)
-            config = {**job.config, "device": self.device}
-            self.loop = self.task.start(config, self.data, metric=job.metric, mode=job.mode)
-            if job.checkpoint is not None:
-                self.loop.load(Path(job.checkpoint))
-                self.saved_epoch = self.loop.epoch
+            self._begin(None if job.checkpoint is None else Path(job.checkpoint))
+            assert self.loop is not None
         if job.test_data is not None:
             return self._judge(self.loop, ray.get(job.test_data))
         try:
@@ -166,6 +178,47 @@ class Worker(tune.Trainable):
             "converged": converged,
             "done": done,
         }
+
+    def _begin(self, checkpoint: Path | None) -> None:
+        job = self.job
+        use_threads(job.n_threads)
+        config = {**job.config, "device": self.device}
+        self.loop = self.task.start(config, self.data, metric=job.metric, mode=job.mode)
+        if checkpoint is not None:
+            self.loop.load(checkpoint)
+            self.saved_epoch = self.loop.epoch
+
+    # ---- for schedulers of Ray's, which pause a trial, or hand its state to another one ----
+
+    def save_checkpoint(self, checkpoint_dir: str) -> None:
+        """Save the trial where Ray wants it. A failure is kept for whoever loads it."""
+        folder = Path(checkpoint_dir)
+        try:
+            self._arm()
+            if self.loop is None or _saves(self.loop) != "any time":
+                raise RuntimeError("the trainable saves no checkpoint: its trial cannot be paused")
+            part = folder / "state"
+            part.mkdir()
+            self.loop.save(part)
+        except Exception as error:
+            (folder / _UNSAVED).write_text(f"{type(error).__name__}: {error}")
+        finally:
+            faulthandler.cancel_dump_traceback_later()
+
+    def load_checkpoint(self, checkpoint: str) -> None:
+        """Begin with what `save_checkpoint` wrote. A failure is reported by the next step."""
+        folder = Path(checkpoint)
+        try:
+            self._drop_loop()
+            self._watch()
+            if (unsaved := folder / _UNSAVED).is_file():
+                raise RuntimeError(f"its checkpoint was not saved: {unsaved.read_text()}")
+            self._begin(folder / "state")
+        except (Exception, SystemExit) as error:
+            text = f"{type(error).__name__}: {error}"
+            self._unloaded = self._failure(text, traceback.format_exc())
+        finally:
+            faulthandler.cancel_dump_traceback_later()
 
     def _ended(self, loop: Loop) -> dict[str, Any]:
         """Return what is to be said of training that has ended by itself after its last epoch."""
