@@ -819,7 +819,8 @@ def lacking(problem: str) -> list[str]:
 
 def main() -> None:
     cores = len(os.sched_getaffinity(0))
-    methods = [name for name in METHODS if name != "grid"]  # which wants finite spaces
+    # grid wants finite spaces, and Ray's schedulers are not played here.
+    methods = [name for name, row in METHODS.items() if name != "grid" and row.ray is None]
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", maxsplit=1)[0])
     parser.add_argument("--methods", type=listed, default=methods, metavar="NAMES")
     parser.add_argument("--peers", type=listed, default=list(PEERS), help="or none")

@@ -16,7 +16,7 @@ from typing import Any
 import psutil
 import pytest
 import ray
-from conftest import TOY, doing
+from conftest import OURS, TOY, doing
 from ray import tune
 
 from hypertune import engine
@@ -26,7 +26,6 @@ from hypertune.engine.checkpoints import Checkpoints
 from hypertune.engine.driver import Driver
 from hypertune.engine.folder import locked
 from hypertune.errors import HypertuneError, JournalError, SettingError
-from hypertune.methods import METHODS
 from hypertune.records import Delivery, Journal
 from hypertune.settings import Settings
 from hypertune.study import Study
@@ -150,7 +149,7 @@ def study(toy: Study) -> Study:
     )
 
 
-@pytest.mark.parametrize("method", [name for name in METHODS if name != "grid"])
+@pytest.mark.parametrize("method", OURS)
 def test_a_study_that_is_killed_anywhere_ends_as_if_it_had_not_been(
     method: str, study: Study, one: OneWorker, tmp_path: Path
 ) -> None:

@@ -108,7 +108,8 @@ def summarize(folder: Path) -> Summary:
     best, full = recommended(trials, results, study)
     n_looks = sum(event.data.get("label") == "best" for event in tests)
     shown = [("best", best)] if best else []
-    default = [t for t in searched[:1] if t.full]
+    changed = {event.trial for event in changes}
+    default = [t for t in searched[:1] if t.full and t.id not in changed]
     shown += [("default", t) for t in default]
     shown += [
         (t.label, t)
@@ -133,7 +134,7 @@ def summarize(folder: Path) -> Summary:
         n_epochs=sum(row.epoch > 0 for rows in results.values() for row in rows),
         seconds=sum(end - start for start, end in sessions) / 1000,
         n_looks=n_looks,
-        n_mutations=sum(best is not None and event.trial == best.id for event in changes),
+        n_mutations=sum(event.trial == best.id for event in changes) if best else 0,
     )
 
 

@@ -323,7 +323,7 @@ class Driver:
         undecided = self.search.more or any(t.to_epoch < full for t in self.search.running)
         if not self.default_due or undecided or not trials:
             return None
-        if not (trials[0].waiting or trials[0].reason == "stopped"):
+        if not (trials[0].waiting or trials[0].reason == "stopped" or self.ids[0] in self.changes):
             return None
         self.default_due = False
         config = dict(self.study.default)
@@ -424,7 +424,8 @@ class Driver:
         looks = self.journal.events(kind="test")
         known = {event.trial for event in looks if "metrics" in event.data}
         first = self.search.trials[0]
-        default = self.ids[0] if first.full else self.default
+        intact = first.full and self.ids[0] not in self.changes
+        default = self.ids[0] if intact else self.default
         for label, trial in {"best": best, "default": default}.items():
             if trial is not None and trial not in known and self._has_checkpoint(trial):
                 self.to_test.append((label, trial))
@@ -797,6 +798,10 @@ class Driver:
                 reason, detail = "interrupted", f"by {stopped_by}"
             self.journal.set_state(self.ids[trial.number], "ended", reason=reason, detail=detail)
         self.progress.n_ended["stopped"] = sum(t.reason == "stopped" for t in self.search.trials)
+        if self.ray_scheduler is not None:
+            for trial in self.search.trials:  # workers save what they leave
+                if trial.reason == "stopped":
+                    self.checkpoints.drop(self.ids[trial.number])
         if self.stopped_by is None:
             # It may be extended: then most that is promoted is among these.
             kept = {self.ids[t.number] for t in self._promising()[:_KEPT]}

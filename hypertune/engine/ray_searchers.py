@@ -97,6 +97,7 @@ class RaySearch(Searcher):
     def _next(self, trials: Sequence[Trial]) -> Flat | None:
         """Return the next suggestion; None if there is none, for now or for good."""
         self._n_suggested += 1
+        self.waits = False
         try:
             proposed = self.theirs.suggest(self._last_id)
         except Exception as error:

@@ -140,7 +140,7 @@ class Search:
         if new is not None:
             return self._job(new, 0, new.to_epoch)
         # The space has nothing new any more, which may be the last chance of others.
-        return None if levels else self.ask()
+        return None if levels or self._searcher.waits else self.ask()
 
     def ask_ahead(self) -> Job | None:
         """Return a job while no worker is free yet, where working it out takes time; else None.
