@@ -132,6 +132,7 @@ def test_a_study_runs_under_rays_own_scheduler(method: str, toy: Study, tmp_path
         study,
         method=method,
         n_trials=12,
+        max_epochs=4,
         n_repeats=1,
         n_concurrent=2,
         seed=1,
@@ -156,7 +157,7 @@ def test_a_study_runs_under_rays_own_scheduler(method: str, toy: Study, tmp_path
         if trial.config["do"] == "fail":
             assert trial.reason == "failed"
         if trial.reason == "complete":
-            assert epochs[trial.id][-1] == 9
+            assert epochs[trial.id][-1] == 4
     reasons = {t.reason for t in trials}
     paused = [t for t in trials if len(jobs[t.id]) > 1]
     if method == "ray-pbt":
