@@ -268,6 +268,8 @@ def test_a_simulated_and_a_real_run_of_a_conditional_mixed_space_decide_alike(
         for epoch in range(job.from_epoch + 1, job.to_epoch + 1):
             search.tell(job.trial, epoch, job.config["x"] + 1 / epoch)
     assert simulated == real
+    if method == "auto":  # its model was asked, not chance alone
+        assert any("Gaussian process" in trial.origin for trial in search.trials)
     shown = [{k: t.config[k] for k in study.space} for t in searched(journal)]
     assert shown == [search.space.nest(t.flat) for t in search.trials]
 

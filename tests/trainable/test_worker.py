@@ -290,7 +290,7 @@ def test_a_state_that_could_not_be_saved_fails_the_trial_that_goes_on_from_it(
     worker = make(replace(job, to_epoch=9, by_epoch=True))
     worker.train()
     assert worker.loop is not None
-    worker.loop.save = boom  # type: ignore[method-assign]
+    worker.loop.save = lambda folder: boom()  # type: ignore[method-assign]
     worker.save_checkpoint(str(tmp_path))
 
     worker.reset(replace(job, key="b", by_epoch=True).to_dict())
