@@ -257,7 +257,8 @@ def _show_best(out: Console, summary: Summary) -> None:
     out.print(Text(f"Best configuration (trial {summary.best.id}): {config}"))
     if summary.n_mutations:
         out.print(
-            f"It began with this one, which was changed {summary.n_mutations} times on the way: "
+            "It began with this one, which was changed on the way "
+            f"({summary.n_mutations} time{'s'[: summary.n_mutations > 1]}): "
             f"hypertune explain {summary.study['name']} {summary.best.id}"
         )
     if not summary.full:

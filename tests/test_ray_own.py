@@ -213,7 +213,7 @@ def with_searcher(study: Study, searcher: RaySearcher, **settings: Any) -> Prepa
     return prepare(study, Settings(method="random", **settings), searcher=searcher)
 
 
-@pytest.mark.filterwarnings("default")
+@pytest.mark.filterwarnings("ignore:Choices for a categorical distribution:UserWarning")
 @pytest.mark.parametrize("make", [OptunaSearch, HyperOptSearch])
 def test_searchers_of_rays_search_and_learn(make: Any, toy: Study) -> None:
     seed = {"seed": 3} if make is OptunaSearch else {"random_state_seed": 3}
