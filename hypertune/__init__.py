@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from hypertune.analysis.frames import load_curves, load_trials
+    from hypertune.api import run
     from hypertune.engine.trained import load_model
     from hypertune.methods import ask_tell
     from hypertune.study import Study
@@ -27,6 +28,7 @@ __all__ = [
     "load_model",
     "load_trials",
     "regression",
+    "run",
     "transfer",
 ]
 
@@ -42,6 +44,7 @@ _HOMES = {
     "load_model": "hypertune.engine.trained",
     "load_trials": "hypertune.analysis.frames",
     "regression": "hypertune.trainable.supervised",
+    "run": "hypertune.api",
     "transfer": "hypertune.trainable.transfer",
 }
 

@@ -184,8 +184,6 @@ def run(
             raise SettingError("--probe goes with --dry-run.")
     check.done()
     out = display.console()
-    if settings.earlier is not None:
-        out.print(engine.warm_start(study, settings.earlier).text, markup=False)
     if dry_run:
         display.show_plan(out, study, settings, plan.make_plan(study, settings, probe=probe))
         return

@@ -17,6 +17,7 @@ from rich.text import Text
 
 from hypertune.analysis import Comparison, Score, Summary
 from hypertune.engine import Explanation, Outcome, Progress, Rerun
+from hypertune.methods import METHODS
 from hypertune.plan import Plan
 from hypertune.records import FULL, flat_names, redact
 from hypertune.settings import Settings
@@ -59,7 +60,7 @@ class Display:
     def __init__(self, out: Console) -> None:
         self._out = out
         self._live: Live | None = None
-        self._stage, self._said, self._warned = "", 0.0, ""
+        self._stage, self._said, self._warned, self._noted = "", 0.0, "", False
         if out.is_terminal:
             self._bar = Bar(
                 TextColumn("{task.description}"),
@@ -86,6 +87,9 @@ class Display:
             self._live.stop()
 
     def __call__(self, progress: Progress) -> None:
+        if progress.note and not self._noted:
+            self._noted = True
+            self._out.print(Text(progress.note))
         stage = _STAGES[progress.stage]
         left = seconds_left(progress)
         text = _progress_text(progress)
@@ -137,6 +141,8 @@ def _progress_text(progress: Progress) -> str:
 
 def show_plan(out: Console, study: Study, settings: Settings, plan: Plan) -> None:
     """Print what a run would do."""
+    if plan.note:
+        out.print(Text(plan.note))
     out.print(Text(study.question, style="bold"))
     table = Table(box=None, pad_edge=False)
     table.add_column("parameter")
@@ -147,6 +153,8 @@ def show_plan(out: Console, study: Study, settings: Settings, plan: Plan) -> Non
     out.print(table)
     size = "infinitely many" if plan.n_configs is None else f"{plan.n_configs:,}"
     share = plan.n_epochs / plan.max_epochs
+    # What a scheduler of Ray's saves cannot be played through beforehand.
+    about = "about" if METHODS[settings.method].ray is None else "at most"
     rows = [
         ("space", f"{size} configs"),
         ("fixed", ", ".join(f"{k}={v}" for k, v in flat_names(study.fixed).items()) or "nothing"),
@@ -156,7 +164,7 @@ def show_plan(out: Console, study: Study, settings: Settings, plan: Plan) -> Non
         ("goal", goal_text(study, settings)),
         (
             "budget",
-            f"{plan.n_trials} trials of up to {plan.max_epochs} epochs; about {plan.n_epochs} "
+            f"{plan.n_trials} trials of up to {plan.max_epochs} epochs; {about} {plan.n_epochs} "
             f"epochs in all, as much as {share:.3g} trials in full; then the default in full, and "
             f"it and the best on {settings.of(study).n_repeats} fresh seeds",
         ),
@@ -285,6 +293,12 @@ def _show_best(out: Console, summary: Summary) -> None:
     searched = {k: v for k, v in summary.best.config.items() if k not in summary.study["fixed"]}
     config = ", ".join(f"{k}={_number(v)}" for k, v in flat_names(searched).items())
     out.print(Text(f"Recommended configuration (trial {summary.best.id}): {config}"))
+    if summary.n_mutations:
+        out.print(
+            "It began with this one, which was changed on the way "
+            f"({summary.n_mutations} time{'s'[: summary.n_mutations > 1]}): "
+            f"hypertune explain {summary.study['name']} {summary.best.id}"
+        )
     first = next((score for score in summary.scores if score.n_fresh), None)
     if first is not None and summary.winner != summary.best.id:
         out.print(
@@ -398,10 +412,12 @@ def _state(outcome: Outcome) -> str:
 def show_trials(out: Console, trials: "pd.DataFrame") -> None:
     """Print a study's trials."""
     columns = ["trial", "role", "reason", "epochs", "value", "best_epoch", "test", "cost_s"]
+    if trials["n_mutations"].any():
+        columns.append("n_mutations")
     columns += [name for name in trials.columns if name.startswith("config.")]
     table = Table(box=None, pad_edge=False)
     for name in columns:
-        number = name in ("trial", "epochs", "value", "best_epoch", "test", "cost_s")
+        number = name in ("trial", "epochs", "value", "best_epoch", "test", "cost_s", "n_mutations")
         title = name.removeprefix("config.")
         table.add_column(Text(title), justify="right" if number else "left", no_wrap=True)
     shown = trials[columns].astype(object).where(trials[columns].notna(), None)
@@ -423,6 +439,15 @@ def show_explanation(out: Console, known: Explanation) -> None:
         rows.append(("expected", f"{metric} of about {known.expected:.4g} in full"))
     if known.best is not None:
         rows.append(("best", f"{metric} {known.best[0]:.4g} at epoch {known.best[1]}"))
+    for change in known.mutations:
+        now = ", ".join(f"{k}={_number(v)}" for k, v in flat_names(change["config"]).items())
+        rows.append(
+            (
+                f"after epoch {change['epoch']}",
+                f"it took over trial {change['from_trial']} as it was after epoch "
+                f"{change['from_epoch']}, and went on with {now}",
+            )
+        )
     for c in known.comparisons:
         cut_off = "" if c.cut_off is None else f" with {c.cut_off:.4g} or better"
         verdict = "among" if c.rank <= c.n_go_on else "not among"

@@ -25,11 +25,14 @@ class Method:
             only the one that is used is.
         scheduler: The scheduler.
         summary: What it does, for `list`.
+        ray: The class of Ray Tune's own scheduler that stops, pauses and changes trials; None where
+            ``scheduler`` decides alone. Only the engine can follow it.
     """
 
     home: str
     scheduler: type[Scheduler]
     summary: str
+    ray: str | None = None
 
     @property
     def searcher(self) -> type[Searcher]:
@@ -89,6 +92,24 @@ METHODS: dict[str, Method] = {
     "median": Method(
         home="random:Random", scheduler=Median, summary="random configs, stopped by the median rule"
     ),
+    "ray-asha": Method(
+        home="random:Random",
+        scheduler=Full,
+        ray="ASHAScheduler",
+        summary="random configs under Ray Tune's ASHA: the worst three quarters are stopped",
+    ),
+    "ray-hyperband": Method(
+        home="random:Random",
+        scheduler=Full,
+        ray="HyperBandScheduler",
+        summary="random configs under Ray Tune's HyperBand, which pauses and stops them",
+    ),
+    "ray-pbt": Method(
+        home="random:Random",
+        scheduler=Full,
+        ray="PopulationBasedTraining",
+        summary="Ray Tune's population-based training: the worst take over and vary the best",
+    ),
 }
 DEFAULT_METHOD = "auto"
 
@@ -98,6 +119,8 @@ def unknown(method: str, scheduler: str | None) -> list[str]:
     problems = []
     if method not in METHODS:
         problems.append(f"Unknown method '{method}'.{choices(method, list(METHODS))}")
+    elif scheduler is not None and METHODS[method].ray is not None:
+        problems.append(f"--method {method} is about a scheduler: it goes without --scheduler.")
     if scheduler is not None and scheduler not in SCHEDULERS:
         known = choices(scheduler, list(SCHEDULERS))
         problems.append(f"Unknown scheduler '{scheduler}'.{known}")
@@ -116,6 +139,7 @@ def make_search(
     scheduler: str | None = None,
     feasible: Callable[[Config], bool] | None = None,
     fair: Categorical | None = None,
+    searcher: Searcher | None = None,
 ) -> Search:
     """Return the ask/tell object of a method.
 
@@ -131,6 +155,7 @@ def make_search(
         feasible: Says of a nested config whether it may be tried at all; None if every one may.
         fair: A parameter whose levels get equal budgets, and within which trials are compared; None
             to compare all with all.
+        searcher: A searcher in place of the method's own.
 
     Raises:
         SettingError: There is no such method, or it cannot honour the space.
@@ -138,12 +163,12 @@ def make_search(
     if problems := unknown(method, scheduler):
         raise SettingError("\n".join(problems))
     row = METHODS[method]
-    if problems := row.searcher.problems(space):
+    if searcher is None and (problems := row.searcher.problems(space)):
         raise SettingError("\n".join(problems))
     chosen = row.scheduler if scheduler is None else SCHEDULERS[scheduler]
     return Search(
         space,
-        row.searcher(space, max_epochs, seed),
+        row.searcher(space, max_epochs, seed) if searcher is None else searcher,
         chosen(max_epochs),
         mode=mode,
         max_epochs=max_epochs,
@@ -173,7 +198,7 @@ def ask_tell(
                 search.tell(job.trial, epoch, train_one_epoch(job.config))
 
     Args:
-        method: A row of METHODS.
+        method: A row of METHODS, but for those that need Ray Tune.
         space: Nested dict of Ray Tune domains.
         mode: Whether values are to be minimised or maximised.
         max_epochs: Epochs of a trial in full; 1 where there are no epochs.
@@ -184,6 +209,8 @@ def ask_tell(
         StudyError: The space is not valid.
         SettingError: There is no such method, or it cannot honour the space.
     """
+    if method in METHODS and METHODS[method].ray is not None:
+        raise SettingError(f"Method '{method}' needs Ray Tune: run a study with it.")
     return make_search(
         method, Space(space), mode=mode, max_epochs=max_epochs, n_trials=n_trials, seed=seed
     )

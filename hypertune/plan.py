@@ -59,6 +59,7 @@ class Plan:
         folder, store: Where records go.
         free_bytes: Space left there.
         probe: Measured cost, where asked for.
+        note: What was taken from an earlier study.
     """
 
     parameters: Sequence[tuple[str, str]]
@@ -73,6 +74,7 @@ class Plan:
     store: str
     free_bytes: int
     probe: Probe | None
+    note: str = ""
 
 
 def make_plan(study: Study, settings: Settings, *, probe: bool) -> Plan:
@@ -81,7 +83,8 @@ def make_plan(study: Study, settings: Settings, *, probe: bool) -> Plan:
     Raises:
         SettingError: `run` would not start.
     """
-    study, search = prepare(study, settings)
+    prepared = prepare(study, settings)
+    study, search = prepared.study, prepared.search
     space, n_trials = study.search_space, search.n_trials or 0
     n_epochs = planned_epochs(search)
     n_repeated = 0 if saves(study.trainable) else planned_epochs(search, saves=False) - n_epochs
@@ -106,6 +109,7 @@ def make_plan(study: Study, settings: Settings, *, probe: bool) -> Plan:
         store=redact(settings.store),
         free_bytes=shutil.disk_usage(root).free,
         probe=_probe(study, settings, n_epochs + n_repeated, n_concurrent) if probe else None,
+        note=prepared.warm.text if prepared.warm is not None else "",
     )
 
 

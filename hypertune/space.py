@@ -349,8 +349,8 @@ def _show(value: Value) -> str:
     return value if isinstance(value, str) else _text(value)
 
 
-def _plain(value: Any) -> Value:
-    """Return a plain copy of ``value``.
+def as_plain(value: Any) -> Value:
+    """Return a plain copy of ``value``: NumPy's numbers become Python's, tuples become lists.
 
     Raises:
         TypeError: It is not plain.
@@ -364,16 +364,16 @@ def _plain(value: Any) -> Value:
             raise TypeError
         return value
     if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
+        return [as_plain(item) for item in value]
     if isinstance(value, Mapping) and all(isinstance(key, str) for key in value):
-        return {key: _plain(item) for key, item in value.items()}
+        return {key: as_plain(item) for key, item in value.items()}
     raise TypeError
 
 
 def is_plain(value: Any) -> bool:
     """Say whether a config may hold this."""
     try:
-        _plain(value)
+        as_plain(value)
     except TypeError:
         return False
     return True
@@ -407,7 +407,7 @@ class _Reader:
         if isinstance(spec, list | tuple) and _holds_domain(spec):
             return self._group(list(enumerate(spec)), True, key=key, name=name, condition=condition)
         try:
-            return _Constant(_plain(spec))
+            return _Constant(as_plain(spec))
         except TypeError:
             self.problems.append(
                 f"{name} must be a Ray Tune domain or a plain value (None, bool, finite number, "
@@ -505,7 +505,7 @@ class _Reader:
             return _Constant(None)
         if not any(_holds_domain(option) for option in options):
             try:
-                labels = [_plain(option) for option in options]
+                labels = [as_plain(option) for option in options]
             except TypeError:
                 self.problems.append(
                     f"{name}: choices must be plain values (None, bool, finite number, str, lists "
@@ -571,7 +571,7 @@ def _differ(values: Sequence[Value]) -> bool:
 
 def _plain_or(option: Any, index: int) -> Value:
     try:
-        return _plain(option)
+        return as_plain(option)
     except TypeError:
         return index
 
@@ -666,9 +666,9 @@ def _walk(node: _Node, flat: Flat, value_of: Callable[[Parameter], Value]) -> No
 def _nest(node: _Node, flat: Mapping[str, Value]) -> Any:
     match node:
         case _Constant(value):
-            return _plain(value)
+            return as_plain(value)
         case _Leaf(parameter):
-            return _plain(flat[parameter.key])
+            return as_plain(flat[parameter.key])
         case _Group(members, is_list):
             nested = {key: _nest(member, flat) for key, member in members.items()}
             return list(nested.values()) if is_list else nested

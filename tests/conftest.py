@@ -11,11 +11,14 @@ import ray
 from filelock import FileLock
 from ray import tune
 
+from hypertune.methods import METHODS
 from hypertune.study import Study, Task, load_study
 from hypertune.trainable.worker import Worker, WorkerJob
 
 Make = Callable[[WorkerJob, Task], Worker]
 
+OURS = [name for name, row in METHODS.items() if name != "grid" and row.ray is None]
+"""The methods that search any space, and decide without Ray's schedulers."""
 TOY = Path(__file__).parent / "studies" / "toy.py"
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import doing
+from conftest import OURS, doing
 from mlflow import MlflowClient
 from ray import tune
 
@@ -14,7 +14,6 @@ from hypertune.engine import Outcome, ray_tune, run
 from hypertune.engine.driver import Driver
 from hypertune.engine.prepare import prepare
 from hypertune.errors import JournalError, SettingError
-from hypertune.methods import METHODS
 from hypertune.records import Journal, TrialRow
 from hypertune.settings import Settings
 from hypertune.study import Study, load_study
@@ -229,7 +228,7 @@ def test_one_seed_gives_one_result_to_the_last_digit(tmp_path: Path) -> None:
     assert runs[0] == runs[1]
 
 
-@pytest.mark.parametrize("method", [name for name in METHODS if name != "grid"])
+@pytest.mark.parametrize("method", OURS)
 def test_a_simulated_and_a_real_run_of_a_conditional_mixed_space_decide_alike(
     method: str, toy: Study, tmp_path: Path
 ) -> None:
@@ -262,13 +261,15 @@ def test_a_simulated_and_a_real_run_of_a_conditional_mixed_space_decide_alike(
         if e.trial is not None and journal.trial(e.trial).role == "search"
     ]
 
-    _, search = prepare(study, Settings(**settings))
+    search = prepare(study, Settings(**settings)).search
     simulated = []
     while (job := search.ask()) is not None:
         simulated.append((job.config["x"], job.from_epoch, job.to_epoch))
         for epoch in range(job.from_epoch + 1, job.to_epoch + 1):
             search.tell(job.trial, epoch, job.config["x"] + 1 / epoch)
     assert simulated == real
+    if method == "auto":  # its model was asked, not chance alone
+        assert any("Gaussian process" in trial.origin for trial in search.trials)
     shown = [{k: t.config[k] for k in study.space} for t in searched(journal)]
     assert shown == [search.space.nest(t.flat) for t in search.trials]
 

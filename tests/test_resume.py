@@ -16,7 +16,7 @@ from typing import Any
 import psutil
 import pytest
 import ray
-from conftest import TOY, doing
+from conftest import OURS, TOY, doing
 from ray import tune
 
 from hypertune import engine, load_model
@@ -27,7 +27,6 @@ from hypertune.engine.checkpoints import Checkpoints
 from hypertune.engine.driver import Driver
 from hypertune.engine.folder import locked
 from hypertune.errors import HypertuneError, JournalError, SettingError
-from hypertune.methods import METHODS
 from hypertune.records import Delivery, Journal
 from hypertune.records.mlflow_runs import n_sessions
 from hypertune.settings import Settings
@@ -152,7 +151,7 @@ def study(toy: Study) -> Study:
     )
 
 
-@pytest.mark.parametrize("method", [name for name in METHODS if name != "grid"])
+@pytest.mark.parametrize("method", OURS)
 def test_a_study_that_is_killed_anywhere_ends_as_if_it_had_not_been(
     method: str, study: Study, one: OneWorker, tmp_path: Path
 ) -> None:
@@ -190,6 +189,48 @@ def test_a_fair_study_that_is_killed_goes_on_with_the_same_decisions(
         folder = cut(one, study, settings(tmp_path, method=method, name=f"cut-{at}"), at=at)
         assert engine.resume(folder, space=now).error is None
         assert record(folder) == record(whole.studies_dir / "whole"), at
+
+
+def test_under_a_scheduler_of_rays_what_ended_stays_and_the_rest_goes_on(
+    toy: Study, one: OneWorker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def begin(driver: Driver, data: Any) -> None:
+        def report(key: str, epochs: range) -> None:
+            for epoch in epochs:
+                row = {"epoch": epoch, "metrics": {"loss": 5.0 - epoch / 10}, "t_ms": epoch}
+                last = {"epoch": epoch, "converged": False, "failure": None, "traceback": ""}
+                driver.result(key, {"epochs": [row], **last, "device": "cpu"})
+
+        for key, epochs in (("a", range(1, 2)), ("b", range(1, 10)), ("c", range(1, 3))):
+            driver.next_job(key)
+            driver.started(key)
+            if key == "a":
+                driver.stop(key)
+            report(key, epochs)
+        driver.pause("c", 2)
+        driver.changed("c", "b", {"x": 0.25, "do": "fine"}, 3)
+        raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr("hypertune.engine.session.search_on_ray", begin)
+        with pytest.raises(Killed):
+            engine.run(toy, settings(tmp_path, method="ray-asha", n_trials=4, n_repeats=1))
+    folder = tmp_path / "studies" / "s"
+    outcome = engine.resume(folder, space=toy)
+    assert outcome.error is None
+
+    rows = record(folder)
+    searched = [row for row in rows if row[2] == "search"]
+    assert [row[5] for row in searched] == ["stopped", "complete", "complete", "complete"]
+    assert searched[0][6] == "by Ray Tune's AsyncHyperBandScheduler after epoch 1"
+    assert [len(row[7]) for row in searched] == [1, 9, 9, 9]
+    # It goes on with the config that it was given on the way, under which it is not repeated.
+    assert [loss for _, loss in searched[2][7][:2]] == [4.9, 4.8]
+    assert [loss for _, loss in searched[2][7][2:]] == [0.25 + 1 / e for e in range(3, 10)]
+    labels = {row[3]: row[7][-1][1] for row in rows if row[2] != "search"}
+    assert labels["default"] == 0.5 + 1 / 9  # stopped in the search: trained in full besides
+    assert "best, repeat 1" in labels
+    assert all(loss != 0.25 + 1 / 9 for loss in labels.values())
 
 
 def test_a_study_may_be_killed_again_and_again(

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 from ray import tune
 
-from hypertune.engine import prepare, warm_start
+from hypertune.engine import prepare
+from hypertune.engine.warm_start import warm_start
 from hypertune.errors import JournalError, SettingError
 from hypertune.records import Journal
 from hypertune.settings import Settings
@@ -70,7 +71,9 @@ def test_the_best_trials_in_full_come_first_as_far_as_the_space_has_them(
         "metric is accuracy)."
     )
     settings = Settings(studies_dir=tmp_path / "studies", from_study="old-1", n_trials=9)
-    _, search = prepare(study, settings)
+    prepared = prepare(study, settings)
+    assert prepared.warm == found
+    search = prepared.search
     jobs = [search.ask() for _ in range(5)]
     assert [job and job.config["x"] for job in jobs] == [0.5, 0.3, 0.1, 0.6, 0.2]
 

@@ -11,6 +11,8 @@ The columns of `load_trials`, one row a trial that has started:
 ``reason``          how it ended: complete | converged | stopped | failed | lost | interrupted
 ``detail``          the first line of why
 ``full``            it ran in full: it is complete, or converged before
+``n_mutations``     how often it was given another trial's state and another config on its way; its
+                    ``config`` is the one that it began with
 ``seed``            of its training
 ``repeat``          trials of equal repeat share split and data order: they are compared in pairs
 ``epochs``          the last epoch with a result; 0 for models without epochs
@@ -51,6 +53,7 @@ from hypertune.records.mlflow_runs import (
     cost_s,
     from_json_tags,
     look_at_test,
+    mutations,
     n_sessions,
     origin,
 )
@@ -78,7 +81,8 @@ class StudyData:
         space: The space that was searched.
         trials: See the top of this module.
         curves: The same.
-        flats: Flat configs by trial, of those whose config is of the space.
+        flats: Flat configs by trial, of those whose config is of the space and was the same from
+            their first epoch to the last. What compares configs goes by these alone.
         jobs: Stretches of epochs: ``trial``, ``from_epoch``, ``to_epoch``, ``started``, ``ended``;
             None where they are not known (MLflow does not hold them).
     """
@@ -100,10 +104,15 @@ class StudyData:
         """The trials of the search itself."""
         return self.trials[self.trials["role"] == "search"]
 
+    @property
+    def mutated(self) -> pd.DataFrame:
+        """Those of them whose config was changed on the way: samples of no config."""
+        return self.searched[self.searched["n_mutations"] > 0]
+
     @cached_property
     def full(self) -> pd.DataFrame:
-        """Those of them that ran in full."""
-        return self.searched[self.searched["full"]]
+        """Those of the search that ran in full, with one and the same config."""
+        return self.searched[self.searched["full"] & (self.searched["n_mutations"] == 0)]
 
     @property
     def columns(self) -> list[str]:
@@ -130,6 +139,7 @@ class Record:
     cost_s: float | None = None
     look: Mapping[str, Any] | None = None
     origin: str = ""
+    n_mutations: int = 0
 
 
 def load(study: str | Path, *, tracking_uri: str | None = None) -> StudyData:
@@ -169,12 +179,13 @@ def from_records(
         raise JournalError(f"The record of study '{about.get('name')}' lacks {', '.join(missing)}.")
     space = Space.from_plain(about["parameters"])
     flats = {r.trial: flat for r in records if (flat := _flat(space, r.config))}
+    mutated = {r.trial for r in records if r.n_mutations}
     return StudyData(
         study=about,
         space=space,
         trials=_trials(records, about, space, flats),
         curves=_curves(records, about),
-        flats=flats,
+        flats={trial: flat for trial, flat in flats.items() if trial not in mutated},
         jobs=jobs,
     )
 
@@ -305,6 +316,7 @@ def _from_journal(path: Path) -> tuple[dict[str, Any], list[Record], pd.DataFram
                 cost_s=cost_s(journal, trial.id, results.get(trial.id, [])),
                 look=look_at_test(journal, trial.id),
                 origin=origin(journal, trial.id),
+                n_mutations=len(mutations(journal, trial.id)),
                 results=results.get(trial.id, []),
             )
             for trial in journal.trials()
@@ -410,6 +422,7 @@ def _raw(client: Any, run: Any, about: Mapping[str, Any]) -> Record:
         cost_s=run.data.metrics.get("cost_s") if ended else None,
         look=look,
         origin=record["origin"],
+        n_mutations=len(record["mutations"]),
         results=list(rows.values()),
     )
 
@@ -470,6 +483,7 @@ _DTYPES = {
     "reason": "string",
     "detail": "string",
     "full": "bool",
+    "n_mutations": "int64",
     "seed": "int64",
     "repeat": "int64",
     "epochs": "int64",
@@ -504,6 +518,7 @@ def _row(raw: Record, about: Mapping[str, Any]) -> dict[str, Any]:
         "reason": raw.reason,
         "detail": raw.detail,
         "full": raw.reason in FULL and value is not None,
+        "n_mutations": raw.n_mutations,
         "seed": raw.seed,
         "repeat": raw.repeat,
         "epochs": rows[-1].epoch if rows else 0,

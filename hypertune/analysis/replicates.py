@@ -10,6 +10,7 @@ from hypertune.analysis.frames import StudyData, finite
 from hypertune.records import Champion, Run, champion
 from hypertune.space import identity
 
+_COLUMNS = ("trial", "role", "label", "reason", "repeat", "epochs", "n_mutations")
 MIN_REPEATS = 3
 """Repeats that configs must share to be compared."""
 
@@ -70,9 +71,10 @@ def recommended(data: StudyData) -> Champion | None:
             repeat=int(repeat),
             epochs=int(epochs),
             loss=float(loss) if math.isfinite(loss) else None,
+            mutated=bool(n_mutations),
         )
-        for trial, role, label, reason, repeat, epochs, loss in zip(
-            *(rows[name] for name in ("trial", "role", "label", "reason", "repeat", "epochs")),
+        for trial, role, label, reason, repeat, epochs, n_mutations, loss in zip(
+            *(rows[name] for name in _COLUMNS),
             losses,
             strict=True,
         )

@@ -24,11 +24,17 @@ def review(data: StudyData, *, margin: float) -> list[str]:
         data: The study.
         margin: The smallest difference that matters.
     """
-    n = len(data.searched)
+    n, n_full = len(data.searched), int(data.searched["full"].sum())
     sentences = [
-        f"{n} configurations were tried, {len(data.full)} of them in full, with "
+        f"{n} configurations were tried, {n_full} of them in full, with "
         f"{int(data.searched['epochs'].sum())} epochs in all."
     ]
+    if n_mutated := len(data.mutated):
+        sentences.append(
+            f"{n_mutated} of these trials went on with another one's state and a changed "
+            "configuration: none of them tells how good a configuration is, and all that is said "
+            "of configurations leaves them out."
+        )
     if n < 8 or len(data.full) < 3:
         sentences.append("That is too little to tell how well the search went.")
         return sentences + _failures(data)

@@ -63,6 +63,7 @@ class Summary:
         n_epochs: Epochs trained in all.
         seconds: From the start of the search to its end, all sessions together.
         n_looks: How often the test part was opened.
+        n_mutations: How often the config of ``best`` was changed while it was under way.
     """
 
     study: Mapping[str, Any]
@@ -75,6 +76,7 @@ class Summary:
     n_epochs: int
     seconds: float
     n_looks: int
+    n_mutations: int
 
     def better(self, a: float, b: float) -> bool:
         """Say whether ``a`` is better than ``b``."""
@@ -144,17 +146,19 @@ def summarize(folder: Path) -> Summary:
         for row in journal.results():
             results.setdefault(row.trial, []).append(row)
         tests = journal.events(kind="test")
+        changes = journal.events(kind="mutation")
         sessions = journal.sessions()
     finally:
         journal.close()
     if missing := {"metric", "mode", "test_metric"} - study.keys():
         raise JournalError(f"'{journal.path}' lacks {', '.join(sorted(missing))}: no study began.")
     searched = [t for t in trials if t.role == "search"]
-    champion = recommended(trials, results, study)
+    mutated = {event.trial for event in changes if event.trial is not None}
+    champion = recommended(trials, results, study, mutated)
     best = next((t for t in trials if champion is not None and t.id == champion.trial), None)
     n_looks = sum(event.data.get("label") == "best" for event in tests)
     shown = [("best", best)] if best else []
-    default = [t for t in searched[:1] if t.full]
+    default = [t for t in searched[:1] if t.full and t.id not in mutated]
     shown += [("default", t) for t in default]
     shown += [
         (t.label, t)
@@ -180,6 +184,7 @@ def summarize(folder: Path) -> Summary:
         n_epochs=sum(row.epoch > 0 for rows in results.values() for row in rows),
         seconds=sum(end - start for start, end in sessions) / 1000,
         n_looks=n_looks,
+        n_mutations=sum(event.trial == best.id for event in changes) if best else 0,
     )
 
 

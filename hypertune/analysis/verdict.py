@@ -119,7 +119,7 @@ class _Judge:
         self.data, self.rng = data, rng
         self.study, self.sign = data.study, data.sign
         self.alpha = effects.spent(max(1, int(data.study.get("n_sessions", 1))))
-        self.searched = data.searched
+        self.searched = data.searched[data.searched["n_mutations"] == 0]
         self.full = data.full
         self.margin = self._margin()
         usable = len(self.full) >= 2 * MIN_FULL and self.full["value"].nunique() > 1
@@ -219,7 +219,7 @@ class _Judge:
         """Compare the means of levels, where all configs are a random sample of the space."""
         estimand = f"each level of {parameter.name} on average over all else in the space"
         basis = "configurations drawn by chance, in full"
-        drawn = self.searched[by_chance(self.data)]
+        drawn = self.searched[by_chance(self.data).loc[self.searched.index]]
         rest = len(self.searched) - len(drawn)
         # The default may stand beside them; what a model chose, or was stopped, may not.
         if rest > 1 or len(drawn) < 2 * MIN_DRAWN or not drawn["full"].all():

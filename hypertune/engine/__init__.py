@@ -3,7 +3,8 @@
 A *job* (one stretch of epochs of one of our trials) is a Ray trial, on an actor that is reused. So
 a promotion, a resumed study and a lost worker are one and the same: another job of the same trial.
 `session.py` is the way in (`earlier.py` for a study that goes on), `driver.py` keeps the books,
-`ray_tune.py` is all that knows Ray Tune.
+`ray_tune.py` runs Ray Tune. Its own schedulers and searchers can take the place of ours:
+`ray_schedulers.py`, `ray_searchers.py`.
 """
 
 from hypertune.engine.driver import Observer, Progress
@@ -14,7 +15,6 @@ from hypertune.engine.prepare import load_data, planned_epochs, prepare
 from hypertune.engine.ray_tune import capacity
 from hypertune.engine.rerun import Rerun, rerun
 from hypertune.engine.session import resume, run
-from hypertune.engine.warm_start import warm_start
 
 __all__ = [
     "Explanation",
@@ -36,5 +36,4 @@ __all__ = [
     "study_folder",
     "study_folders",
     "usable_folder",
-    "warm_start",
 ]

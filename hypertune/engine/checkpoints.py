@@ -1,10 +1,13 @@
 """The checkpoints of a study's trials, and how much room they take."""
 
 import shutil
+import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 
 from hypertune.trainable.worker import newest_checkpoint
+
+_SCRATCH = "ray-"
 
 
 class Checkpoints:
@@ -21,6 +24,18 @@ class Checkpoints:
         self._bytes: dict[int, int] = {}
         for path in folder.glob("trial-*"):
             self.weigh(int(path.name.removeprefix("trial-")))
+
+    def scratch(self) -> "tempfile.TemporaryDirectory[str]":
+        """Return a folder for Ray's own checkpoints, beside the trials'."""
+        self.root.mkdir(parents=True, exist_ok=True)
+        return tempfile.TemporaryDirectory(prefix=_SCRATCH, dir=self.root)
+
+    def clear(self) -> None:
+        """Delete what a process that was killed has left behind."""
+        for path in self.root.glob("hang-*.txt"):
+            path.unlink(missing_ok=True)
+        for path in self.root.glob(f"{_SCRATCH}*"):
+            shutil.rmtree(path, ignore_errors=True)
 
     def folder(self, trial: int) -> Path:
         """Return the folder of a trial."""

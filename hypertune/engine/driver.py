@@ -10,8 +10,10 @@ from pathlib import Path
 from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar
 
 import ray
+from ray.tune.schedulers import TrialScheduler
 
 from hypertune.engine.checkpoints import Checkpoints
+from hypertune.engine.ray_schedulers import wants_all
 from hypertune.errors import HypertuneError, JournalError
 from hypertune.records import (
     FULL,
@@ -23,7 +25,7 @@ from hypertune.records import (
 )
 from hypertune.search import Job, Reason, Search, Trial
 from hypertune.settings import Settings
-from hypertune.space import Categorical, identity, level_text
+from hypertune.space import Categorical, Config, as_plain, identity, level_text
 from hypertune.study import MAX_FAIR_LEVELS, Study
 from hypertune.trainable.worker import WorkerJob, hang_file
 
@@ -36,6 +38,7 @@ _N_TOP = 2  # the best of a search, besides those of levels, that run again
 _KEPT = 20  # checkpoints of a finished study
 _SYNC_EVERY_S = 0.5
 _COUNT_EVERY_S = 0.2  # over all trials, which at 10,000 of them would take longer than they do
+_MAX_QUEUED = 200  # trials that have not begun; as many as Ray's own random search queues
 _HOPELESS = (
     3  # so many trials that all lost their workers, and no result ever: it is not the trials
 )
@@ -61,6 +64,7 @@ class Progress:
     best: float | None = None
     best_trial: int | None = None
     stage: str = "start"
+    note: str = ""
     warning: str | None = None
 
 
@@ -106,7 +110,8 @@ class Out:
     """A job that is out.
 
     ``number`` is the trial's in the search, None for a baseline; ``test`` is the label under which
-    the job looks at the test part, None for training.
+    the job looks at the test part, None for training. A scheduler of Ray's may have it ``paused``
+    (it has no worker), and have it ``stopped`` after the epoch that was just reported.
     """
 
     job: WorkerJob
@@ -116,6 +121,8 @@ class Out:
     test: str | None = None
     cut: bool = False
     placed: bool = False
+    paused: bool = False
+    stopped: bool = False
 
 
 def _guarded(
@@ -150,6 +157,7 @@ class Driver:
         observer: Called when something has changed.
         warning: Asked now and then for what is wrong with the records' replica.
         judge: Says what is undecided, where the study is to go on until nothing is.
+        ray_scheduler: Ray's own scheduler that the search's trials run under, if there is one.
     """
 
     def __init__(
@@ -166,11 +174,14 @@ class Driver:
         observer: Observer | None,
         warning: Callable[[], str | None] = lambda: None,
         judge: Judge | None = None,
+        ray_scheduler: TrialScheduler | None = None,
     ) -> None:
         self.study, self.settings, self.search, self.journal = study, settings, search, journal
         self.folder = folder.resolve()
         self.checkpoints = Checkpoints(self.folder / "checkpoints", settings.disk_budget_bytes)
-        self.n_concurrent = n_concurrent
+        self.n_concurrent, self.ray_scheduler = n_concurrent, ray_scheduler
+        self.sent: dict[str, int] = {}  # the trial of each Ray trial
+        self.changes: dict[int, Config] = {}  # what trials search now whose config was changed
         self.progress, self.observer, self.warning = progress, observer, warning
         self.judge = judge
         self.looks: list[dict[str, Any]] = []  # those after which the study went on
@@ -203,11 +214,12 @@ class Driver:
 
         A trial that was under way goes on first, from its newest checkpoint.
         """
-        for leftover in self.checkpoints.root.glob("hang-*.txt"):  # of workers that were killed
-            leftover.unlink(missing_ok=True)
+        self.checkpoints.clear()
         for event in self.journal.events(kind="diagnosis"):
             if event.trial is not None:
                 self.findings[event.trial] = event.data["findings"]
+        for event in self.journal.events(kind="mutation"):
+            self.changes[int(event.trial or 0)] = event.data["config"]
         trials = self.journal.trials()
         self.next_id = max((trial.id for trial in trials), default=-1) + 1
         for trial in trials:
@@ -283,7 +295,7 @@ class Driver:
 
         With one worker at a time jobs are asked for when they are due, so that runs are repeatable.
         """
-        busy = len(self.out) == self.n_concurrent > 1
+        busy = self.n_at_work == self.n_concurrent > 1
         if busy and self.ahead is None and not (self.halted or self.overdue):
             self.ahead = self.search.ask_ahead()
 
@@ -299,7 +311,7 @@ class Driver:
     @_guarded
     def next_job(self, key: str) -> WorkerJob | None:
         """Return a job for the Ray trial ``key``; None if none is due."""
-        if len(self.out) >= self.n_concurrent or self.halted:
+        if self.halted or not self._room:
             return None
         if self.overdue and (not self.search.done or self._repeats_left()):
             self.cut_short = True
@@ -307,6 +319,8 @@ class Driver:
             self._withdraw()
             return self._next_test(key)
         job, self.ahead = self.ahead or self.search.ask(), None
+        if job is None and self.ray_scheduler is not None and self._any_searched_out:
+            return None  # what Ray's scheduler is not to see waits until it has nothing to do
         if job is None:
             if due := self._default_in_full(key) or self._next_repeat(key):
                 return due
@@ -315,6 +329,22 @@ class Driver:
             self.ids.append(self._add_trial(job.config, role="search", origin=self._origin(job)))
             self.progress.n_started += 1
         return self._send(key, self.ids[job.trial], job.config, job.to_epoch, job.trial)
+
+    @property
+    def n_at_work(self) -> int:
+        """Jobs that have a worker, or wait for one."""
+        return sum(not out.paused for out in self.out.values())
+
+    @property
+    def _any_searched_out(self) -> bool:
+        return any(out.number is not None for out in self.out.values())
+
+    @property
+    def _room(self) -> bool:
+        """There is room for another job."""
+        if wants_all(self.ray_scheduler) and self.search.more and not self.overdue:
+            return sum(out.paused for out in self.out.values()) < _MAX_QUEUED
+        return self.n_at_work < self.n_concurrent
 
     def _withdraw(self) -> None:
         if self.ahead is not None:
@@ -335,7 +365,9 @@ class Driver:
         """
         full, trials = self.search.max_epochs, self.search.trials
         undecided = self.search.more or any(t.to_epoch < full for t in self.search.running)
-        if not self.default_due or undecided or not trials or not trials[0].waiting:
+        if not self.default_due or undecided or not trials:
+            return None
+        if not (trials[0].waiting or trials[0].reason == "stopped" or self.ids[0] in self.changes):
             return None
         self.default_due = False
         config = dict(self.study.default)
@@ -469,7 +501,9 @@ class Driver:
 
         They are the best of all, and of each level of factors that have few.
         """
-        full = [t for t in self.search.trials if t.full and math.isfinite(t.best[t.epoch])]
+        # One whose config was changed on the way is no sample of a config: it cannot be repeated.
+        intact = (t for t in self.search.trials if self.ids[t.number] not in self.changes)
+        full = [t for t in intact if t.full and math.isfinite(t.best[t.epoch])]
         ranked = sorted(full, key=lambda t: (t.best[t.epoch], t.number))
         chosen = {"best" if k == 0 else f"number {k + 1}": t for k, t in enumerate(ranked[:_N_TOP])}
         for parameter in self.search.space.parameters:
@@ -510,7 +544,8 @@ class Driver:
         looks = self.journal.events(kind="test")
         known = {event.trial for event in looks if "metrics" in event.data}
         first = self.search.trials[0]
-        default = self.ids[0] if first.full else self.default
+        intact = first.full and self.ids[0] not in self.changes
+        default = self.ids[0] if intact else self.default
         for label, trial in {"best": best.trial, "default": default}.items():
             if trial is not None and trial not in known and self._has_checkpoint(trial):
                 self.to_test.append((label, trial))
@@ -593,7 +628,10 @@ class Driver:
         job = WorkerJob(
             key=key,
             trial=trial,
-            config=self.study.config(config, seed=self.settings.seed if seed is None else seed),
+            config=self.study.config(
+                self.changes.get(trial, config),
+                seed=self.settings.seed if seed is None else seed,
+            ),
             to_epoch=to_epoch,
             checkpoint=str(checkpoint[1]) if checkpoint else None,
             folder=str(self.checkpoints.folder(trial)),
@@ -605,13 +643,16 @@ class Driver:
             told=str(told_file(self.folder, trial)) if test else None,
             diagnose=self.settings.diagnose,
             histograms=self._histograms(trial),
+            by_epoch=self.ray_scheduler is not None and number is not None,
         )
+        self.sent[key] = trial
         self.out[key] = Out(
             job=job,
             number=number,
             from_epoch=checkpoint[0] if checkpoint else 0,
             heard=time.monotonic(),
             test=test,
+            paused=number is not None and wants_all(self.ray_scheduler),
         )
         return job
 
@@ -619,6 +660,69 @@ class Driver:
         if self.settings.tensorboard is None:
             return None
         return str(tensorboard_folder(self.folder, trial)), HISTOGRAMS
+
+    # ---- what a scheduler of Ray's decides ----
+
+    def is_searched(self, key: str) -> bool:
+        """Say whether a Ray trial is one of the search."""
+        return key in self.out and self.out[key].number is not None
+
+    def stop(self, key: str) -> None:
+        """Have a trial stopped after the epoch that is being reported."""
+        if key in self.out:
+            self.out[key].stopped = True
+
+    def pause(self, key: str, epoch: int) -> None:
+        """Have a trial give up its worker after the epoch that is being reported."""
+        if key in self.out:
+            self.out[key].paused, self.out[key].from_epoch = True, epoch
+
+    @_guarded
+    def stopped_in_pause(self, key: str) -> None:
+        """Take note of a trial that was stopped while it had no worker."""
+        if (out := self.out.get(key)) is None or not out.paused:
+            return
+        if out.cut:
+            self.cut_short = self.cut_short or not self.halted
+            self._end(key, "interrupted", f"by {self.stopped_by}")
+        else:
+            self._end(key, "stopped", self._stopped_text)
+
+    @property
+    def _stopped_text(self) -> str:
+        return f"by Ray Tune's {type(self.ray_scheduler).__name__}"
+
+    @_guarded
+    def changed(self, key: str, donor: str, searched: Config, epoch: int) -> WorkerJob:
+        """Take note that a trial goes on with another one's state and a config made of its config.
+
+        Args:
+            key: The trial's Ray trial.
+            donor: That of the other one.
+            searched: The config that it has from now on.
+            epoch: The epoch of the state.
+
+        Returns:
+            The job as it is now.
+        """
+        out = self.out[key]
+        trial = out.job.trial
+        searched = {name: as_plain(value) for name, value in searched.items()}
+        self.changes[trial] = searched
+        self.journal.add_event(
+            "mutation",
+            trial,
+            {
+                "epoch": out.from_epoch,
+                "from_trial": self.sent[donor],
+                "from_epoch": epoch,
+                "config": searched,
+            },
+        )
+        out.job = replace(out.job, config={**out.job.config, **searched}, checkpoint=None)
+        out.from_epoch = epoch
+        self.checkpoints.drop(trial)  # those of the state that it had before
+        return out.job
 
     # ---- epochs back ----
 
@@ -629,6 +733,7 @@ class Driver:
         out.heard = time.monotonic()
         if out.test is not None:
             return
+        out.paused = False
         self.journal.set_state(out.job.trial, "running")
         span = {"from_epoch": out.from_epoch, "to_epoch": out.job.to_epoch}
         self.journal.add_event("job", out.job.trial, span)
@@ -690,6 +795,10 @@ class Driver:
             if self.checkpoints.too_many:
                 # A trial that lost its checkpoint trains again when it is promoted after all.
                 self.checkpoints.trim(self.ids[t.number] for t in reversed(self._promising()))
+        elif out.stopped:
+            self._end(key, "stopped", f"{self._stopped_text} after epoch {epoch}")
+        elif out.paused:
+            self.journal.set_state(trial, "waiting")
         elif out.cut:
             self.cut_short = self.cut_short or not self.halted
             self._end(key, "interrupted", f"by {self.stopped_by}")
@@ -747,7 +856,7 @@ class Driver:
         if number is not None and self.search.trials[number].reason is None:
             self.search.end(number, reason)
         self.journal.set_state(trial, "ended", reason=reason, detail=self._diagnosed(trial, detail))
-        if reason in ("failed", "lost"):
+        if reason in ("failed", "lost", "stopped"):
             self.checkpoints.drop(trial)
         elif number is not None and reason in FULL:
             self._keep_candidates(number)
@@ -789,10 +898,11 @@ class Driver:
 
     def show(self) -> None:
         """Tell the observer how things are."""
-        self.progress.n_running = len(self.out)
+        self.progress.n_running = self.n_at_work
         if time.monotonic() - self.counted > _COUNT_EVERY_S:
             self.counted = time.monotonic()
-            self.progress.n_waiting = sum(t.waiting for t in self.search.trials)
+            n_paused = len(self.out) - self.progress.n_running
+            self.progress.n_waiting = n_paused + sum(t.waiting for t in self.search.trials)
         with contextlib.suppress(Exception):  # a display must not cost a result
             self.progress.warning = self.warning() or self.progress.warning
             if self.observer is not None:
@@ -819,6 +929,10 @@ class Driver:
             detail = self._diagnosed(self.ids[trial.number], detail) or detail
             self.journal.set_state(self.ids[trial.number], "ended", reason=reason, detail=detail)
         self.progress.n_ended["stopped"] = sum(t.reason == "stopped" for t in self.search.trials)
+        if self.ray_scheduler is not None:
+            for trial in self.search.trials:  # workers save what they leave
+                if trial.reason == "stopped":
+                    self.checkpoints.drop(self.ids[trial.number])
         if self.stopped_by is None:
             # It may be extended: then most that is promoted is among these.
             kept = {self.ids[t.number] for t in self._promising()[:_KEPT]}

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from hypertune.engine.driver import FINAL
-from hypertune.engine.prepare import prepare
+from hypertune.engine.prepare import Prepared, prepare
 from hypertune.errors import SettingError
+from hypertune.methods import METHODS
 from hypertune.records import EventRow, Journal, ResultRow, TrialRow
-from hypertune.search import Search
 from hypertune.settings import Settings
 from hypertune.study import Study, load_study, study_names
 from hypertune.trainable.exchange import OtherData, with_data
@@ -78,8 +78,8 @@ class Earlier:
 
     def replay(
         self, space: str | Study | None, changes: Mapping[str, Any]
-    ) -> tuple[Study, Settings, Search]:
-        """Return the study, its settings from now on, and the search as it was left.
+    ) -> tuple[Prepared, Settings]:
+        """Return the study with its search as it was left, and its settings from now on.
 
         Args:
             space: The study, its name or its file, where that has moved.
@@ -88,6 +88,12 @@ class Earlier:
         Raises:
             HypertuneError: The study is not the same any more, or there is nothing left to do.
         """
+        if self.about["method"] not in METHODS:
+            raise SettingError(
+                f"'{self.folder.name}' was searched by {self.about['method']}, which was given "
+                "from Python and is not in the journal: it cannot be gone on with. Begin a new "
+                f"study with --from {self.folder.name}."
+            )
         study, settings = self.settled(space, changes)
         n_trials = sum(trial.role == "search" for trial in self.trials)
         if settings.n_trials is not None and settings.n_trials < n_trials:
@@ -104,7 +110,8 @@ class Earlier:
                     "with --time-budget."
                 )
             settings = replace(settings, time_budget_s=left)
-        search = self.search(study, settings)
+        prepared = self.prepared(study, settings)
+        search = prepared.search
         ends = [e for e in self.events if e.kind in ("search_start", "search_end")]
         last = ends[-1] if ends else None
         orderly = last and last.kind == "search_end" and last.data.get("stopped_by") is None
@@ -113,7 +120,7 @@ class Earlier:
                 f"Study '{self.folder.name}' is finished: {n_trials} trials. "
                 "For more of them give the new total with --n-trials."
             )
-        return study, settings, search
+        return prepared, settings
 
     def settled(
         self, space: str | Study | None, changes: Mapping[str, Any]
@@ -128,9 +135,12 @@ class Earlier:
         study = with_data(self._study(space), settings.other_data)
         return study, replace(settings, other_data=OtherData())
 
-    def search(self, study: Study, settings: Settings) -> Search:
-        """Return the search, rebuilt from its record."""
-        _, search = prepare(study, settings, self.about["start"])
+    def prepared(self, study: Study, settings: Settings) -> Prepared:
+        """Return the study with its search, rebuilt from its record."""
+        prepared = prepare(study, settings, self.about["start"])
+        search = prepared.search
+        # Ours may promote a trial that was stopped; Ray's has ended it for good.
+        final = FINAL if METHODS[settings.method].ray is None else (*FINAL, "stopped")
         jobs = {e.trial: e.data["to_epoch"] for e in self.events if e.kind == "job"}
         for trial in self.trials:
             if trial.role == "search":
@@ -140,10 +150,10 @@ class Earlier:
                         row.epoch: row.metrics[study.metric]
                         for row in self.results.get(trial.id, ())
                     },
-                    reason=trial.reason if trial.reason in FINAL else None,  # type: ignore[arg-type]
+                    reason=trial.reason if trial.reason in final else None,  # type: ignore[arg-type]
                     to_epoch=jobs.get(trial.id),
                 )
-        return search
+        return prepared
 
     def _study(self, space: str | Study | None) -> Study:
         """Return the study, with the values that were fixed for it, if it still is the same."""

@@ -1,8 +1,9 @@
 """Why a trial was proposed, why it ended where it did, and what it cost."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from hypertune.engine.earlier import Earlier
 from hypertune.records import TrialRow, best_result, job_results
@@ -40,6 +41,8 @@ class Explanation:
         comparisons: Where the scheduler compared it, with values in place of losses, as things
             stand now: in asynchronous searches they change as other trials come in.
         n_lost: How often its worker died.
+        mutations: How its config was changed on its way: after which ``epoch``, with the state of
+            which trial (``from_trial``) at which epoch (``from_epoch``), and the ``config`` since.
     """
 
     trial: TrialRow
@@ -50,6 +53,7 @@ class Explanation:
     stretches: Sequence[Stretch]
     comparisons: Sequence[Comparison]
     n_lost: int
+    mutations: Sequence[Mapping[str, Any]]
 
 
 def explain(folder: Path, trial: int, *, space: str | Study | None = None) -> Explanation:
@@ -70,7 +74,7 @@ def explain(folder: Path, trial: int, *, space: str | Study | None = None) -> Ex
     added = next(e for e in events if e.kind == "trial")
     comparisons: list[Comparison] = []
     if row.role == "search":
-        search = earlier.search(*earlier.settled(space, {}))
+        search = earlier.prepared(*earlier.settled(space, {})).search
         number = [t.id for t in earlier.trials if t.role == "search"].index(trial)
         for c in search.comparisons(number):
             cut_off = None if c.cut_off is None else search.value(c.cut_off)
@@ -85,6 +89,7 @@ def explain(folder: Path, trial: int, *, space: str | Study | None = None) -> Ex
         stretches=_stretches(earlier, trial),
         comparisons=comparisons,
         n_lost=sum(event.kind == "lost" for event in events),
+        mutations=[event.data for event in events if event.kind == "mutation"],
     )
 
 

@@ -2,16 +2,22 @@
 
 import json
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from ray.tune.schedulers import TrialScheduler
+from ray.tune.search import Searcher as RaySearcher
 
-from hypertune.engine.warm_start import warm_start
+from hypertune.engine.ray_schedulers import changes_configs, checked, ray_scheduler
+from hypertune.engine.ray_searchers import RaySearch
+from hypertune.engine.warm_start import WarmStart, warm_start
 from hypertune.errors import Checks, SettingError, StudyError
 from hypertune.methods import METHODS, make_search
 from hypertune.records import has_tensorboard
 from hypertune.search import Search
+from hypertune.search.schedulers.full import Full
 from hypertune.search.searchers.random import Random
 from hypertune.settings import Settings
 from hypertune.space import Categorical, Config
@@ -22,6 +28,25 @@ from hypertune.trainable.forecasting import Forecasting
 from hypertune.trainable.supervised import Supervised
 
 _MAX_PLAYED = 2000
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prepared:
+    """What is run.
+
+    Attributes:
+        study: The study as it is to be run.
+        search: The search through it.
+        method: What it is searched by: a row of METHODS, or what was given from Python.
+        ray_scheduler: Ray's own scheduler that its trials run under, if there is one.
+        warm: What was taken from an earlier study.
+    """
+
+    study: Study
+    search: Search
+    method: str
+    ray_scheduler: TrialScheduler | None = None
+    warm: WarmStart | None = None
 
 
 def load_data(study: Study) -> Any:
@@ -38,21 +63,28 @@ def load_data(study: Study) -> Any:
 
 
 def prepare(
-    study: Study, settings: Settings, start: Sequence[Config] | None = None
-) -> tuple[Study, Search]:
+    study: Study,
+    settings: Settings,
+    start: Sequence[Config] | None = None,
+    *,
+    searcher: RaySearcher | None = None,
+    scheduler: TrialScheduler | None = None,
+) -> Prepared:
     """Return the study as it is to be run, and the search through it.
 
     Args:
         study: As it was loaded.
         settings: How it is to be run.
         start: Configs to try first; None for the study's default and what the settings say.
+        searcher: One of Ray's in place of the method's own.
+        scheduler: The same.
 
     Raises:
         HypertuneError: The method cannot honour the space, a start config is outside of it, or
             the study to start from cannot be used.
     """
     study = study.with_max_epochs(settings.max_epochs or study.max_epochs)
-    space, searcher = study.search_space, METHODS[settings.method].searcher
+    space, row = study.search_space, METHODS[settings.method]
     check = Checks()
     with check:
         study = with_data(study, settings.other_data)
@@ -70,7 +102,7 @@ def prepare(
             )
     rules = Constraints(study)
     n_trials = study.n_trials
-    first = list(start or ())
+    first, warm = list(start or ()), None
     if start is None:
         with check:
             first = [dict(study.default), *_start_configs(study, settings.start)]
@@ -79,15 +111,21 @@ def prepare(
                 raise StudyError("Configs to try first break constraints of the study", broken)
         with check:
             if settings.earlier is not None:
-                first += warm_start(study, settings.earlier).configs
+                warm = warm_start(study, settings.earlier)
+                first += warm.configs
     with check:
-        needed = searcher.n_trials(space)
+        needed = row.searcher.n_trials(space) if searcher is None else None
         n_trials = settings.n_trials or needed or study.n_trials
         if needed is not None and n_trials < needed:
             raise SettingError(
                 f"--method {settings.method} is about all {needed} configs of the space, but "
                 f"--n-trials is {n_trials}."
             )
+    own, followed = None, None
+    with check:
+        own = None if searcher is None else RaySearch(study, searcher, settings.seed)
+    with check:
+        followed = _ray_scheduler(study, settings, searcher, scheduler)
     with check:
         made = make_search(
             settings.method,
@@ -100,9 +138,50 @@ def prepare(
             scheduler=settings.scheduler,
             feasible=rules.hold if study.constraints else None,
             fair=fair_factor(study, settings),
+            searcher=own,
         )
     check.done()
-    return study, made
+    given = [type(one).__name__ for one in (searcher, scheduler) if one is not None]
+    if scheduler is not None and searcher is None:
+        given.insert(0, settings.method)
+    elif searcher is not None and settings.scheduler is not None:
+        given.append(settings.scheduler)
+    return Prepared(
+        study=study,
+        search=made,
+        method=" + ".join(given) or settings.method,
+        ray_scheduler=followed,
+        warm=warm,
+    )
+
+
+def _ray_scheduler(
+    study: Study,
+    settings: Settings,
+    searcher: RaySearcher | None,
+    scheduler: TrialScheduler | None,
+) -> TrialScheduler | None:
+    """Return Ray's own scheduler that a search runs under, if there is one."""
+    row = METHODS[settings.method]
+    if scheduler is None:
+        if row.ray is not None and searcher is not None:
+            raise SettingError(f"--method {settings.method} goes without another searcher.")
+        return None if row.ray is None else ray_scheduler(row.ray, study)
+    if row.ray is not None or settings.scheduler is not None:
+        named = settings.scheduler or settings.method
+        raise SettingError(f"'{named}' and {type(scheduler).__name__} are both schedulers.")
+    if searcher is None and row.scheduler is not Full:
+        raise SettingError(
+            f"Method '{settings.method}' has a scheduler of its own: with "
+            f"{type(scheduler).__name__} choose one that trains in full, such as random or tpe."
+        )
+    followed = checked(scheduler, study)
+    if changes_configs(followed) and (searcher is not None or settings.method != "random"):
+        raise SettingError(
+            f"{type(scheduler).__name__} changes configs on the way, of which a searcher would "
+            "learn what is not so: it goes with method random alone."
+        )
+    return followed
 
 
 def fair_factor(study: Study, settings: Settings) -> Categorical | None:

@@ -1,6 +1,7 @@
 """The seams to Ray Tune, and to Ray."""
 
 import contextlib
+import copy
 import logging
 import os
 import signal
@@ -16,11 +17,13 @@ from ray.tune.search import Searcher as RaySearcher
 from ray.tune.stopper import Stopper
 
 from hypertune.engine.driver import Driver
+from hypertune.engine.ray_schedulers import Following
 from hypertune.errors import SettingError
 from hypertune.settings import Settings
 from hypertune.trainable.worker import Worker
 
 _MAX_RESTARTS = 10
+_N_KEPT = 4  # checkpoints of a trial at Ray's: another one may be about to take up an older one
 
 
 class _Unpicklable:
@@ -40,7 +43,8 @@ class _Source(_Unpicklable, RaySearcher):
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
         job = self.driver.next_job(trial_id)
         if job is not None:
-            return job.to_dict()
+            searched = {name: job.config[name] for name in self.driver.study.space}
+            return {**job.to_dict(), **(searched if job.by_epoch else {})}
         return RaySearcher.FINISHED if self.driver.finished else None
 
     def on_trial_complete(
@@ -79,6 +83,11 @@ class _Listener(_Unpicklable, tune.Callback):
     ) -> None:
         if trial.trial_id in self.driver.out:
             self.driver.result(trial.trial_id, result)
+
+    def on_trial_complete(
+        self, iteration: int, trials: list[RayTrial], trial: RayTrial, **info: Any
+    ) -> None:
+        self.driver.stopped_in_pause(trial.trial_id)
 
     def on_trial_error(
         self, iteration: int, trials: list[RayTrial], trial: RayTrial, **info: Any
@@ -139,13 +148,16 @@ def _loop(driver: Driver, data: Any) -> None:
     settings = driver.settings
     resources = {"cpu": settings.cpus_per_trial, "gpu": settings.gpus_per_trial}
     worker = tune.with_parameters(Worker, task=driver.study.trainable, data=data)
-    # Ray keeps a few files a run for a restore that is not used here.
-    with tempfile.TemporaryDirectory(prefix="hypertune-ray-") as scratch:
+    scheduler: TrialScheduler = _Scheduler(driver)
+    if driver.ray_scheduler is not None:
+        # A new one: it would wait for trials of a loop that broke down.
+        scheduler = Following(driver, copy.deepcopy(driver.ray_scheduler))
+    with _scratch(driver) as scratch:
         tune.Tuner(
             tune.with_resources(worker, resources),
             tune_config=tune.TuneConfig(
                 search_alg=_Source(driver),
-                scheduler=_Scheduler(driver),
+                scheduler=scheduler,
                 num_samples=-1,
                 reuse_actors=True,
             ),
@@ -156,9 +168,22 @@ def _loop(driver: Driver, data: Any) -> None:
                 stop=_Clock(driver),
                 callbacks=[_Listener(driver)],
                 failure_config=tune.FailureConfig(max_failures=0),
-                checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
+                checkpoint_config=tune.CheckpointConfig(
+                    checkpoint_at_end=False, num_to_keep=_N_KEPT
+                ),
             ),
         ).fit()
+
+
+def _scratch(driver: Driver) -> "tempfile.TemporaryDirectory[str]":
+    """Return a folder for Ray's own files: a few a run for a restore that is not used here.
+
+    Its schedulers pause trials as well, with checkpoints that all nodes must see: those lie beside
+    ours.
+    """
+    if driver.ray_scheduler is None:
+        return tempfile.TemporaryDirectory(prefix="hypertune-ray-")
+    return driver.checkpoints.scratch()
 
 
 def capacity(settings: Settings, nodes: Sequence[Mapping[str, float]], n_trials: int | None) -> int:

@@ -77,6 +77,11 @@ def rerun(
                 f"Trial {trial} of '{folder.name}' was not trained for an epoch: there is nothing "
                 "to compare with."
             )
+        if any(e.kind == "mutation" and e.trial == trial for e in earlier.events):
+            raise SettingError(
+                f"Trial {trial} of '{folder.name}' went on with other trials' states and configs: "
+                "it cannot be run again by itself."
+            )
         study, settings = earlier.settled(space, {})
         data = load_data(study)
         new_id = 1 + max(t.id for t in earlier.trials)

@@ -13,12 +13,14 @@ from types import FrameType
 from typing import Any
 
 import ray
+from ray.tune.schedulers import TrialScheduler
+from ray.tune.search import Searcher as RaySearcher
 
 from hypertune.engine.driver import Driver, Judge, Observer, Progress
 from hypertune.engine.earlier import Earlier, source_hash
 from hypertune.engine.folder import locked, new_folder, refuse_network, usable_folder
 from hypertune.engine.outcome import Outcome
-from hypertune.engine.prepare import load_data, planned_epochs, prepare
+from hypertune.engine.prepare import Prepared, load_data, planned_epochs, prepare
 from hypertune.engine.ray_tune import capacity, ray_session, search_on_ray
 from hypertune.engine.trained import keep_best_model
 from hypertune.errors import SettingError
@@ -38,6 +40,9 @@ def run(
     observer: Observer | None = None,
     report: Report | None = None,
     judge: Judge | None = None,
+    *,
+    searcher: RaySearcher | None = None,
+    scheduler: TrialScheduler | None = None,
 ) -> Outcome:
     """Run a study to its end, or to the end of its budget.
 
@@ -48,18 +53,21 @@ def run(
         report: Called with the study's folder when the search has ended. What it writes into
             ``report`` is delivered to MLflow with the rest.
         judge: Says what is undecided, for a study that is to go on until nothing is.
+        searcher: One of Ray's in place of the method's own.
+        scheduler: The same.
 
     Raises:
         HypertuneError: It cannot start; nothing has been written.
     """
     settings = settings.of(study)
     settings.check_end()
-    study, search = prepare(study, settings)
+    prepared = prepare(study, settings, searcher=searcher, scheduler=scheduler)
+    study = prepared.study
     usable_folder(study.name, settings)
-    with _at_hand(study, settings, search, observer) as session:
+    with _at_hand(prepared, settings, observer) as session:
         folder = new_folder(study.name, settings)
         with locked(folder), contextlib.closing(Journal(folder / "journal.db")) as journal:
-            about = _description(study, settings, search, session.data)
+            about = _description(prepared, settings, session.data)
             journal.set_study(name=folder.name, **about)
             return session.go(journal, settings.time_budget_s, report, judge)
 
@@ -76,7 +84,8 @@ def resume(
     """Go on with a study, from where its journal ends; or extend it.
 
     Trials that ended are not run again, unfinished ones go on from their checkpoints, and the
-    search is rebuilt by replay.
+    search is rebuilt by replay. A scheduler of Ray's cannot be: it begins anew, knowing nothing of
+    the trials that ended, and those that it had paused begin anew as well.
 
     Args:
         folder: The study's folder.
@@ -95,10 +104,11 @@ def resume(
     Journal(folder / "journal.db", read_only=True).close()
     with locked(folder):
         earlier = Earlier.read(folder)
-        study, settings, search = earlier.replay(space, changes or {})
+        prepared, settings = earlier.replay(space, changes or {})
         settings.check_end()
+        study = prepared.study
         with (
-            _at_hand(study, settings, search, observer) as session,
+            _at_hand(prepared, settings, observer) as session,
             contextlib.closing(Journal(folder / "journal.db")) as journal,
         ):
             if earlier.source_changed:
@@ -116,6 +126,7 @@ class _Session:
     study: Study
     settings: Settings
     search: Search
+    ray_scheduler: TrialScheduler | None
     data: Any
     simple: Mapping[str, Mapping[str, float]]
     n_concurrent: int
@@ -148,6 +159,7 @@ class _Session:
             observer=self.observer,
             warning=lambda: uploader.status.warning,
             judge=judge if self.settings.until_decided else None,
+            ray_scheduler=self.ray_scheduler,
         )
         _keep_diff(folder)
         start = {"n_concurrent": self.n_concurrent, "environment": _provenance()}
@@ -178,12 +190,13 @@ class _Session:
 
 @contextlib.contextmanager
 def _at_hand(
-    study: Study, settings: Settings, search: Search, observer: Observer | None
+    prepared: Prepared, settings: Settings, observer: Observer | None
 ) -> Iterator[_Session]:
     """Load the data, fit the simple models, and have Ray.
 
     One after the other: Ray's start forks, and a fork beside a thread that imports may hang.
     """
+    study, search = prepared.study, prepared.search
     data = load_data(study)
     try:
         simple = study.trainable.baselines(data, test=False)
@@ -196,6 +209,7 @@ def _at_hand(
         n_trials=search.n_trials or 0,
         planned_epochs=planned_epochs(search),
         started=time.time(),
+        note=prepared.warm.text if prepared.warm is not None else "",
     )
     if observer is not None:
         observer(progress)
@@ -205,6 +219,7 @@ def _at_hand(
             study=study,
             settings=settings,
             search=search,
+            ray_scheduler=prepared.ray_scheduler,
             data=data,
             simple=simple,
             n_concurrent=capacity(settings, nodes, search.n_trials),
@@ -280,8 +295,9 @@ def _data_set(study: Study, data: Any) -> dict[str, Any] | None:
         return None
 
 
-def _description(study: Study, settings: Settings, search: Search, data: Any) -> dict[str, Any]:
+def _description(prepared: Prepared, settings: Settings, data: Any) -> dict[str, Any]:
     """Return what the journal says of a study: all that a later session and a reader need."""
+    study, search = prepared.study, prepared.search
     about = _provenance()
     return {
         "study_id": uuid.uuid4().hex,
@@ -305,7 +321,7 @@ def _description(study: Study, settings: Settings, search: Search, data: Any) ->
         ),
         "max_epochs": study.max_epochs,
         "n_trials": search.n_trials,
-        "method": settings.method,
+        "method": prepared.method,
         "seed": settings.seed,
         "settings": {
             **settings.record(),

@@ -6,6 +6,7 @@ import json
 import math
 import shutil
 from collections.abc import Mapping
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from hypertune.engine.earlier import Earlier
 from hypertune.engine.folder import study_folder
 from hypertune.engine.prepare import load_data
 from hypertune.errors import SettingError
-from hypertune.records import Journal, read_champion, recommended
+from hypertune.records import Journal, read_champion
 from hypertune.study import Loop, Study, Task
 from hypertune.trainable.estimator import EstimatorLoop
 from hypertune.trainable.forecasting import Forecasting
@@ -95,7 +96,8 @@ def load_model(
     earlier = Earlier.read(folder)
     asked, _ = earlier.settled(space, {})
     if trial is None:
-        best = recommended(earlier.trials, earlier.results, earlier.about)
+        with closing(Journal(folder / "journal.db", read_only=True)) as journal:
+            best = read_champion(journal)
         if best is None:
             raise SettingError(f"No trial of '{folder.name}' has a result yet.")
         trial = best.trial

@@ -5,7 +5,7 @@ again on fresh seeds, the same ones for each, and the best mean over these seeds
 part is opened for that one. Where nothing ran again the search's own best is recommended.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,6 +23,7 @@ class Run:
         role, label, reason, repeat: As in the journal.
         epochs: The last epoch with a result.
         loss: Its best value as a loss; None without a finite one.
+        mutated: Its config was changed on the way: it cannot be run again.
     """
 
     trial: int
@@ -33,6 +34,7 @@ class Run:
     repeat: int
     epochs: int
     loss: float | None
+    mutated: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,7 +58,8 @@ class Champion:
 def champion(runs: Iterable[Run]) -> Champion | None:
     """Return what a study recommends; None if there is nothing.
 
-    A config that failed on a fresh seed is not recommended.
+    A config that failed on a fresh seed is not recommended. A winner whose config was changed on
+    the way cannot run again, and is recommended as it is.
     """
     runs = list(runs)
     usable = [r for r in runs if r.loss is not None and r.reason not in ("failed", "lost")]
@@ -76,8 +79,9 @@ def champion(runs: Iterable[Run]) -> Champion | None:
     winner = ranked[0].trial
     stands: dict[str, int] = {}
     for run in ranked:
-        stands.setdefault(run.config, run.trial)
-    again = [r for r in runs if r.role == "replicate"] if full else []
+        if not run.mutated:
+            stands.setdefault(run.config, run.trial)
+    again = [r for r in runs if r.role == "replicate"] if full and not ranked[0].mutated else []
     bad = {r.config for r in again if r.reason in ("failed", "lost")}
     bad |= {r.config for r in again if r.reason in FULL and r.loss is None}
     tables: dict[str, dict[int, float]] = {}
@@ -96,6 +100,7 @@ def recommended(
     trials: Iterable[TrialRow],
     results: Mapping[int, Sequence[ResultRow]],
     study: Mapping[str, Any],
+    mutated: Collection[int] = (),
 ) -> Champion | None:
     """Return what a study recommends, by its tables; None if there is nothing.
 
@@ -103,6 +108,7 @@ def recommended(
         trials: All of a study.
         results: Their results by trial.
         study: The table ``study``.
+        mutated: The trials whose configs were changed on the way.
     """
     metric, sign = study["metric"], -1 if study.get("mode") == "max" else 1
     best = {t: best_result(rows, study) for t, rows in results.items()}
@@ -116,6 +122,7 @@ def recommended(
             repeat=t.repeat,
             epochs=max((row.epoch for row in results.get(t.id, ())), default=0),
             loss=None if (row := best.get(t.id)) is None else sign * row.metrics[metric],
+            mutated=t.id in mutated,
         )
         for t in trials
     )
@@ -126,7 +133,8 @@ def read_champion(journal: Journal) -> Champion | None:
     results: dict[int, list[ResultRow]] = {}
     for row in journal.results():
         results.setdefault(row.trial, []).append(row)
-    return recommended(journal.trials(), results, journal.study())
+    mutated = {event.trial for event in journal.events(kind="mutation") if event.trial is not None}
+    return recommended(journal.trials(), results, journal.study(), mutated)
 
 
 def _loss(run: Run) -> float:

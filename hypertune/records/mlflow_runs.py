@@ -20,7 +20,8 @@ status of a child run   FINISHED (complete, converged), KILLED (stopped, interru
                         (failed, lost); tags ``hypertune.state`` and ``hypertune.reason`` say which
 tags ``hypertune.json.  JSON to read it all back, types and all, in parts of 4000 characters (none
 0``, ``.1``, ...        above 100,000): of the parent run the table ``study``, of a child run its
-                        config, label, origin, first line of its detail, and look at the test part
+                        config, label, origin, first line of its detail, mutations, and look at the
+                        test part
 registered model        the space, by its name; a version for the best model of a study that has
                         one, see `hypertune.records.registry`
 ======================  ============================================================================
@@ -253,6 +254,7 @@ def trial_run(journal: Journal, study: Mapping[str, Any], trial: TrialRow) -> Ru
         "label": trial.label,
         "origin": origin(journal, trial.id),
         "detail": detail,
+        "mutations": mutations(journal, trial.id),
         "test": look,
     }
     tags = {
@@ -394,6 +396,11 @@ def origin(journal: Journal, trial: int) -> str:
     """Return why a trial's config was proposed; empty where nobody said."""
     (added, *_) = journal.events(kind="trial", trial=trial, limit=1)
     return str(added.data.get("origin") or "")
+
+
+def mutations(journal: Journal, trial: int) -> list[dict[str, Any]]:
+    """Return how a trial's config was changed while it was under way."""
+    return [event.data for event in journal.events(kind="mutation", trial=trial)]
 
 
 def look_at_test(journal: Journal, trial: int) -> dict[str, Any] | None:

@@ -152,7 +152,7 @@ class Search:
         if new is not None:
             return self._job(new, 0, new.to_epoch)
         # The space has nothing new any more, which may be the last chance of others.
-        return None if levels else self.ask()
+        return None if levels or self._searcher.waits else self.ask()
 
     def ask_ahead(self) -> Job | None:
         """Return a job while no worker is free yet, where working it out takes time; else None.
@@ -299,7 +299,7 @@ class Search:
             flat = self._distinct(k, given)
             origin, expected = self._searcher.why, self._searcher.expects
         if flat is None:
-            self._exhausted = self._exhausted or not given
+            self._exhausted = self._exhausted or not (given or self._searcher.waits)
             return None
         trial = self._register(flat)
         trial.origin, trial.expected = origin, expected
@@ -309,10 +309,13 @@ class Search:
         """Return a config that was not tried yet; None if there is none."""
         for attempt in range(_SUGGESTIONS):
             rng = np.random.default_rng([self._seed, k, attempt])
+            flat: Flat | None
             if given:
                 flat = self._searcher.suggest_given(self.trials, rng, given)
             else:
                 flat = self._searcher.suggest(self.trials, rng)
+            if flat is None:
+                return None
             if self._new(flat):
                 return flat
         # A searcher that keeps proposing what was tried is helped out by chance, and where almost

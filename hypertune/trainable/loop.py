@@ -25,6 +25,7 @@ from hypertune.trainable.optim import (
     is_whole,
     make_schedule,
     parameter_groups,
+    rescale,
     schedule_problems,
 )
 
@@ -271,6 +272,9 @@ class TensorLoop:
             n_epochs=config["max_epochs"],
             n_batches=self.n_batches,
         )
+        self.rates: dict[str, float] = {
+            key: settings[key] for key in ("learning_rate", "momentum", "weight_decay")
+        }
         by_epoch = isinstance(schedule, ReduceLROnPlateau)
         self.schedule = schedule
         self.batch_schedule = None if by_epoch else schedule
@@ -345,6 +349,7 @@ class TensorLoop:
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "schedule": None if self.schedule is None else self.schedule.state_dict(),
+            "rates": self.rates,
             "order": self.order.get_state(),
             "random": torch.get_rng_state(),
         }
@@ -361,6 +366,8 @@ class TensorLoop:
         self.optimizer.load_state_dict(state["optimizer"])
         if self.schedule is not None:
             self.schedule.load_state_dict(state["schedule"])
+        if state["rates"] != self.rates:  # the state of a trial with another config
+            rescale(self.optimizer, self.schedule, state["rates"], self.rates)
         self.order.set_state(state["order"].cpu())
         torch.set_rng_state(state["random"].cpu())
         if "random_cuda" in state:

@@ -129,3 +129,33 @@ def _cosine(n_rise: int, n_total: int) -> Callable[[int], float]:
         return 0.5 * (1.0 + math.cos(math.pi * done))
 
     return factor
+
+
+def rescale(
+    optimizer: optim.Optimizer,
+    schedule: LRScheduler | None,
+    before: Mapping[str, float],
+    now: Mapping[str, float],
+) -> None:
+    """Go on from an optimizer's state with another learning rate, momentum and weight decay.
+
+    Whatever a schedule has made of the rate is a multiple of it, and stays that multiple.
+
+    Args:
+        optimizer: With the state that was loaded.
+        schedule: The same.
+        before: ``learning_rate``, ``momentum`` and ``weight_decay`` of that state.
+        now: Those from now on.
+    """
+    ratio = now["learning_rate"] / before["learning_rate"]
+    for group in optimizer.param_groups:
+        for key in ("lr", "initial_lr", "max_lr", "min_lr"):
+            if key in group:
+                group[key] *= ratio
+        if group["weight_decay"]:  # biases and norms have none
+            group["weight_decay"] = now["weight_decay"]
+        if group.get("momentum"):
+            group["momentum"] = now["momentum"]
+    base = getattr(schedule, "base_lrs", None)
+    if schedule is not None and base is not None:
+        schedule.base_lrs = [rate * ratio for rate in base]

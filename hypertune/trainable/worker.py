@@ -20,6 +20,7 @@ import numpy as np
 import ray
 import torch
 from ray import tune
+from ray.tune.result import TRAINING_ITERATION
 
 from hypertune.errors import nearest
 from hypertune.space import Config
@@ -32,6 +33,9 @@ from hypertune.trainable.own import OwnLoop, OwnTask, Saves
 
 _SAVE_EVERY_S = 30.0
 _REPORT_EVERY_S = 0.5
+JOB = "hypertune job"
+"""Where a Ray trial's config has the job; there is more in it only for schedulers of Ray's."""
+_UNSAVED = "not-saved.txt"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,6 +57,8 @@ class WorkerJob:
         diagnose: Look inside the model after each epoch, and say what is wrong with it.
         histograms: Folder and ending of names for TensorBoard's histograms; None for none.
         told: File for what the model says of the test part: it is opened once, and looked at often.
+        by_epoch: Report every epoch alone, its metrics at the top of the result, as schedulers of
+            Ray's expect it.
     """
 
     key: str
@@ -69,10 +75,11 @@ class WorkerJob:
     told: str | None = None
     diagnose: bool = False
     histograms: tuple[str, str] | None = None
+    by_epoch: bool = False
 
     def to_dict(self) -> dict[str, Any]:
         """Return it as Ray Tune wants a trial's config."""
-        return {"job": {f.name: getattr(self, f.name) for f in fields(self)}}
+        return {JOB: {f.name: getattr(self, f.name) for f in fields(self)}}
 
 
 class Worker(tune.Trainable):
@@ -94,11 +101,12 @@ class Worker(tune.Trainable):
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         self._drop_loop()  # of a job that was cut short
-        self.job = WorkerJob(**new_config["job"])
+        self.job = WorkerJob(**new_config[JOB])
         # What a user's own code records elsewhere may say whose it is.
         study = Path(self.job.folder).parents[1].name
         os.environ |= {"HYPERTUNE_STUDY": study, "HYPERTUNE_TRIAL": str(self.job.trial)}
         self.saved_epoch, self.saved_at = 0, time.monotonic()
+        self._unloaded: dict[str, Any] | None = None
         return True
 
     def step(self) -> dict[str, Any]:
@@ -109,11 +117,19 @@ class Worker(tune.Trainable):
             if {"epoch", "metrics"} <= result.keys():
                 epochs.append(result)
             late = time.monotonic() - begun > _REPORT_EVERY_S
-            if result["done"] or late:
+            if result["done"] or late or self.job.by_epoch:
                 last = {"failure": None, "traceback": "", **result}
-                return {**last, "epochs": epochs, "device": self.device}
+                return {**self._at_top(result), **last, "epochs": epochs, "device": self.device}
+
+    def _at_top(self, result: dict[str, Any]) -> dict[str, Any]:
+        """Return what schedulers of Ray's read."""
+        if not (self.job.by_epoch and "epoch" in result):
+            return {}
+        return {**result.get("metrics", {}), TRAINING_ITERATION: result["epoch"]}
 
     def _try(self) -> dict[str, Any]:
+        if self._unloaded is not None:
+            return self._unloaded
         try:
             self._watch()
             return self._epoch()
@@ -144,19 +160,8 @@ class Worker(tune.Trainable):
         if job.test_data is not None and job.checkpoint is None:
             return self._failure("there is no checkpoint to judge")
         if self.loop is None:
-            use_threads(job.n_threads)
-            config = {**job.config, "device": self.device}
-            self.loop = self.task.start(config, self.data, metric=job.metric, mode=job.mode)
-            if job.checkpoint is not None:
-                self.loop.load(Path(job.checkpoint))
-                self.saved_epoch = self.loop.epoch
-            if isinstance(self.loop, TensorLoop) and job.test_data is None:
-                if job.histograms is not None:
-                    folder, suffix = job.histograms
-                    self.histograms = Histograms(self.loop, Path(folder), suffix)
-                if job.diagnose:
-                    self.inside = Diagnostician(self.loop)
-                    self._look_inside()
+            self._begin(None if job.checkpoint is None else Path(job.checkpoint))
+            assert self.loop is not None
         if job.test_data is not None:
             return self._judge(self.loop, ray.get(job.test_data))
         try:
@@ -201,6 +206,54 @@ class Worker(tune.Trainable):
             self.inside = None
             text = f"no look inside was possible: {type(error).__name__}: {error}"
             return {"diagnosis": {"epoch": self.job.to_epoch, "layers": [], "findings": [text]}}
+
+    def _begin(self, checkpoint: Path | None) -> None:
+        job = self.job
+        use_threads(job.n_threads)
+        config = {**job.config, "device": self.device}
+        self.loop = self.task.start(config, self.data, metric=job.metric, mode=job.mode)
+        if checkpoint is not None:
+            self.loop.load(checkpoint)
+            self.saved_epoch = self.loop.epoch
+        if isinstance(self.loop, TensorLoop) and job.test_data is None:
+            if job.histograms is not None:
+                folder, suffix = job.histograms
+                self.histograms = Histograms(self.loop, Path(folder), suffix)
+            if job.diagnose:
+                self.inside = Diagnostician(self.loop)
+                self._look_inside()
+
+    # ---- for schedulers of Ray's, which pause a trial, or hand its state to another one ----
+
+    def save_checkpoint(self, checkpoint_dir: str) -> None:
+        """Save the trial where Ray wants it. A failure is kept for whoever loads it."""
+        folder = Path(checkpoint_dir)
+        try:
+            self._arm()
+            if self.loop is None or _saves(self.loop) != "any time":
+                raise RuntimeError("the trainable saves no checkpoint: its trial cannot be paused")
+            part = folder / "state"
+            part.mkdir()
+            self.loop.save(part)
+        except Exception as error:
+            (folder / _UNSAVED).write_text(f"{type(error).__name__}: {error}")
+        finally:
+            faulthandler.cancel_dump_traceback_later()
+
+    def load_checkpoint(self, checkpoint: str) -> None:
+        """Begin with what `save_checkpoint` wrote. A failure is reported by the next step."""
+        folder = Path(checkpoint)
+        try:
+            self._drop_loop()
+            self._watch()
+            if (unsaved := folder / _UNSAVED).is_file():
+                raise RuntimeError(f"its checkpoint was not saved: {unsaved.read_text()}")
+            self._begin(folder / "state")
+        except (Exception, SystemExit) as error:
+            text = f"{type(error).__name__}: {error}"
+            self._unloaded = self._failure(text, traceback.format_exc())
+        finally:
+            faulthandler.cancel_dump_traceback_later()
 
     def _ended(self, loop: Loop) -> dict[str, Any]:
         """Return what is to be said of training that has ended by itself after its last epoch."""

@@ -1,6 +1,7 @@
 """Which config is recommended, by tables of trials."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pytest
 
@@ -90,3 +91,17 @@ def test_the_default_in_full_stands_for_the_default_that_was_stopped() -> None:
     found = champion([*rows, *again])
     assert found is not None
     assert (found.trial, found.winner) == (2, 1)
+
+
+def test_a_winner_that_was_changed_on_the_way_is_recommended_as_it_is() -> None:
+    rows = runs([("a", "complete", 1.0), ("b", "complete", 2.0)])
+    again = runs([("b", "complete", 0.5, 1)])
+    found = champion([*rows, *again])
+    assert found is not None
+    assert found.trial == 1
+    found = champion([replace(rows[0], mutated=True), rows[1], *again])
+    assert found is not None
+    assert (found.trial, found.losses) == (0, {})
+    found = champion([rows[0], replace(rows[1], mutated=True), *again])
+    assert found is not None
+    assert found.trial == 0

@@ -268,3 +268,17 @@ def test_default_method_finds_what_is_best_of_what_may_be_tried() -> None:
         search.tell(job.trial, 1, -job.config["x"] - job.config["y"])
 
     assert min(trial.losses[1] for trial in search.trials) < -0.39
+
+
+def test_of_many_trials_tpe_is_told_the_best_and_some_of_the_others() -> None:
+    search = make("tpe", {"x": tune.uniform(0, 1)}, max_epochs=1, n_trials=None)
+    for k in range(200):
+        search.restore({"x": k / 200}, values={1: k / 200}, reason="complete", to_epoch=1)
+    near = []
+    for _ in range(10):
+        job = search.ask()
+        assert job is not None
+        assert search.trials[-1].origin.endswith("from 100 trials")
+        near.append(job.config["x"])
+        search.tell(job.trial, 1, job.config["x"])
+    assert statistics.median(near) < 0.1

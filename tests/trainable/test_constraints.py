@@ -70,7 +70,7 @@ def test_class_may_tell_its_own_sizes(rule: str, holds: bool) -> None:
 
 
 def test_search_tries_nothing_that_breaks_a_constraint() -> None:
-    _, search = prepare(STUDY, Settings(method="random"))
+    search = prepare(STUDY, Settings(method="random")).search
     rules = Constraints(STUDY)
     while (job := search.ask()) is not None:
         assert rules.hold(job.config)

@@ -11,6 +11,7 @@ from hypertune.trainable.optim import (
     SCHEDULES,
     make_schedule,
     parameter_groups,
+    rescale,
     schedule_problems,
 )
 
@@ -136,3 +137,29 @@ def test_schedule_that_cannot_be_is_told(schedule: Any, problem: str | None) -> 
 
     assert len(found) == (problem is not None)
     assert problem is None or problem in found[0]
+
+
+@pytest.mark.parametrize("kind", SCHEDULES)
+def test_a_state_goes_on_with_another_rate_as_its_schedule_has_it(kind: str) -> None:
+    def rates(changed: bool) -> list[float]:
+        optimizer = OPTIMIZERS["momentum"](parameter_groups(net(), 0.1), 0.1, 0.9)
+        schedule = make_schedule(optimizer, kind, n_epochs=8, n_batches=1)
+        found = []
+        for epoch in range(8):
+            if epoch == 3 and changed:
+                before = {"learning_rate": 0.1, "momentum": 0.9, "weight_decay": 0.1}
+                now = {"learning_rate": 0.02, "momentum": 0.8, "weight_decay": 0.3}
+                rescale(optimizer, schedule, before, now)
+                assert [g["weight_decay"] for g in optimizer.param_groups] == [0.3, 0.0]
+                assert {g["momentum"] for g in optimizer.param_groups} == {0.8}
+            found.append(optimizer.param_groups[0]["lr"])
+            optimizer.step()
+            if isinstance(schedule, torch.optim.lr_scheduler.ReduceLROnPlateau):
+                schedule.step(1.0)
+            elif schedule is not None:
+                schedule.step()
+        return found
+
+    plain, changed = rates(False), rates(True)
+    assert changed[:3] == plain[:3]
+    assert changed[3:] == pytest.approx([rate / 5 for rate in plain[3:]], rel=1e-6)

@@ -263,3 +263,43 @@ def test_trial_is_named_in_its_environment(
     worker.reset_config(replace(first, trial=4).to_dict())
     worker.step()
     assert seen == [("gru-1", "3"), ("gru-1", "4")]
+
+
+def test_a_scheduler_of_rays_reads_each_epoch_and_hands_on_a_trials_state(
+    job: WorkerJob, make: Callable[[WorkerJob], Worker], tmp_path: Path
+) -> None:
+    paused = replace(job, to_epoch=9, by_epoch=True)
+    worker = make(paused)
+    for epoch in (1, 2):
+        result = worker.train()
+        assert (result["loss"], result["training_iteration"]) == (1 / epoch, epoch)
+    (tmp_path / "state").mkdir()
+    worker.save_checkpoint(str(tmp_path / "state"))
+
+    worker.reset(replace(paused, key="b", trial=4, config={"a": 2}).to_dict())
+    worker.load_checkpoint(str(tmp_path / "state"))
+    result = worker.train()
+    assert (result["epoch"], result["training_iteration"]) == (3, 3)
+    assert isinstance(worker.task, FakeTask)
+    assert worker.task.started[-1][0] == {"a": 2, "device": "cpu"}
+
+
+def test_a_state_that_could_not_be_saved_fails_the_trial_that_goes_on_from_it(
+    job: WorkerJob, make: Callable[[WorkerJob], Worker], tmp_path: Path
+) -> None:
+    worker = make(replace(job, to_epoch=9, by_epoch=True))
+    worker.train()
+    assert worker.loop is not None
+    worker.loop.save = lambda folder: boom()  # type: ignore[method-assign]
+    worker.save_checkpoint(str(tmp_path))
+
+    worker.reset(replace(job, key="b", by_epoch=True).to_dict())
+    worker.load_checkpoint(str(tmp_path))
+    result = worker.train()
+    assert result["done"]
+    assert result["failure"] == (
+        "RuntimeError: its checkpoint was not saved: RuntimeError: out of\nluck"
+    )
+    assert "loss" not in result
+    worker.reset(replace(job, key="c").to_dict())
+    assert worker.train()["failure"] is None

@@ -28,6 +28,8 @@ class Searcher(ABC):
     """A suggestion takes so long that workers would wait for it."""
     why = ""
     """How the latest suggestion came about, in words: for the record."""
+    waits = False
+    """The latest suggestion is None only until another trial has reported."""
     expects: float | None = None
     """The loss that the latest suggestion was expected to reach; None if nothing was expected."""
 
@@ -47,8 +49,8 @@ class Searcher(ABC):
         return None
 
     @abstractmethod
-    def suggest(self, trials: Sequence[Trial], rng: np.random.Generator) -> Flat:
-        """Propose a flat config of the space.
+    def suggest(self, trials: Sequence[Trial], rng: np.random.Generator) -> Flat | None:
+        """Propose a flat config of the space; None if there is none: see `waits`.
 
         The answer follows from the arguments alone, so that a search that is rebuilt from its
         history goes on in the same way; what is kept between calls is a cache of that history.
@@ -66,7 +68,7 @@ class Searcher(ABC):
         Here: what `suggest` proposes, with these values put in. Where that takes another branch,
         its parameters are drawn.
         """
-        known = {**self.suggest(trials, rng), **given}
+        known = {**(self.suggest(trials, rng) or {}), **given}
 
         def value(parameter: Parameter) -> Value:
             if parameter.key in known:

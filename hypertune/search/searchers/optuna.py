@@ -22,6 +22,7 @@ from hypertune.space import Categorical, Flat, Number, Parameter, Space, Value
 
 _N_START = 10
 _AT_RANDOM = f"drawn at random, until {_N_START} trials have ended"
+_UNTOLD = (None, "failed", "lost")
 _TOLD = (TrialState.COMPLETE, TrialState.PRUNED)
 _LONG = 10**6  # more values than this are searched as a continuum: Optuna counts them in floats
 
@@ -45,20 +46,32 @@ class OptunaSearcher(Searcher):
 
     label = ""
     """What chooses, in words."""
+    n_told = 200
+    """Of more trials than these the best are told, and some of the others: all of them would take
+    too long."""
+    n_best = 100
+    """How many are the best."""
 
     @abstractmethod
     def sampler(self, seed: int) -> BaseSampler:
         """Return Optuna's sampler."""
 
-    def telling(self, trials: Sequence[Trial]) -> Sequence[Trial]:
-        """Return the trials that the sampler is told."""
-        return trials
+    def _telling(self, ended: Sequence[Trial]) -> Sequence[Trial]:
+        """Return which of the trials that have ended with a value are told."""
+        if len(ended) <= self.n_told:
+            return ended
+        ranked = sorted(ended, key=_rank)
+        best, rest = ranked[: self.n_best], ranked[self.n_best :]
+        places = np.linspace(0, len(rest) - 1, self.n_told - self.n_best).round()
+        return best + [rest[int(place)] for place in places]
 
     def suggest(self, trials: Sequence[Trial], rng: np.random.Generator) -> Flat:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+            ended = [t for t in trials if t.reason not in _UNTOLD and _rank(t)[2] < math.inf]
+            told = {trial.number for trial in self._telling(ended)}
             study = optuna.create_study(sampler=self.sampler(int(rng.integers(2**31))))
-            history = [self._history(trial) for trial in self.telling(trials)]
+            history = [self._history(t) for t in trials if t.number in told or t.reason is None]
             study.add_trials(history)
             n_told = sum(trial.state in _TOLD for trial in history)
             self.why = f"{self.label} from {n_told} trials" if n_told >= _N_START else _AT_RANDOM
@@ -101,6 +114,8 @@ class Tpe(OptunaSearcher):
 
     label = "by TPE: likely among the better and unlikely among the worse,"
 
+    n_told, n_best = 100, 10
+
     def sampler(self, seed: int) -> BaseSampler:
         return TPESampler(
             seed=seed,
@@ -117,20 +132,15 @@ class Bayes(OptunaSearcher):
     joint = True
     label = "by a Gaussian process: largest expected improvement, judged"
     slow = True
-    n_told = 200
-    """A process on more trials than these would take seconds: the best and some others are told."""
 
     def sampler(self, seed: int) -> BaseSampler:
         return GPSampler(seed=seed, n_startup_trials=_N_START, deterministic_objective=False)
 
-    def telling(self, trials: Sequence[Trial]) -> Sequence[Trial]:
-        full = [trial for trial in trials if trial.full]
-        if len(full) <= self.n_told:
-            return trials
-        ranked = sorted(full, key=lambda trial: (trial.best[trial.epoch], trial.number))
-        best, rest = ranked[: self.n_told // 2], ranked[self.n_told // 2 :]
-        told = {trial.number for trial in best + rest[:: -(-2 * len(rest) // self.n_told)]}
-        return [trial for trial in trials if trial.number in told or trial.reason is None]
+
+def _rank(trial: Trial) -> tuple[bool, int, float, int]:
+    """Return what trials with a value are ranked by, as by Optuna: in full first, then by epoch."""
+    loss = trial.best.get(trial.epoch, math.inf)
+    return (not trial.full, 0 if trial.full else -trial.epoch, loss, trial.number)
 
 
 def _long(parameter: Number) -> bool:

@@ -1,0 +1,69 @@
+"""The way in from Python."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ray.tune.schedulers import TrialScheduler
+from ray.tune.search import Searcher
+
+from hypertune import engine
+from hypertune.analysis import write_report
+from hypertune.errors import SettingError, choices
+from hypertune.settings import Settings
+from hypertune.study import Study, load_study
+
+if TYPE_CHECKING:
+    from hypertune.engine import Observer, Outcome
+
+
+def run(
+    study: Study | str | Path,
+    *,
+    searcher: Searcher | None = None,
+    scheduler: TrialScheduler | str | None = None,
+    observer: "Observer | None" = None,
+    **settings: Any,
+) -> "Outcome":
+    """Run a study as the command line does, and write its report.
+
+    Example:
+        outcome = hypertune.run("gru_window", searcher=OptunaSearch(), scheduler=ASHAScheduler())
+
+    Args:
+        study: The study, its name or its file.
+        searcher: A searcher of Ray Tune's, in place of a method. It must honour the whole space. Of
+            what is tried first, the study's default, it is not told.
+        scheduler: A scheduler of Ray Tune's, or a row of SCHEDULERS. Without a method and a
+            searcher, configs are drawn at random.
+        observer: Called, in the driver's loop, when something has changed.
+        settings: Those of `Settings`: ``method``, ``n_trials``, ``time_budget_s``, ...
+
+    Returns:
+        How the search ended, and where its records are. A study with a searcher or a scheduler of
+        Ray's that was given here cannot be resumed: the journal does not hold it.
+
+    Raises:
+        HypertuneError: It cannot start; nothing has been written.
+    """
+    known = list(Settings.__dataclass_fields__)
+    if unknown := [name for name in settings if name not in known]:
+        raise SettingError(
+            "\n".join(f"Unknown setting '{name}'.{choices(name, known)}" for name in unknown)
+        )
+    if searcher is not None and "method" in settings:
+        raise SettingError(
+            f"method '{settings['method']}' and {type(searcher).__name__} are both searchers."
+        )
+    theirs = None if isinstance(scheduler, str) else scheduler
+    if searcher is not None or theirs is not None:
+        settings.setdefault("method", "random")
+    if isinstance(scheduler, str):
+        settings["scheduler"] = scheduler
+    return engine.run(
+        study if isinstance(study, Study) else load_study(str(study)),
+        Settings(**settings),
+        observer,
+        write_report,
+        searcher=searcher,
+        scheduler=theirs,
+    )
