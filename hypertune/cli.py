@@ -89,6 +89,12 @@ def run(
     npz: Annotated[Path | None, typer.Option(help="Arrays of your own: x, y, ...")] = None,
     studies_dir: StudiesDir = Path("studies"),
     tracking_uri: TrackingUri = None,
+    address: Annotated[
+        str | None, typer.Option(help="Ray cluster to join: auto, or HOST:PORT.")
+    ] = None,
+    storage: Annotated[
+        str | None, typer.Option(help="Folder or bucket for checkpoints that all nodes reach.")
+    ] = None,
     disk_budget: Annotated[str, typer.Option(help="What checkpoints may take.")] = "10GB",
     sync_timeout: Annotated[str, typer.Option(help="Wait so long for MLflow at the end.")] = "1m",
     dry_run: Annotated[
@@ -142,6 +148,8 @@ def run(
             n_repeats=n_repeats,
             seed=seed,
             disk_budget_bytes=disk_budget_bytes,
+            address=address,
+            storage=storage,
             name=name,
             studies_dir=studies_dir,
             tracking_uri=tracking_uri,
@@ -186,6 +194,9 @@ def resume(
         str | None, typer.Option(help="So much more time; else what is left of the study's.")
     ] = None,
     n_concurrent: Annotated[int | None, typer.Option(help="Trials at a time.")] = None,
+    address: Annotated[
+        str | None, typer.Option(help="Ray cluster to join: auto, or HOST:PORT.")
+    ] = None,
     space: SpaceMoved = None,
     studies_dir: StudiesDir = Path("studies"),
     tracking_uri: TrackingUri = None,
@@ -200,6 +211,7 @@ def resume(
     changes: dict[str, Any] = {
         "n_trials": n_trials,
         "n_concurrent": n_concurrent,
+        "address": address,
         "tracking_uri": tracking_uri,
         "time_budget_s": time_budget and parse_duration(time_budget, "time_budget"),
     }

@@ -11,13 +11,14 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import ray
 
-from hypertune.engine.checkpoints import Checkpoints
+from hypertune.engine.checkpoints import Checkpoints, checkpoint_root
 from hypertune.errors import HypertuneError, JournalError
 from hypertune.records import FULL, Journal
 from hypertune.search import Job, Reason, Search, Trial, incumbent
 from hypertune.settings import Settings
 from hypertune.space import Categorical, identity
 from hypertune.study import Study
+from hypertune.trainable.checkpoint import is_bucket
 from hypertune.trainable.worker import WorkerJob, hang_file
 
 FINAL = (*FULL, "failed", "lost")
@@ -134,7 +135,8 @@ class Driver:
         warning: Callable[[], str | None] = lambda: None,
     ) -> None:
         self.study, self.settings, self.search, self.journal = study, settings, search, journal
-        self.checkpoints = Checkpoints(folder.resolve() / "checkpoints", settings.disk_budget_bytes)
+        root = checkpoint_root(folder, settings.storage, journal.study()["study_id"])
+        self.checkpoints = Checkpoints(root, settings.disk_budget_bytes)
         self.n_concurrent = n_concurrent
         self.progress, self.observer, self.warning = progress, observer, warning
         self.out: dict[str, Out] = {}
@@ -162,8 +164,9 @@ class Driver:
 
         A trial that was under way goes on first, from its newest checkpoint.
         """
-        for leftover in self.checkpoints.root.glob("hang-*.txt"):  # of workers that were killed
-            leftover.unlink(missing_ok=True)
+        if not is_bucket(self.checkpoints.root):  # of workers that were killed
+            for leftover in Path(self.checkpoints.root).glob("hang-*.txt"):
+                leftover.unlink(missing_ok=True)
         trials = self.journal.trials()
         self.next_id = max((trial.id for trial in trials), default=-1) + 1
         for trial in trials:
@@ -482,8 +485,8 @@ class Driver:
             trial=trial,
             config=self.study.config(config, seed=self.settings.seed if seed is None else seed),
             to_epoch=to_epoch,
-            checkpoint=str(checkpoint[1]) if checkpoint else None,
-            folder=str(self.checkpoints.folder(trial)),
+            checkpoint=checkpoint[1] if checkpoint else None,
+            folder=self.checkpoints.place(trial),
             metric=self.study.metric,
             mode=self.study.mode,
             timeout_s=self.settings.trial_timeout_s,

@@ -2,18 +2,20 @@
 
 import copy
 import math
+import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hypertune.engine.checkpoints import Checkpoints
+from hypertune.engine.checkpoints import Checkpoints, checkpoint_root
 from hypertune.engine.earlier import Earlier
 from hypertune.engine.folder import study_folder
 from hypertune.engine.prepare import load_data
 from hypertune.errors import SettingError
 from hypertune.search import incumbent
 from hypertune.study import Loop, Study
+from hypertune.trainable.checkpoint import fetch_checkpoint, is_bucket
 from hypertune.trainable.estimator import EstimatorLoop
 from hypertune.trainable.loop import TensorLoop
 from hypertune.trainable.own import OwnLoop
@@ -72,7 +74,8 @@ def load_model(
         row = [t for t in earlier.trials if t.role == "search"][best.number]
     else:
         row = earlier.trial(trial)
-    kept = Checkpoints(folder.resolve() / "checkpoints", math.inf)
+    root = checkpoint_root(folder, settings.storage, earlier.about["study_id"])
+    kept = Checkpoints(root, math.inf)
     found = kept.newest(row.id, asked.max_epochs)
     if found is None:
         there = [str(t.id) for t in earlier.trials if kept.newest(t.id, asked.max_epochs)]
@@ -83,11 +86,17 @@ def load_model(
     config = {**asked.config(row.config, seed=row.seed), "device": device}
     data = load_data(asked)
     loop = asked.trainable.start(config, data, metric=asked.metric, mode=asked.mode)
-    loop.load(found[1])
-    return TrainedModel(model=_model(loop, found[1]), config=config, trial=row.id, loop=loop)
+    fetched = fetch_checkpoint(found[1]) if is_bucket(found[1]) else None
+    try:
+        loop.load(fetched or Path(found[1]))
+        model = _model(loop, found[1])
+    finally:
+        if fetched is not None:
+            shutil.rmtree(fetched, ignore_errors=True)
+    return TrainedModel(model=model, config=config, trial=row.id, loop=loop)
 
 
-def _model(loop: Loop, checkpoint: Path) -> Any:
+def _model(loop: Loop, checkpoint: str) -> Any:
     if isinstance(loop, TensorLoop):
         model = copy.deepcopy(loop.model)
         model.load_state_dict(loop.best_weights)
