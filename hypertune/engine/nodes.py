@@ -1,15 +1,17 @@
 """The nodes of a cluster: whether each of them can do a study's work."""
 
+import hashlib
 import platform
 import uuid
 from collections.abc import Mapping, Sequence
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import ray
+import torch
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+import hypertune
 from hypertune.errors import SettingError
 from hypertune.settings import Settings
 from hypertune.trainable.checkpoint import (
@@ -37,7 +39,8 @@ def check_nodes(settings: Settings) -> None:
     try:
         write_checkpoint(place, 0, _touch)
     except Exception as problem:
-        raise SettingError(f"'{place}' cannot be written: {problem}") from problem
+        where = place if settings.storage is None else f"--storage '{settings.storage}'"
+        raise SettingError(f"{where} cannot be written: {problem}") from problem
     try:
         problems = _problems(nodes, place, settings)
     finally:
@@ -99,8 +102,19 @@ def _problems(nodes: Sequence[Mapping[str, Any]], place: str, settings: Settings
 def _versions() -> dict[str, str]:
     return {
         "Python": ".".join(platform.python_version_tuple()[:2]),
-        **{name: version(name) for name in ("hypertune", "ray", "torch")},
+        "ray": ray.__version__,
+        "torch": torch.__version__,
+        "hypertune's code": _code(),
     }
+
+
+def _code() -> str:
+    """Return a short name for the code of this package as it is here, installed or not."""
+    root = Path(hypertune.__file__).parent
+    hashed = hashlib.sha256()
+    for path in sorted(root.rglob("*.py")):
+        hashed.update(path.relative_to(root).as_posix().encode() + path.read_bytes())
+    return hashed.hexdigest()[:8]
 
 
 def _touch(folder: Path) -> None:
