@@ -114,6 +114,12 @@ def run(
     npz: Annotated[Path | None, typer.Option(help="Arrays of your own: x, y, ...")] = None,
     studies_dir: StudiesDir = Path("studies"),
     tracking_uri: TrackingUri = None,
+    address: Annotated[
+        str | None, typer.Option(help="Ray cluster to join: auto, or HOST:PORT.")
+    ] = None,
+    storage: Annotated[
+        str | None, typer.Option(help="Folder or bucket for checkpoints that all nodes reach.")
+    ] = None,
     disk_budget: Annotated[str, typer.Option(help="What checkpoints may take.")] = "10GB",
     sync_timeout: Annotated[str, typer.Option(help="Wait so long for MLflow at the end.")] = "1m",
     dry_run: Annotated[
@@ -172,6 +178,8 @@ def run(
             diagnose=diagnose,
             tensorboard=tensorboard,
             disk_budget_bytes=disk_budget_bytes,
+            address=address,
+            storage=storage,
             name=name,
             studies_dir=studies_dir,
             tracking_uri=tracking_uri,
@@ -223,6 +231,9 @@ def resume(
         typer.Option("--until-decided", help="Go on until the question is decided, so long."),
     ] = False,
     n_concurrent: Annotated[int | None, typer.Option(help="Trials at a time.")] = None,
+    address: Annotated[
+        str | None, typer.Option(help="Ray cluster to join: auto, or HOST:PORT.")
+    ] = None,
     space: SpaceMoved = None,
     studies_dir: StudiesDir = Path("studies"),
     tracking_uri: TrackingUri = None,
@@ -239,6 +250,7 @@ def resume(
         "n_trials": n_trials,
         "n_concurrent": n_concurrent,
         "until_decided": until_decided or None,
+        "address": address,
         "tracking_uri": tracking_uri,
         "time_budget_s": time_budget and parse_duration(time_budget, "time_budget"),
     }

@@ -10,6 +10,7 @@ from hypertune.errors import SettingError
 from hypertune.methods import DEFAULT_METHOD, unknown
 from hypertune.records import redact
 from hypertune.study import Goal, Study
+from hypertune.trainable.checkpoint import SCHEMES, is_bucket
 from hypertune.trainable.exchange import OtherData
 
 _UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
@@ -26,6 +27,7 @@ _RECORDED = (
     "disk_budget_bytes",
     "n_repeats",
     "until_decided",
+    "storage",
     "seed",
     "diagnose",
     "tensorboard",
@@ -64,6 +66,10 @@ class Settings:
         studies_dir: The folder that studies are kept in.
         tracking_uri: MLflow store; None for ``mlflow.db`` beside the folder of studies.
         disk_budget_bytes: What checkpoints may take; those of the least promising trials go first.
+        address: Of a Ray cluster to join: ``auto`` for the one that runs on this machine, or
+            ``HOST:PORT``; None for a Ray of our own.
+        storage: A folder or a bucket (``s3://bucket/path``, ``gs://...``, ``abfs://...``) that all
+            nodes reach: there checkpoints go. None for the study's own folder.
         sync_timeout_s: Seconds to wait at the end until MLflow has everything.
         verbose: Let Ray speak.
 
@@ -93,6 +99,8 @@ class Settings:
     studies_dir: Path = field(default_factory=lambda: Path("studies"))
     tracking_uri: str | None = None
     disk_budget_bytes: float = 10e9
+    address: str | None = None
+    storage: str | None = None
     sync_timeout_s: float = 60.0
     verbose: bool = False
 
@@ -133,6 +141,8 @@ class Settings:
                 "--name must be at most 100 letters, digits, '.', '_' and '-', and begin with a "
                 f"letter or a digit, but got '{self.name}'."
             )
+        if self.storage is not None:
+            problems += _storage_problems(self.storage)
         scheme = (self.tracking_uri or "sqlite:").split(":")[0].split("+")[0]
         if scheme not in _STORES:
             problems.append(
@@ -205,6 +215,20 @@ class Settings:
         if self.tracking_uri.startswith("sqlite:///"):
             return f"sqlite:///{Path(self.tracking_uri.removeprefix('sqlite:///')).resolve()}"
         return self.tracking_uri
+
+
+def _storage_problems(storage: str) -> list[str]:
+    if not is_bucket(storage):
+        if Path(storage).is_dir() and Path(storage).is_absolute():
+            return []
+        return [f"--storage must be the full path of a folder that is there, but got '{storage}'."]
+    scheme, _, rest = storage.partition("://")
+    if redact(storage) != storage or "access_key" in rest:
+        return ["--storage must hold no login: give it by the environment."]
+    if scheme in SCHEMES and rest.strip("/"):
+        return []
+    known = ", ".join(f"{name}://" for name in SCHEMES)
+    return [f"--storage must be a folder, or begin with one of {known} but got '{storage}'."]
 
 
 def _flag(name: str) -> str:

@@ -6,12 +6,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import ray
 from conftest import OURS, doing
 from mlflow import MlflowClient
 from ray import tune
 
 from hypertune.engine import Outcome, ray_tune, run
 from hypertune.engine.driver import Driver
+from hypertune.engine.folder import delete
 from hypertune.engine.prepare import prepare
 from hypertune.errors import JournalError, SettingError
 from hypertune.records import Journal, TrialRow
@@ -301,6 +303,37 @@ def test_more_than_ray_has_is_an_error_before_anything_starts(
     with pytest.raises(SettingError, match=message):
         go(toy, tmp_path, **settings)
     assert not (tmp_path / "studies").exists()
+
+
+def test_a_node_that_cannot_do_the_work_is_told_before_anything_starts(
+    toy: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "common").mkdir()
+    (node,) = ray.nodes()
+    gone = {**node, "NodeID": "a" * 56, "NodeManagerHostname": "gone"}
+    monkeypatch.setattr(ray, "nodes", lambda: [node, gone])
+    with pytest.raises(SettingError, match=r"Node gone .* cannot run hypertune") as told:
+        go(toy, tmp_path, storage=str(tmp_path / "common"))
+    assert "\n" not in str(told.value)  # nothing is wrong with the other one
+
+    monkeypatch.setattr(ray, "nodes", lambda: [node])
+    with pytest.raises(SettingError, match=r"--storage 's3://no/where.*' cannot be written"):
+        go(toy, tmp_path, storage="s3://no/where?endpoint_override=127.0.0.1:9&region=x")
+    assert [path.name for path in tmp_path.rglob("*")] == ["common"]
+
+
+def test_checkpoints_go_where_all_nodes_reach_them(toy: Study, tmp_path: Path) -> None:
+    (tmp_path / "common").mkdir()
+    outcome, journal = go(
+        toy, tmp_path, method="asha", n_trials=4, storage=str(tmp_path / "common")
+    )
+    assert outcome.error is None
+    assert not (outcome.folder / "checkpoints").exists()
+    kept = [path.name for path in tmp_path.glob("common/toy-1-*/checkpoints/trial-*")]
+    assert len(kept) >= 3
+    assert [t.reason for t in searched(journal)].count("complete") >= 1
+    delete(outcome.folder)
+    assert not list(tmp_path.glob("common/*/checkpoints"))
 
 
 def test_the_test_part_is_opened_once_for_best_default_and_baselines(

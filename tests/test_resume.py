@@ -322,7 +322,7 @@ def test_checkpoints_keep_to_their_budget_and_trials_without_one_train_again(
 
     def counted(self: Checkpoints, trial: int) -> None:
         nonlocal n_most
-        n_most = max(n_most, len(list(self.root.glob("trial-*"))))
+        n_most = max(n_most, len(list(Path(self.root).glob("trial-*"))))
         weigh(self, trial)
 
     monkeypatch.setattr(Checkpoints, "weigh", counted)

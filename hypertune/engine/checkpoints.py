@@ -5,50 +5,75 @@ import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 
-from hypertune.trainable.worker import newest_checkpoint
+from hypertune.trainable.checkpoint import (
+    below,
+    checkpoint_bytes,
+    drop_checkpoints,
+    is_bucket,
+    newest_checkpoint,
+    places,
+)
+
+
+def checkpoint_root(folder: Path, storage: str | None, study_id: str) -> str:
+    """Return where the checkpoints of a study lie.
+
+    Args:
+        folder: The study's.
+        storage: What all nodes reach, where that is another one.
+        study_id: Two studies of one name may meet there.
+    """
+    if storage is None:
+        return str(folder.resolve() / "checkpoints")
+    return below(storage, f"{folder.name}-{study_id[:8]}", "checkpoints")
+
 
 _SCRATCH = "ray-"
 
 
 class Checkpoints:
-    """Checkpoints on disk, a folder a trial.
+    """Checkpoints of a study, a place a trial.
 
     Args:
-        folder: Where they lie.
+        root: Where they lie: a folder, or the URI of one in a bucket.
         budget_bytes: How much they may take in all.
     """
 
-    def __init__(self, folder: Path, budget_bytes: float) -> None:
-        self.root = folder
+    def __init__(self, root: str, budget_bytes: float) -> None:
+        self.root = root
         self._budget = budget_bytes
         self._bytes: dict[int, int] = {}
-        for path in folder.glob("trial-*"):
-            self.weigh(int(path.name.removeprefix("trial-")))
+        for name in places(root):
+            if name.startswith("trial-"):
+                self.weigh(int(name.removeprefix("trial-")))
 
     def scratch(self) -> "tempfile.TemporaryDirectory[str]":
-        """Return a folder for Ray's own checkpoints, beside the trials'."""
-        self.root.mkdir(parents=True, exist_ok=True)
+        """Return a folder for Ray's own checkpoints: beside the trials', unless in a bucket."""
+        if is_bucket(self.root):
+            return tempfile.TemporaryDirectory(prefix=_SCRATCH)
+        Path(self.root).mkdir(parents=True, exist_ok=True)
         return tempfile.TemporaryDirectory(prefix=_SCRATCH, dir=self.root)
 
     def clear(self) -> None:
         """Delete what a process that was killed has left behind."""
-        for path in self.root.glob("hang-*.txt"):
+        if is_bucket(self.root):
+            return
+        for path in Path(self.root).glob("hang-*.txt"):
             path.unlink(missing_ok=True)
-        for path in self.root.glob(f"{_SCRATCH}*"):
+        for path in Path(self.root).glob(f"{_SCRATCH}*"):
             shutil.rmtree(path, ignore_errors=True)
 
-    def folder(self, trial: int) -> Path:
-        """Return the folder of a trial."""
-        return self.root / f"trial-{trial:03d}"
+    def place(self, trial: int) -> str:
+        """Return the place of a trial's."""
+        return below(self.root, f"trial-{trial:03d}")
 
-    def newest(self, trial: int, up_to: int) -> tuple[int, Path] | None:
+    def newest(self, trial: int, up_to: int) -> tuple[int, str] | None:
         """Return a trial's newest checkpoint not beyond an epoch, with its epoch."""
-        return newest_checkpoint(self.folder(trial), up_to)
+        return newest_checkpoint(self.place(trial), up_to)
 
     def weigh(self, trial: int) -> None:
         """Take note of how much room a trial takes now."""
-        files = self.folder(trial).rglob("*")
-        self._bytes[trial] = sum(path.stat().st_size for path in files if path.is_file())
+        self._bytes[trial] = checkpoint_bytes(self.place(trial))
 
     @property
     def too_many(self) -> bool:
@@ -57,7 +82,7 @@ class Checkpoints:
 
     def drop(self, trial: int) -> None:
         """Delete a trial's."""
-        shutil.rmtree(self.folder(trial), ignore_errors=True)
+        drop_checkpoints(self.place(trial))
         self._bytes.pop(trial, None)
 
     def trim(self, dispensable: Iterable[int]) -> None:

@@ -12,7 +12,7 @@ from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar
 import ray
 from ray.tune.schedulers import TrialScheduler
 
-from hypertune.engine.checkpoints import Checkpoints
+from hypertune.engine.checkpoints import Checkpoints, checkpoint_root
 from hypertune.engine.ray_schedulers import wants_all
 from hypertune.errors import HypertuneError, JournalError
 from hypertune.records import (
@@ -178,7 +178,8 @@ class Driver:
     ) -> None:
         self.study, self.settings, self.search, self.journal = study, settings, search, journal
         self.folder = folder.resolve()
-        self.checkpoints = Checkpoints(self.folder / "checkpoints", settings.disk_budget_bytes)
+        root = checkpoint_root(folder, settings.storage, journal.study()["study_id"])
+        self.checkpoints = Checkpoints(root, settings.disk_budget_bytes)
         self.n_concurrent, self.ray_scheduler = n_concurrent, ray_scheduler
         self.sent: dict[str, int] = {}  # the trial of each Ray trial
         self.changes: dict[int, Config] = {}  # what trials search now whose config was changed
@@ -633,8 +634,8 @@ class Driver:
                 seed=self.settings.seed if seed is None else seed,
             ),
             to_epoch=to_epoch,
-            checkpoint=str(checkpoint[1]) if checkpoint else None,
-            folder=str(self.checkpoints.folder(trial)),
+            checkpoint=checkpoint[1] if checkpoint else None,
+            folder=self.checkpoints.place(trial),
             metric=self.study.metric,
             mode=self.study.mode,
             timeout_s=self.settings.trial_timeout_s,

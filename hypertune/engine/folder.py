@@ -10,8 +10,11 @@ from pathlib import Path
 import psutil
 from filelock import FileLock, Timeout
 
-from hypertune.errors import SettingError, choices
+from hypertune.engine.checkpoints import checkpoint_root
+from hypertune.errors import JournalError, SettingError, choices
+from hypertune.records import Journal
 from hypertune.settings import Settings
+from hypertune.trainable.checkpoint import drop_checkpoints
 
 _NETWORK = {
     *("nfs", "cifs", "smb", "smbfs", "afs", "ceph", "lustre", "gpfs", "beegfs", "glusterfs"),
@@ -76,6 +79,14 @@ def delete(folder: Path) -> None:
         SettingError: It is under way, or cannot be deleted.
     """
     with locked(folder):
+        with (
+            contextlib.suppress(JournalError),
+            contextlib.closing(Journal(folder / "journal.db", read_only=True)) as journal,
+        ):
+            about = journal.study()
+            storage = about["settings"].get("storage")
+            if storage is not None:
+                drop_checkpoints(checkpoint_root(folder, storage, about["study_id"]))
         try:
             shutil.rmtree(folder)
         except OSError as error:

@@ -267,7 +267,7 @@ def ray_session(settings: Settings) -> Iterator[None]:
         "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
         "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1"),
     }
-    address = os.environ.get("RAY_ADDRESS")
+    address = settings.address or os.environ.get("RAY_ADDRESS")
     try:
         # "local": without an address it would join whatever Ray somebody has left running here.
         # It listens on all interfaces, whatever one asks for, but from 2.60 on a Ray that is
@@ -280,7 +280,7 @@ def ray_session(settings: Settings) -> Iterator[None]:
                 logging_level="INFO" if settings.verbose else "ERROR",
             )
     except (ConnectionError, OSError, RuntimeError, ValueError) as error:
-        what = f"joined at RAY_ADDRESS={address}" if address else "started"
+        what = f"joined at the address '{address}'" if address else "started"
         raise SettingError(f"Ray cannot be {what}: {error}") from error
     try:
         yield

@@ -19,6 +19,7 @@ from ray.tune.search import Searcher as RaySearcher
 from hypertune.engine.driver import Driver, Judge, Observer, Progress
 from hypertune.engine.earlier import Earlier, source_hash
 from hypertune.engine.folder import locked, new_folder, refuse_network, usable_folder
+from hypertune.engine.nodes import check_nodes
 from hypertune.engine.outcome import Outcome
 from hypertune.engine.prepare import Prepared, load_data, planned_epochs, prepare
 from hypertune.engine.ray_tune import capacity, ray_session, search_on_ray
@@ -214,6 +215,7 @@ def _at_hand(
     if observer is not None:
         observer(progress)
     with ray_session(settings):
+        check_nodes(settings)
         nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
         yield _Session(
             study=study,

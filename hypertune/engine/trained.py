@@ -13,13 +13,14 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from hypertune.engine.checkpoints import Checkpoints
+from hypertune.engine.checkpoints import Checkpoints, checkpoint_root
 from hypertune.engine.earlier import Earlier
 from hypertune.engine.folder import study_folder
 from hypertune.engine.prepare import load_data
 from hypertune.errors import SettingError
 from hypertune.records import Journal, read_champion
 from hypertune.study import Loop, Study, Task
+from hypertune.trainable.checkpoint import opened
 from hypertune.trainable.estimator import EstimatorLoop
 from hypertune.trainable.forecasting import Forecasting
 from hypertune.trainable.loop import TensorLoop
@@ -94,7 +95,7 @@ def load_model(
     if not (folder / "journal.db").is_file():
         folder = study_folder(Path(studies_dir), str(study))
     earlier = Earlier.read(folder)
-    asked, _ = earlier.settled(space, {})
+    asked, settings = earlier.settled(space, {})
     if trial is None:
         with closing(Journal(folder / "journal.db", read_only=True)) as journal:
             best = read_champion(journal)
@@ -102,7 +103,8 @@ def load_model(
             raise SettingError(f"No trial of '{folder.name}' has a result yet.")
         trial = best.trial
     row = earlier.trial(trial)
-    kept = Checkpoints(folder.resolve() / "checkpoints", math.inf)
+    root = checkpoint_root(folder, settings.storage, earlier.about["study_id"])
+    kept = Checkpoints(root, math.inf)
     found = kept.newest(row.id, asked.max_epochs)
     if found is None:
         there = [str(t.id) for t in earlier.trials if kept.newest(t.id, asked.max_epochs)]
@@ -113,9 +115,11 @@ def load_model(
     config = {**asked.config(row.config, seed=row.seed), "device": device}
     data = load_data(asked)
     loop = asked.trainable.start(config, data, metric=asked.metric, mode=asked.mode)
-    loop.load(found[1])
+    with opened(found[1]) as checkpoint:
+        loop.load(checkpoint)
+        model = _model(loop, found[1])
     return TrainedModel(
-        model=_model(loop, found[1]),
+        model=model,
         config=config,
         trial=row.id,
         loop=loop,
@@ -143,27 +147,30 @@ def keep_best_model(journal: Journal, study: Study, data: Any) -> None:
     if champion is None or not champion.full or not keeps(study):
         return
     best = journal.trial(champion.trial)
-    kept = Checkpoints(folder.resolve() / "checkpoints", math.inf)
+    about = journal.study()
+    root = checkpoint_root(folder, about["settings"].get("storage"), about["study_id"])
+    kept = Checkpoints(root, math.inf)
     found = kept.newest(best.id, study.max_epochs)
     if found is None:
         return
     config = study.config(best.config, seed=best.seed)
     sha = hashlib.sha256(json.dumps(config, sort_keys=True).encode())
-    for path in sorted(path for path in found[1].rglob("*") if path.is_file()):
-        sha.update(path.read_bytes())
-    said, target = {"sha256": sha.hexdigest()}, folder / "model"
-    before = journal.events(kind="model")
-    if target.is_dir() and before and before[-1].data == said:
-        return
-    new = folder / "model.new"  # a kill leaves no half of it
-    shutil.rmtree(new, ignore_errors=True)
-    keep(study, config, data, found[1], new)
+    with opened(found[1]) as checkpoint:
+        for path in sorted(path for path in checkpoint.rglob("*") if path.is_file()):
+            sha.update(path.read_bytes())
+        said, target = {"sha256": sha.hexdigest()}, folder / "model"
+        before = journal.events(kind="model")
+        if target.is_dir() and before and before[-1].data == said:
+            return
+        new = folder / "model.new"  # a kill leaves no half of it
+        shutil.rmtree(new, ignore_errors=True)
+        keep(study, config, data, checkpoint, new)
     shutil.rmtree(target, ignore_errors=True)
     new.rename(target)
     journal.add_event("model", best.id, said)
 
 
-def _model(loop: Loop, checkpoint: Path) -> Any:
+def _model(loop: Loop, checkpoint: str) -> Any:
     if isinstance(loop, TensorLoop):
         model = copy.deepcopy(loop.model)
         model.load_state_dict(loop.best_weights)

@@ -8,6 +8,7 @@ import math
 import os
 import shutil
 import subprocess
+import tempfile
 import time
 import traceback
 import uuid
@@ -25,6 +26,7 @@ from ray.tune.result import TRAINING_ITERATION
 from hypertune.errors import nearest
 from hypertune.space import Config
 from hypertune.study import Loop, Task, TrialEnded
+from hypertune.trainable.checkpoint import fetch_checkpoint, is_bucket, write_checkpoint
 from hypertune.trainable.diagnose import Diagnostician
 from hypertune.trainable.guard import MARK, start_guard
 from hypertune.trainable.histograms import Histograms
@@ -47,8 +49,8 @@ class WorkerJob:
         trial: The trial's id in the journal.
         config: Its whole config.
         to_epoch: The epoch that this job ends after.
-        checkpoint: Folder to go on from; None to begin anew.
-        folder: Folder for the trial's checkpoints.
+        checkpoint: Place of the one to go on from; None to begin anew.
+        folder: Place for the trial's checkpoints.
         metric, mode: What the search goes by.
         timeout_s: Seconds that an epoch may take.
         n_threads: Threads to compute on.
@@ -93,6 +95,7 @@ class Worker(tune.Trainable):
         self.task, self.data = task, data
         self.device = "cuda" if ray.get_gpu_ids() and torch.cuda.is_available() else "cpu"
         self._hang: tuple[Path, TextIO] | None = None
+        self._fetched: Path | None = None
         self._guard = _guard() if isinstance(task, OwnTask) else None
         self.loop: Loop | None = None
         self.inside: Diagnostician | None = None
@@ -160,7 +163,9 @@ class Worker(tune.Trainable):
         if job.test_data is not None and job.checkpoint is None:
             return self._failure("there is no checkpoint to judge")
         if self.loop is None:
-            self._begin(None if job.checkpoint is None else Path(job.checkpoint))
+            if job.checkpoint is not None and is_bucket(job.checkpoint):
+                self._fetched = fetch_checkpoint(job.checkpoint)  # it may be read while training
+            self._begin(self._fetched or (Path(job.checkpoint) if job.checkpoint else None))
             assert self.loop is not None
         if job.test_data is not None:
             return self._judge(self.loop, ray.get(job.test_data))
@@ -293,24 +298,16 @@ class Worker(tune.Trainable):
                 traceback.print_exc()  # into the worker's log: what was trained is reported
             finally:
                 faulthandler.cancel_dump_traceback_later()
+        if self._fetched is not None:
+            shutil.rmtree(self._fetched, ignore_errors=True)
+            self._fetched = None
 
     def _save(self) -> None:
         assert self.loop is not None
         if _saves(self.loop) == "never":
             return
-        folder, epoch = Path(self.job.folder), self.loop.epoch
-        part, whole = folder / f"epoch-{epoch}.part", folder / f"epoch-{epoch}"
-        shutil.rmtree(part, ignore_errors=True)
-        part.mkdir(parents=True)
-        self.loop.save(part)
-        shutil.rmtree(whole, ignore_errors=True)
-        part.rename(whole)
-        # The one before stays: the driver may not have heard of this epoch yet, and then needs it.
-        before = newest_checkpoint(folder, epoch - 1)
-        for other in folder.iterdir():
-            if other != whole and (before is None or other != before[1]):
-                shutil.rmtree(other, ignore_errors=True)
-        self.saved_epoch, self.saved_at = epoch, time.monotonic()
+        write_checkpoint(self.job.folder, self.loop.epoch, self.loop.save)
+        self.saved_epoch, self.saved_at = self.loop.epoch, time.monotonic()
 
     def _drop_hang_file(self) -> None:
         if self._hang is not None:
@@ -326,7 +323,7 @@ class Worker(tune.Trainable):
         """
         if self.loop is None:
             self._drop_hang_file()
-            path = hang_file(Path(self.job.folder).parent, self.job.key)
+            path = hang_file(self.job.folder.rpartition("/")[0], self.job.key)
             path.parent.mkdir(parents=True, exist_ok=True)
             self._hang = path, path.open("w")
         self._arm()
@@ -363,18 +360,11 @@ def save_told(file: Path, told: Mapping[str, Told]) -> None:
     aside.replace(file)
 
 
-def hang_file(checkpoints: Path, key: str) -> Path:
-    """Return where the traceback of a job that hangs is written."""
-    return checkpoints / f"hang-{key}.txt"
+def hang_file(checkpoints: str, key: str) -> Path:
+    """Return where the traceback of a job that hangs is written.
 
-
-def newest_checkpoint(folder: Path, up_to: int) -> tuple[int, Path] | None:
-    """Return the newest whole checkpoint of a trial, not beyond an epoch, with its epoch."""
-    if not folder.is_dir():
-        return None
-    found = {
-        int(path.name.removeprefix("epoch-")): path
-        for path in folder.glob("epoch-*")
-        if path.name.removeprefix("epoch-").isdigit()
-    }
-    return max(((e, path) for e, path in found.items() if e <= up_to), default=None)
+    Where checkpoints go to a bucket it stays on the worker's own disk, and is read if that is the
+    driver's as well.
+    """
+    folder = tempfile.gettempdir() if is_bucket(checkpoints) else checkpoints
+    return Path(folder, f"hang-{key}.txt")

@@ -18,8 +18,9 @@ from ray import tune
 
 from hypertune.space import Space
 from hypertune.study import TrialEnded
+from hypertune.trainable.checkpoint import newest_checkpoint
 from hypertune.trainable.command import CommandLoop, command
-from hypertune.trainable.worker import Worker, WorkerJob, newest_checkpoint
+from hypertune.trainable.worker import Worker, WorkerJob
 
 CONFIG = {
     "x": 2.0,
@@ -96,7 +97,7 @@ def test_lines_are_reports_and_the_next_job_goes_on_from_the_state(
     job = replace(job, config=CONFIG, to_epoch=2)
     worker = make_worker(job, task)
     first = run(worker)
-    newest = newest_checkpoint(Path(job.folder), up_to=9)
+    newest = newest_checkpoint(job.folder, up_to=9)
     assert newest is not None
     worker.reset(replace(job, to_epoch=4, checkpoint=str(newest[1])).to_dict())
     second = run(worker)

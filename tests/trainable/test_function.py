@@ -20,8 +20,9 @@ from test_resume import one, settings
 from hypertune import engine
 from hypertune.records import Journal
 from hypertune.study import Study
+from hypertune.trainable.checkpoint import newest_checkpoint
 from hypertune.trainable.function import Function, TrialStopped
-from hypertune.trainable.worker import Worker, WorkerJob, newest_checkpoint
+from hypertune.trainable.worker import Worker, WorkerJob
 
 __all__ = ["one"]  # a fixture
 CONFIG = {"x": 1.0, "opt": {"name": "adam", "rate": 0.1}, "max_epochs": 4, "seed": 7}
@@ -71,13 +72,13 @@ def test_a_step_is_a_report_and_the_next_job_goes_on_from_what_was_saved(
 ) -> None:
     worker = make_worker(job, Function(train))
     first = run(worker, job, to_epoch=2)
-    newest = newest_checkpoint(Path(job.folder), up_to=9)
+    newest = newest_checkpoint(job.folder, up_to=9)
 
     assert [(r["epoch"], r["metrics"]) for r in first] == [(1, {"loss": 1.0}), (2, {"loss": 0.5})]
     assert n_threads() == 0
     assert newest is not None
     assert newest[0] == 2
-    assert (newest[1] / "state" / "thread").read_text() == "train"
+    assert (Path(newest[1]) / "state" / "thread").read_text() == "train"
 
     second = run(worker, job, to_epoch=4, checkpoint=str(newest[1]))
 
@@ -92,7 +93,7 @@ def test_without_save_there_is_no_checkpoint_and_a_trial_begins_again(
     worker = make_worker(job, Function(without_save))
     run(worker, job, to_epoch=2)
 
-    assert newest_checkpoint(Path(job.folder), up_to=9) is None
+    assert newest_checkpoint(job.folder, up_to=9) is None
     assert [r["epoch"] for r in run(worker, job, to_epoch=3)] == [1, 2, 3]
 
 
@@ -213,7 +214,7 @@ def test_job_that_is_cut_ends_the_function_which_may_tidy_up(
     worker.train()
     worker.stop()
     assert said == ["stopped", "tidied"] * 2
-    assert newest_checkpoint(Path(job.folder), up_to=9) is not None
+    assert newest_checkpoint(job.folder, up_to=9) is not None
 
 
 def test_function_that_catches_everything_ends_all_the_same(

@@ -10,8 +10,9 @@ import torch
 from conftest import Make
 
 from hypertune.space import Space
+from hypertune.trainable.checkpoint import newest_checkpoint
 from hypertune.trainable.stepwise import Stepwise
-from hypertune.trainable.worker import WorkerJob, newest_checkpoint
+from hypertune.trainable.worker import WorkerJob
 
 SPACE: Any = None  # no rule of these tasks is about the space
 
@@ -65,7 +66,7 @@ def test_trial_goes_on_converges_and_is_tested(
     Counts.closed = 0
     worker = make_worker(own, Stepwise(Counts))
     first = [worker.train(), worker.train()]
-    newest = newest_checkpoint(Path(own.folder), up_to=9)
+    newest = newest_checkpoint(own.folder, up_to=9)
     assert newest is not None
     worker.reset(replace(own, to_epoch=9, checkpoint=str(newest[1])).to_dict())
     last = worker.train()

@@ -13,7 +13,8 @@ from conftest import Make
 
 from hypertune.space import Config
 from hypertune.study import Loop
-from hypertune.trainable.worker import Worker, WorkerJob, newest_checkpoint
+from hypertune.trainable.checkpoint import newest_checkpoint
+from hypertune.trainable.worker import Worker, WorkerJob
 
 
 class FakeLoop:
@@ -94,7 +95,7 @@ def test_job_ends_at_its_epoch_with_a_checkpoint_and_the_next_goes_on_from_it(
     ]
     assert isinstance(worker.task, FakeTask)
     assert worker.task.started == [({"a": 1, "device": "cpu"}, "the data", "loss", "min")]
-    newest = newest_checkpoint(Path(job.folder), up_to=2)
+    newest = newest_checkpoint(job.folder, up_to=2)
     assert newest is not None
     assert newest[0] == 2
 
@@ -143,7 +144,7 @@ def test_failing_epoch_leaves_no_checkpoint_behind_the_last_good_one(
     worker = make(job)
     worker.train()
     worker.train()
-    newest = newest_checkpoint(Path(job.folder), up_to=9)
+    newest = newest_checkpoint(job.folder, up_to=9)
     assert newest is not None
     worker.reset(
         replace(
@@ -199,10 +200,10 @@ def test_newest_checkpoint_is_whole_and_not_beyond_what_was_recorded(
     for name in ("epoch-1", "epoch-9", "epoch-10", "epoch-11.part", "epoch-x", "other"):
         (tmp_path / name).mkdir()
 
-    found = newest_checkpoint(tmp_path, up_to)
+    found = newest_checkpoint(str(tmp_path), up_to)
 
-    assert found == (None if newest is None else (newest, tmp_path / f"epoch-{newest}"))
-    assert newest_checkpoint(tmp_path / "none", 9) is None
+    assert found == (None if newest is None else (newest, f"{tmp_path}/epoch-{newest}"))
+    assert newest_checkpoint(f"{tmp_path}/none", 9) is None
 
 
 def test_test_part_is_judged_from_the_checkpoint_without_training(

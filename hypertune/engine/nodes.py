@@ -1,0 +1,130 @@
+"""The nodes of a cluster: whether each of them can do a study's work."""
+
+import hashlib
+import platform
+import uuid
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import ray
+import torch
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from hypertune.errors import SettingError
+from hypertune.settings import Settings
+from hypertune.trainable.checkpoint import (
+    below,
+    drop_checkpoints,
+    newest_checkpoint,
+    write_checkpoint,
+)
+
+_TIMEOUT_S = 120.0  # a node may have to import everything, or to be started first
+
+
+def check_nodes(settings: Settings) -> None:
+    """Check that all nodes have what a trial needs: same versions, and common checkpoints.
+
+    One node alone needs no check, it is the driver's; unless checkpoints go elsewhere.
+
+    Raises:
+        SettingError: Some of them have not. All that is wrong is said at once.
+    """
+    nodes = [node for node in ray.nodes() if node["Alive"] and node["Resources"].get("CPU", 0) > 0]
+    if len(nodes) < 2 and settings.storage is None:
+        return
+    place = _common_place(settings)
+    try:
+        write_checkpoint(place, 0, _touch)
+    except Exception as problem:
+        where = place if settings.storage is None else f"--storage '{settings.storage}'"
+        raise SettingError(f"{where} cannot be written: {problem}") from problem
+    try:
+        problems = _problems(nodes, place, settings)
+    finally:
+        drop_checkpoints(place)
+    if problems:
+        raise SettingError("\n".join(problems))
+
+
+def _common_place(settings: Settings) -> str:
+    """Return a place that will be gone afterwards, beside where checkpoints will lie."""
+    name = f"hypertune-probe-{uuid.uuid4().hex[:8]}"
+    if settings.storage is not None:
+        return below(settings.storage, name)
+    root = settings.studies_dir.resolve()
+    return str(next(path for path in (root, *root.parents) if path.is_dir()) / name)
+
+
+def _problems(nodes: Sequence[Mapping[str, Any]], place: str, settings: Settings) -> list[str]:
+    asked = {
+        node["NodeID"]: ray.remote(_look)
+        .options(
+            num_cpus=0,
+            max_retries=0,
+            scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False),
+        )
+        .remote(below(place, node["NodeID"]), place)
+        for node in nodes
+    }
+    here, problems, blind = _versions(), [], []
+    for node in nodes:
+        name = f"Node {node['NodeManagerHostname']} ({node['NodeManagerAddress']})"
+        try:
+            found, sees = ray.get(asked[node["NodeID"]], timeout=_TIMEOUT_S)
+        except ray.exceptions.GetTimeoutError:
+            problems.append(f"{name} did not answer within {_TIMEOUT_S:g} s.")
+            continue
+        except Exception as problem:
+            said = str(problem).strip().splitlines() or [type(problem).__name__]
+            problems.append(f"{name} cannot run hypertune: {said[-1]}")
+            continue
+        other = [what for what in here if found[what] != here[what]]
+        if other:
+            has = ", ".join(f"{what} {found[what]}" for what in other)
+            needs = ", ".join(here[what] for what in other)
+            problems.append(f"{name} has {has}, but the driver {needs}.")
+        if not (sees and newest_checkpoint(below(place, node["NodeID"]), 0)):
+            blind.append(name)
+    if blind and settings.storage is None:
+        problems.append(
+            f"{', '.join(blind)} cannot reach '{Path(place).parent}' of the driver, but trials go "
+            "from node to node with their checkpoints: give --storage, a folder or a bucket that "
+            "all nodes reach."
+        )
+    elif blind:
+        problems.append(f"{', '.join(blind)} cannot read and write --storage '{settings.storage}'.")
+    return problems
+
+
+def _versions() -> dict[str, str]:
+    return {
+        "Python": ".".join(platform.python_version_tuple()[:2]),
+        "ray": ray.__version__,
+        "torch": torch.__version__,
+        "hypertune's code": _code(),
+    }
+
+
+def _code() -> str:
+    """Return a short name for the code of this package as it is here, installed or not."""
+    root = Path(__file__).parents[1]
+    hashed = hashlib.sha256()
+    for path in sorted(root.rglob("*.py")):
+        hashed.update(path.relative_to(root).as_posix().encode() + path.read_bytes())
+    return hashed.hexdigest()[:8]
+
+
+def _touch(folder: Path) -> None:
+    (folder / "probe").write_text("x")
+
+
+def _look(own: str, place: str) -> tuple[dict[str, str], bool]:
+    """Say, on a node, what it has, and whether it reads what the driver has written."""
+    try:
+        write_checkpoint(own, 0, _touch)
+        sees = newest_checkpoint(place, 0) is not None
+    except Exception:  # of a file system or a service, of whatever kind
+        sees = False
+    return _versions(), sees
