@@ -381,23 +381,33 @@ def clean(command: Command) -> bool:
     return command.finish() != 0 and "Traceback" not in command.said and "rror" in command.said
 
 
+@contextlib.contextmanager
+def study_on_a_small_disk(
+    folder: Path, name: str, mib: int, rng: random.Random
+) -> Iterator[tuple[Path, Command, list[str]]]:
+    """Have a study under way on a disk of its own: its folder, its command, where it keeps what."""
+    with small_disk(folder / f"disk-{name}", mib) as disk:
+        store = ["--studies-dir", str(disk / "studies")]
+        store += ["--tracking-uri", f"sqlite:///{folder}/mlflow.db"]
+        command = Command(folder, *run_args(name, "asha", rng, *store))
+        study = disk / "studies" / name
+        if not command.searching(study / "journal.db", 3):
+            raise RuntimeError(f"'{name}' did not begin: {command.said}")
+        time.sleep(rng.expovariate(1.0))
+        yield study, command, store
+
+
 def full_disks(folder: Path, n: int, rng: random.Random) -> tuple[int, Counter[str]]:
     """Fill the disk that studies are written to."""
     total = Counter[str]()
     for number in range(n):
-        with small_disk(folder / f"disk-{number}", 8) as disk:
-            name, study = f"full-{number}", disk / "studies" / f"full-{number}"
-            store = ["--studies-dir", str(disk / "studies")]
-            store += ["--tracking-uri", f"sqlite:///{folder}/mlflow.db"]
-            command = Command(folder, *run_args(name, "asha", rng, *store))
-            if not command.searching(study / "journal.db", 3):
-                total["wrong"] += 1
-                continue
-            time.sleep(rng.expovariate(1.0))
-            fill(disk / "filler")
+        name = f"full-{number}"
+        with study_on_a_small_disk(folder, name, 8, rng) as (study, command, store):
+            filler = study.parents[1] / "filler"
+            fill(filler)
             total["wrong"] += not clean(command)
             seen = results(study)  # readable, full or not
-            (disk / "filler").unlink()
+            filler.unlink()
             status = Command(folder, "resume", name, *store).finish()
             total += compare(study, folder / "mlflow.db", seen)
             total["wrong"] += status not in (0, 2)
@@ -408,23 +418,16 @@ def read_only_disks(folder: Path, n: int, rng: random.Random) -> tuple[int, Coun
     """Let studies that were killed find their folder read-only."""
     total = Counter[str]()
     for number in range(n):
-        with small_disk(folder / f"closed-{number}", 64) as disk:
-            name, study = f"closed-{number}", disk / "studies" / f"closed-{number}"
-            store = ["--studies-dir", str(disk / "studies")]
-            store += ["--tracking-uri", f"sqlite:///{folder}/mlflow.db"]
-            command = Command(folder, *run_args(name, "asha", rng, *store))
-            if not command.searching(study / "journal.db", 3):
-                total["wrong"] += 1
-                continue
-            time.sleep(rng.expovariate(1.0))
+        name = f"closed-{number}"
+        with study_on_a_small_disk(folder, name, 64, rng) as (study, command, store):
             command.kill()
             seen = results(study)
-            remount(disk, "ro")
+            remount(study.parents[1], "ro")
             total["wrong"] += not clean(Command(folder, "resume", name, *store))
             total["wrong"] += not clean(
                 Command(folder, *run_args(f"{name}-new", "asha", rng, *store))
             )
-            remount(disk, "rw")
+            remount(study.parents[1], "rw")
             status = Command(folder, "resume", name, *store).finish()
             total += compare(study, folder / "mlflow.db", seen)
             total["wrong"] += status not in (0, 2)

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import ray
+import torch
 from filelock import FileLock
 from ray import tune
 
@@ -55,6 +56,15 @@ def doing(study: Study, *what: str, **fixed: Any) -> Study:
         default={"x": 0.5, "do": what[0]},
         fixed={**study.fixed, **fixed},
     )
+
+
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """Let torch compute on one thread, as a worker does."""
+    n_threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(n_threads)
 
 
 @pytest.fixture

@@ -1,11 +1,9 @@
 """Every shipped study loads, trains an epoch of its default and stands beside its baselines."""
 
 import math
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import torch
 
 from hypertune.study import Study, load_study, study_names
 
@@ -16,12 +14,7 @@ EXPECTED = {
 }  # fmt: skip
 
 
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    n_threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(n_threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def test_all_studies_are_there() -> None:

@@ -1,6 +1,6 @@
 """Forecasting: fair targets, no look ahead, honest baselines, and training that can be resumed."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -30,12 +30,7 @@ CONFIG: Config = {
 DROPOUT: Config = {"n_layers": 2, "dropout": 0.3, "schedule": "cosine", "weight_decay": 0.01}
 
 
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    n_threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(n_threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 Made = Callable[[Any], Forecasting]

@@ -1,6 +1,5 @@
 """Classification and regression: nothing leaks, padding is nothing, baselines are honest."""
 
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,12 +20,7 @@ from hypertune.trainable.supervised import Supervised
 CONFIG: Config = {"max_epochs": 6, "seed": 0, "device": "cpu", "batch_size": 16}
 
 
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    n_threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(n_threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def data_of(samples: Samples, split: str = "random", max_window: int | None = None) -> DataSet:
