@@ -255,7 +255,13 @@ def test_a_simulated_and_a_real_run_of_a_conditional_mixed_space_decide_alike(
             "more": None,
         },
     )
-    settings: dict[str, Any] = {"method": method, "n_trials": 10, "seed": 1, "n_concurrent": 1}
+    n_trials = 14 if method == "auto" else 10  # its first ten fill the space
+    settings: dict[str, Any] = {
+        "method": method,
+        "n_trials": n_trials,
+        "seed": 1,
+        "n_concurrent": 1,
+    }
     _, journal = go(study, tmp_path, **settings)
     real = [
         (journal.trial(e.trial).config["x"], e.data["from_epoch"], e.data["to_epoch"])

@@ -503,9 +503,7 @@ class Driver:
         They are the best of all, and of each level of factors that have few.
         """
         # One whose config was changed on the way is no sample of a config: it cannot be repeated.
-        intact = (t for t in self.search.trials if self.ids[t.number] not in self.changes)
-        full = [t for t in intact if t.full and math.isfinite(t.best[t.epoch])]
-        ranked = sorted(full, key=lambda t: (t.best[t.epoch], t.number))
+        ranked = [t for t in self._ranked() if self.ids[t.number] not in self.changes]
         chosen = {"best" if k == 0 else f"number {k + 1}": t for k, t in enumerate(ranked[:_N_TOP])}
         for parameter in self.search.space.parameters:
             if parameter.name not in self.study.factors or parameter.condition is not None:
@@ -517,6 +515,11 @@ class Driver:
                 if (leader := next(of_level, None)) is not None:
                     chosen[f"best of {parameter.name}={level}"] = leader
         return chosen
+
+    def _ranked(self) -> list[Trial]:
+        """Return the trials in full, the best one first."""
+        full = [t for t in self.search.trials if t.full and math.isfinite(t.best[t.epoch])]
+        return sorted(full, key=lambda t: (t.best[t.epoch], t.number))
 
     def _next_test(self, key: str) -> WorkerJob | None:
         """Return a job that looks at the test part, when all training is over.
@@ -888,6 +891,7 @@ class Driver:
     def _keep_candidates(self, number: int) -> None:
         """Keep the checkpoints of full trials that may be recommended, and the default's."""
         candidates = {0, *(trial.number for trial in self._candidates().values())}
+        candidates |= {trial.number for trial in self._ranked()[:1]}  # changed on the way or not
         for dropped in (self.kept | {number}) - candidates:
             self.checkpoints.drop(self.ids[dropped])
         self.kept = (self.kept | {number}) & candidates

@@ -16,7 +16,7 @@ class Grid(Searcher):
 
     def __init__(self, space: Space, max_epochs: int, seed: int = 0) -> None:
         super().__init__(space, max_epochs, seed)
-        self._rest: Iterator[Flat] = iter(())
+        self._rest: dict[str, Iterator[Flat]] = {}  # by what is given
 
     @classmethod
     def problems(cls, space: Space) -> list[str]:
@@ -32,23 +32,27 @@ class Grid(Searcher):
         return space.n_configs
 
     def suggest(self, trials: Sequence[Trial], rng: np.random.Generator) -> Flat:
-        tried = {identity(trial.flat) for trial in trials}
-        for flat in self._rest:
-            if identity(flat) not in tried:
-                return flat
-        # The first suggestion of a search, or of one that goes on: from the beginning.
-        self._rest = self.space.configs()
-        left = next((flat for flat in self._rest if identity(flat) not in tried), None)
-        return trials[0].flat if left is None else left  # nothing is left: a repetition says so
+        return self.suggest_given(trials, rng, {})
 
     def suggest_given(
         self, trials: Sequence[Trial], rng: np.random.Generator, given: Mapping[str, Value]
     ) -> Flat:
         tried, wanted = {identity(trial.flat) for trial in trials}, identity(given)
-        rest = (
-            flat
-            for flat in self.space.configs()
-            if identity({key: flat[key] for key in given}) == wanted and identity(flat) not in tried
-        )
+
+        def fits(flat: Flat) -> bool:
+            # Values are equal more often than they are the same (1 and True), and sooner compared.
+            return (
+                all(flat[key] == value for key, value in given.items())
+                and identity({key: flat[key] for key in given}) == wanted
+                and identity(flat) not in tried
+            )
+
+        found = next(filter(fits, self._rest.get(wanted, ())), None)
+        if found is None:
+            # The first suggestion of a search, or of one that goes on: from the beginning.
+            self._rest[wanted] = self.space.configs()
+            found = next(filter(fits, self._rest[wanted]), None)
+        if found is not None:
+            return found
         # None is left: a repetition says so.
-        return next(rest, trials[0].flat if trials else next(self.space.configs()))
+        return trials[0].flat if trials else next(self.space.configs())
