@@ -285,9 +285,13 @@ class Space:
         spec: Mapping[str, Any] = _from_plain(plain)
         return cls(spec)
 
-    def configs(self) -> Iterator[Flat]:
-        """Yield all flat configs of a space without continuous parameters, in order."""
-        return _all(self._root)
+    def configs(self, given: Mapping[str, Value] | None = None) -> Iterator[Flat]:
+        """Yield all flat configs of a space without continuous parameters, in order.
+
+        Args:
+            given: Only those with these values, by key.
+        """
+        return _all(self._root, {key: identity(value) for key, value in (given or {}).items()})
 
     @property
     def n_configs(self) -> int | None:
@@ -626,28 +630,33 @@ def _count(node: _Node) -> int | None:
             return None if None in counts else sum(c for c in counts if c is not None)
 
 
-def _all(node: _Node) -> Iterator[Flat]:
+def _all(node: _Node, given: Mapping[str, str]) -> Iterator[Flat]:
+    """Yield what a node may be, with values whose identities are given."""
     match node:
         case _Constant():
             yield {}
         case _Leaf(parameter):
+            wanted = given.get(parameter.key)
             for value in parameter.values():
-                yield {parameter.key: value}
+                if wanted is None or identity(value) == wanted:
+                    yield {parameter.key: value}
         case _Group(members):
-            yield from _product(list(members.values()))
+            yield from _product(list(members.values()), given)
         case _Branches(parameter, options):
+            wanted = given.get(parameter.key)
             for label, option in zip(parameter.choices, options, strict=True):
-                for rest in _all(option):
-                    yield {parameter.key: label, **rest}
+                if wanted is None or identity(label) == wanted:
+                    for rest in _all(option, given):
+                        yield {parameter.key: label, **rest}
 
 
-def _product(nodes: Sequence[_Node]) -> Iterator[Flat]:
+def _product(nodes: Sequence[_Node], given: Mapping[str, str]) -> Iterator[Flat]:
     """Yield all combinations; unlike itertools' product, without listing the factors first."""
     if not nodes:
         yield {}
         return
-    for part in _all(nodes[0]):
-        for rest in _product(nodes[1:]):
+    for part in _all(nodes[0], given):
+        for rest in _product(nodes[1:], given):
             yield {**part, **rest}
 
 

@@ -39,20 +39,13 @@ class Grid(Searcher):
     ) -> Flat:
         tried, wanted = {identity(trial.flat) for trial in trials}, identity(given)
 
-        def fits(flat: Flat) -> bool:
-            # Values are equal more often than they are the same (1 and True), and sooner compared.
-            return (
-                all(flat[key] == value for key, value in given.items())
-                and identity({key: flat[key] for key in given}) == wanted
-                and identity(flat) not in tried
-            )
-
-        found = next(filter(fits, self._rest.get(wanted, ())), None)
-        if found is None:
-            # The first suggestion of a search, or of one that goes on: from the beginning.
-            self._rest[wanted] = self.space.configs()
-            found = next(filter(fits, self._rest[wanted]), None)
-        if found is not None:
-            return found
+        for flat in self._rest.get(wanted, ()):
+            if identity(flat) not in tried:
+                return flat
+        # The first suggestion of a search, or of one that goes on: from the beginning.
+        rest = self._rest[wanted] = self.space.configs(given)
+        left = next((flat for flat in rest if identity(flat) not in tried), None)
+        if left is not None:
+            return left
         # None is left: a repetition says so.
         return trials[0].flat if trials else next(self.space.configs())
