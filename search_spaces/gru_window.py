@@ -24,7 +24,7 @@ study = Study(
     space={
         "cell": tune.choice(["gru", "lstm"]),
         "window": tune.choice([6, 12, 24, 48, 96, 132]),
-        "hidden_size": tune.lograndint(8, 129),
+        "hidden_size": tune.lograndint(8, 65),
         "learning_rate": tune.loguniform(3e-4, 3e-2),
     },
     default={"cell": "gru", "window": 24, "hidden_size": 32, "learning_rate": 3e-3},

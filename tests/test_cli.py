@@ -58,7 +58,7 @@ def call(monkeypatch: pytest.MonkeyPatch, folder: Path, *args: str) -> int:
         ([*GOOD, "--tracking-uri", "file:/tmp/x"], "--tracking-uri must begin with one of"),
         ([*GOOD, "--method", "grid"], "grid needs parameters with a number of values, but"),
         ([*GOOD, "--start", "empty.py"], "--start 'empty.py' cannot be read"),
-        ([*GOOD, "--start", "start.json"], "config 0: hidden_size must be an integer in [8, 128]"),
+        ([*GOOD, "--start", "start.json"], "config 0: hidden_size must be an integer in [8, 64]"),
         ([*GOOD, "--from", "nobody"], "There is no journal at 'studies/nobody/journal.db'"),
         ([*GOOD, "--scheduler", "ahsa"], "Unknown scheduler 'ahsa'. Did you mean 'asha'?"),
         ([*GOOD, "--set", "batch_size=0"], "batch_size must be an integer of at least 1"),
