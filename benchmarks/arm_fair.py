@@ -118,6 +118,8 @@ class Table:
         self.factor = found
         rows = json.loads((CURVES / f"{name}.json").read_text())
         rows = [row for row in rows if row["level"] in pair and row["values"]]
+        # A study's space may have become smaller since.
+        rows = [row for row in rows if not self.space.problems(row["c"])]
         numbers = sorted({row["config"] for row in rows})
         curves = {
             k: np.array([self._in_full(row) for row in rows if row["config"] == k]) for k in numbers
