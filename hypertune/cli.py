@@ -2,6 +2,7 @@
 
 import ast
 import json
+import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -581,6 +582,8 @@ def list_() -> None:
 
 def main() -> None:
     """Run the command line; errors that a user can act on are one message and exit status 2."""
+    # Before anything computes: what the search models must not take the cores of what trains.
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
     arguments = sys.argv[1:]
     if arguments and arguments[0].startswith("-") and arguments[0] != "--help":
         arguments.insert(0, "run")

@@ -6,6 +6,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+# Before anything computes: threads of several processes would take each other's cores.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 import pytest
 import ray
 import torch
