@@ -5,7 +5,7 @@ Li et al. 2020, "A System for Massively Parallel Hyperparameter Tuning", algorit
 
 import math
 from bisect import insort
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from itertools import pairwise
 
 from hypertune.search.history import Trial
@@ -40,8 +40,8 @@ class Halving(Scheduler):
     def __init__(self, max_epochs: int, min_epochs: int = 1) -> None:
         super().__init__(max_epochs)
         self.rungs = rung_epochs(max_epochs, min_epochs, self.eta)
-        # Per rung: (loss there, trial number), best first. A trial enters each rung once.
-        self._ranking: dict[int, list[tuple[float, int]]] = {rung: [] for rung in self.rungs}
+        # Per rung: (loss there, trial number, trial), best first. A trial enters each rung once.
+        self._ranking: dict[int, list[tuple[float, int, Trial]]] = {r: [] for r in self.rungs}
         self._entered: dict[int, set[int]] = {rung: set() for rung in self.rungs}
 
     def first_epoch(self, trials: Sequence[Trial], flat: Flat) -> int:
@@ -55,39 +55,38 @@ class Halving(Scheduler):
             loss = trial.loss_at(rung)
             if loss is not None and trial.number not in self._entered[rung]:
                 self._entered[rung].add(trial.number)
-                insort(self._ranking[rung], (loss, trial.number))
+                insort(self._ranking[rung], (loss, trial.number, trial))
 
     def promote(self, trials: Sequence[Trial], *, more: bool) -> tuple[Trial, int] | None:
-        by_number = {trial.number: trial for trial in trials}
         for rung, following in self._steps:
             ranking = self._ranking[rung]
-            for loss, number in ranking[: len(ranking) // self.eta]:
-                if self._may_go_on(by_number[number], rung, loss):
-                    return by_number[number], following
-        return None if more else self._finalist(by_number)
+            for loss, _, trial in ranking[: len(ranking) // self.eta]:
+                if self._may_go_on(trial, rung, loss):
+                    return trial, following
+        return None if more else self._finalist(trials)
 
     def comparisons(self, trial: Trial, trials: Sequence[Trial]) -> list[Comparison]:
-        return [
-            compared(rung, self._ranking[rung], trial.number, len(self._ranking[rung]) // self.eta)
-            for rung in self.rungs[:-1]
-            if trial.number in self._entered[rung]
-        ]
+        found = []
+        for rung in self.rungs[:-1]:
+            if trial.number in self._entered[rung]:
+                ranked = [(loss, number) for loss, number, _ in self._ranking[rung]]
+                found.append(compared(rung, ranked, trial.number, len(ranked) // self.eta))
+        return found
 
-    def _finalist(self, by_number: Mapping[int, Trial]) -> tuple[Trial, int] | None:
+    def _finalist(self, trials: Sequence[Trial]) -> tuple[Trial, int] | None:
         """Return one more trial to be trained in full, when no rung promotes any more.
 
         Small searches need it: of 24 trials none would get through four rungs, and without trials
         in full there is nothing to recommend.
         """
-        trials = by_number.values()
         if any(trial.running and trial.to_epoch < self.max_epochs for trial in trials):
             return None  # it may be promoted yet
         if sum(t.full or (t.running and t.epoch < self.max_epochs) for t in trials) >= _FINALISTS:
             return None
         for rung, _ in self._steps:
-            for loss, number in self._ranking[rung]:
-                if self._may_go_on(by_number[number], rung, loss):
-                    return by_number[number], self.max_epochs
+            for loss, _, trial in self._ranking[rung]:
+                if self._may_go_on(trial, rung, loss):
+                    return trial, self.max_epochs
         return None
 
     @property
