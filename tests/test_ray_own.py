@@ -153,6 +153,9 @@ def test_a_study_runs_under_rays_own_scheduler(method: str, toy: Study, tmp_path
     assert {t.state for t in trials} == {"ended"}
     assert roles == {"baseline": "complete"}
     assert {"best", "default", "one"} <= looks
+    best = summarize(folder).best
+    assert best is not None
+    assert list((folder / "checkpoints" / f"trial-{best.id:03d}").glob("epoch-*"))
     for trial in trials:
         if trial.config["do"] == "fail":
             assert trial.reason == "failed"

@@ -4,7 +4,7 @@ import contextlib
 import functools
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar
@@ -408,7 +408,7 @@ class Driver:
 
     def _repeats_due(self) -> list[Repeat]:
         """Return the replicates that are due, but for those that earlier sessions have made."""
-        candidates = self._candidates()
+        candidates = self._candidates(self._ranked(range(len(self.ids))))
         if not candidates:
             return []
         configs = {key: self.search.space.nest(t.flat) for key, t in candidates.items()}
@@ -497,13 +497,16 @@ class Driver:
         levels = {one.factor: list(one.levels) for one in repeats}
         return {**look, "levels": levels, "n_repeats": now + more}
 
-    def _candidates(self) -> dict[str, Trial]:
+    def _candidates(self, ranked: Sequence[Trial]) -> dict[str, Trial]:
         """Return the trials in full whose configs may be recommended, by what they are.
 
         They are the best of all, and of each level of factors that have few.
+
+        Args:
+            ranked: Trials in full, the best one first.
         """
         # One whose config was changed on the way is no sample of a config: it cannot be repeated.
-        ranked = [t for t in self._ranked() if self.ids[t.number] not in self.changes]
+        ranked = [t for t in ranked if self.ids[t.number] not in self.changes]
         chosen = {"best" if k == 0 else f"number {k + 1}": t for k, t in enumerate(ranked[:_N_TOP])}
         for parameter in self.search.space.parameters:
             if parameter.name not in self.study.factors or parameter.condition is not None:
@@ -516,9 +519,10 @@ class Driver:
                     chosen[f"best of {parameter.name}={level}"] = leader
         return chosen
 
-    def _ranked(self) -> list[Trial]:
-        """Return the trials in full, the best one first."""
-        full = [t for t in self.search.trials if t.full and math.isfinite(t.best[t.epoch])]
+    def _ranked(self, numbers: Iterable[int]) -> list[Trial]:
+        """Return those of some trials that are in full, the best one first."""
+        trials = (self.search.trials[number] for number in numbers)
+        full = [t for t in trials if t.full and math.isfinite(t.best[t.epoch])]
         return sorted(full, key=lambda t: (t.best[t.epoch], t.number))
 
     def _next_test(self, key: str) -> WorkerJob | None:
@@ -890,11 +894,19 @@ class Driver:
 
     def _keep_candidates(self, number: int) -> None:
         """Keep the checkpoints of full trials that may be recommended, and the default's."""
-        candidates = {0, *(trial.number for trial in self._candidates().values())}
-        candidates |= {trial.number for trial in self._ranked()[:1]}  # changed on the way or not
-        for dropped in (self.kept | {number}) - candidates:
+        full = self.kept | {number}
+        self.kept = self._worth_keeping(full)
+        for dropped in full - self.kept:
             self.checkpoints.drop(self.ids[dropped])
-        self.kept = (self.kept | {number}) & candidates
+
+    def _worth_keeping(self, numbers: set[int]) -> set[int]:
+        """Return those of some trials in full that may be recommended, and the default.
+
+        One that is beaten will always be: earlier ones that were given up need no second look.
+        """
+        ranked = self._ranked(numbers)
+        chosen = [*self._candidates(ranked).values(), *ranked[:1]]  # changed on the way or not
+        return numbers & {0, *(trial.number for trial in chosen)}
 
     def _note_best(self, trial: int, value: float) -> None:
         best, better = self.progress.best, min if self.study.mode == "min" else max
@@ -941,7 +953,7 @@ class Driver:
         if self.stopped_by is None:
             # It may be extended: then most that is promoted is among these.
             kept = {self.ids[t.number] for t in self._promising()[:_KEPT]}
-            kept |= {self.ids[t.number] for t in self._candidates().values()}
+            kept |= {self.ids[number] for number in self._worth_keeping(self.kept)}
             kept |= {t for t in [*self.ids[:1], self.default] if t is not None}
             self.checkpoints.keep(kept)
         error = None if self.error is None else f"{type(self.error).__name__}: {self.error}"
