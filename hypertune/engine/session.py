@@ -172,7 +172,8 @@ class _Session:
             _search_and_close(driver, self.data)
             _keep_model(driver, self.data)
             if self.settings.tensorboard is not None:
-                _keep_for_tensorboard(driver, folder, self.settings.tensorboard)
+                with _at_no_cost(driver, "What TensorBoard shows was not written"):
+                    write_tensorboard(folder, self.settings.tensorboard)
             if report is not None:
                 _report(driver, folder, report)
             delivery = _deliver(driver, uploader)
@@ -245,38 +246,30 @@ def _search_and_close(driver: Driver, data: Any) -> None:
 
 
 def _keep_model(driver: Driver, data: Any) -> None:
-    """Keep the best model, for MLflow's registry; what goes wrong with it costs nothing else."""
+    """Keep the best model, for MLflow's registry."""
     if driver.stopped_by not in (None, "time budget"):
         return  # it may go on
-    try:
+    with _at_no_cost(driver, "The best model was not kept"):
         keep_best_model(driver.journal, driver.study, data)
-    except KeyboardInterrupt:
-        driver.progress.warning = "The best model was not kept: interrupted."
-    except Exception as problem:
-        text = f"{type(problem).__name__}: {problem}"
-        driver.progress.warning = f"The best model was not kept: {text}"
 
 
 def _report(driver: Driver, folder: Path, report: Report) -> None:
-    """Write the report; what goes wrong with it costs nothing else."""
     driver.progress.stage = "report"
     driver.show()
-    try:
+    with _at_no_cost(driver, "The report was not written"):
         report(folder)
         driver.journal.add_event("report")
-    except KeyboardInterrupt:
-        driver.progress.warning = "The report was not written: interrupted."
-    except Exception as problem:
-        text = f"{type(problem).__name__}: {problem}"
-        driver.progress.warning = f"The report was not written: {text}"
 
 
-def _keep_for_tensorboard(driver: Driver, folder: Path, which: str) -> None:
+@contextlib.contextmanager
+def _at_no_cost(driver: Driver, failure: str) -> Iterator[None]:
+    """Let what goes wrong in the block cost nothing else: the journal holds all that matters."""
     try:
-        write_tensorboard(folder, which)
-    except Exception as problem:  # a view: what it shows is in the journal
-        text = f"{type(problem).__name__}: {problem}"
-        driver.progress.warning = f"What TensorBoard shows was not written: {text}"
+        yield
+    except KeyboardInterrupt:
+        driver.progress.warning = f"{failure}: interrupted."
+    except Exception as problem:
+        driver.progress.warning = f"{failure}: {type(problem).__name__}: {problem}"
 
 
 def _deliver(driver: Driver, uploader: Uploader) -> Delivery:
