@@ -211,7 +211,7 @@ def _end(outcome: "Outcome", *, until_decided: bool) -> None:
     headline = read_headline(outcome.folder)
     out = display.console()
     display.show_summary(out, summary, outcome, headline)
-    if until_decided:
+    if until_decided or summary.study["settings"].get("until_decided", False):
         display.show_undecided(out, [one.text for one in undecided(outcome.folder, ended=True)])
     nothing = summary.best is None and outcome.stopped_by is None
     if outcome.error is not None or nothing:
@@ -244,7 +244,6 @@ def resume(
     """Go on with a study that was cut short, or extend one that is finished."""
     from hypertune import display, engine
     from hypertune.analysis import undecided, write_report
-    from hypertune.engine.earlier import Earlier
     from hypertune.settings import parse_duration
 
     changes: dict[str, Any] = {
@@ -267,8 +266,7 @@ def resume(
             report=write_report,
             judge=undecided,
         )
-    recorded = Earlier.read(folder).about["settings"].get("until_decided", False)
-    _end(outcome, until_decided=until_decided or recorded)
+    _end(outcome, until_decided=until_decided)
 
 
 @app.command()
