@@ -43,6 +43,19 @@ def _overrides(pairs: list[str]) -> dict[str, Any]:
     return values
 
 
+def _amounts(pairs: list[str]) -> dict[str, float]:
+    amounts = {}
+    for pair in pairs:
+        name, _, text = pair.rpartition("=")
+        try:
+            amounts[name] = float(text)
+        except ValueError:
+            name = ""
+        if not name:
+            raise SettingError(f"--resources must be name=amount, but got '{pair}'.")
+    return amounts
+
+
 def _value(text: str) -> Any:
     """Return what a text says in JSON or in Python, else the text."""
     for read in (json.loads, ast.literal_eval):
@@ -77,6 +90,10 @@ def run(
     n_concurrent: Annotated[int | None, typer.Option(help="Trials at a time.")] = None,
     cpus_per_trial: Annotated[float, typer.Option(help="CPUs of a trial.")] = 1.0,
     gpus_per_trial: Annotated[float, typer.Option(help="GPUs of a trial; 0.25 packs four.")] = 0.0,
+    resources: Annotated[
+        list[str] | None,
+        typer.Option(help="name=amount: what else a trial occupies of a node of Ray's."),
+    ] = None,
     trial_timeout: Annotated[str, typer.Option(help="An epoch may take so long.")] = "10m",
     n_repeats: Annotated[
         int | None,
@@ -148,6 +165,9 @@ def run(
         with check:
             if text is not None:
                 seconds[f"{flag}_s"] = parse_duration(text, flag)
+    amounts: dict[str, float] = {}
+    with check:
+        amounts = _amounts(resources or [])
     disk_budget_bytes = 0.0
     with check:
         disk_budget_bytes = parse_size(disk_budget, "disk_budget")
@@ -173,6 +193,7 @@ def run(
             n_concurrent=n_concurrent,
             cpus_per_trial=cpus_per_trial,
             gpus_per_trial=gpus_per_trial,
+            resources=amounts,
             n_repeats=n_repeats,
             until_decided=until_decided,
             seed=seed,

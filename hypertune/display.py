@@ -468,7 +468,7 @@ def show_explanation(out: Console, known: Explanation) -> None:
         jobs = ", ".join(f"{s.from_epoch} to {s.reached}" for s in known.stretches)
         rows.append(("cost", f"{epochs} epochs in {duration(seconds)} (epochs {jobs})"))
     if known.n_lost:
-        rows.append(("lost", f"its worker died {known.n_lost} times"))
+        rows.append(("lost", f"its worker died, or had no memory left, {known.n_lost} times"))
     _pairs(out, rows)
     for line in detail[1:]:
         out.print(Text(f"  {line}"))

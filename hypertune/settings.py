@@ -22,6 +22,7 @@ _RECORDED = (
     "n_concurrent",
     "cpus_per_trial",
     "gpus_per_trial",
+    "resources",
     "time_budget_s",
     "trial_timeout_s",
     "disk_budget_bytes",
@@ -49,9 +50,13 @@ class Settings:
         n_trials: Distinct configs to try; None for the study's own number.
         max_epochs: Epochs of a trial in full; None for the study's own number.
         time_budget_s: Seconds after which nothing new is started and what runs is ended.
-        n_concurrent: Trials at work at a time; None for as many as the resources carry.
+        n_concurrent: Trials at work at a time; None for as many as the resources carry, also when
+            nodes join or leave. On a cluster that was joined it may be more than fit there now:
+            the rest waits for nodes, and is what an autoscaler sees as demand.
         cpus_per_trial: CPUs, or a fraction of one, that a trial occupies.
         gpus_per_trial: GPUs, or a fraction of one, that a trial occupies.
+        resources: What else it occupies of what Ray's nodes have, by name. All of it is on one
+            node.
         trial_timeout_s: Seconds that one epoch may take before its trial counts as hung.
         other_data: Data to run the study on in place of its own.
         n_repeats: Fresh seeds on which the best configs, of each level of the factors as well, and
@@ -88,6 +93,7 @@ class Settings:
     n_concurrent: int | None = None
     cpus_per_trial: float = 1.0
     gpus_per_trial: float = 0.0
+    resources: Mapping[str, float] = field(default_factory=dict)
     trial_timeout_s: float = 600.0
     other_data: OtherData = field(default_factory=OtherData)
     n_repeats: int | None = None
@@ -125,6 +131,14 @@ class Settings:
             value = getattr(self, name)
             if value is not None and not value > 0:
                 problems.append(f"{_flag(name)} must be more than 0, but got {value}.")
+        for name, amount in self.resources.items():
+            if name.upper() in ("CPU", "GPU"):
+                problems.append(f"--resources names no {name}: see --{name.lower()}s-per-trial.")
+            elif not amount > 0 or (amount > 1 and amount != int(amount)):
+                problems.append(
+                    "--resources must be name=amount, with amounts that are whole numbers or "
+                    f"between 0 and 1, but got {name}={amount:g}."
+                )
         if self.gpus_per_trial > 1 and self.gpus_per_trial != int(self.gpus_per_trial):
             problems.append(
                 "--gpus-per-trial must be a whole number, or a fraction of one GPU, but got "
@@ -198,6 +212,20 @@ class Settings:
                 f"The login of {settings.tracking_uri} was not recorded: give --tracking-uri again."
             )
         return settings
+
+    def bundle(self, room: float = 1.0) -> dict[str, float]:
+        """Return what a trial occupies of a node, by Ray's names.
+
+        Args:
+            room: So much more than usual, of what other trials would take: of its GPU if it shares
+                one, of CPUs if it has none.
+        """
+        cpus, gpus = self.cpus_per_trial, self.gpus_per_trial
+        if not gpus:
+            cpus *= room
+        elif gpus < 1:
+            gpus = min(1.0, gpus * room)
+        return {"CPU": cpus, **({"GPU": gpus} if gpus else {}), **self.resources}
 
     @property
     def earlier(self) -> Path | None:

@@ -83,6 +83,7 @@ def job(tmp_path: Path) -> WorkerJob:
         mode="min",
         timeout_s=60.0,
         n_threads=1,
+        bundle={"CPU": 1.0},
     )
 
 

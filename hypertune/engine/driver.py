@@ -32,13 +32,16 @@ from hypertune.trainable.worker import WorkerJob, hang_file
 FINAL = (*FULL, "failed", "lost")
 """How trials end that are never run again; those that were stopped or interrupted may go on."""
 MAX_LOST = 2
-"""A job whose worker died is tried again so many times."""
+"""A job whose worker died is tried again so many times, unless it gets further each time."""
 _DRAIN_S = 10.0
 _N_TOP = 2  # the best of a search, besides those of levels, that run again
 _KEPT = 20  # checkpoints of a finished study
 _SYNC_EVERY_S = 0.5
 _COUNT_EVERY_S = 0.2  # over all trials, which at 10,000 of them would take longer than they do
+_FOLLOW_EVERY_S = 5.0  # whether nodes came or went
 _MAX_QUEUED = 200  # trials that have not begun; as many as Ray's own random search queues
+_NODE_GONE = "its node has died"  # in Ray's words
+_NO_MEMORY = "running low on memory"
 _HOPELESS = (
     3  # so many trials that all lost their workers, and no result ever: it is not the trials
 )
@@ -110,8 +113,9 @@ class Out:
     """A job that is out.
 
     ``number`` is the trial's in the search, None for a baseline; ``test`` is the label under which
-    the job looks at the test part, None for training. A scheduler of Ray's may have it ``paused``
-    (it has no worker), and have it ``stopped`` after the epoch that was just reported.
+    the job looks at the test part, None for training. It has ``begun`` when it has a worker. A
+    scheduler of Ray's may have it ``paused`` (it has no worker), and have it ``stopped`` after the
+    epoch that was just reported.
     """
 
     job: WorkerJob
@@ -120,6 +124,7 @@ class Out:
     heard: float
     test: str | None = None
     cut: bool = False
+    begun: bool = False
     placed: bool = False
     paused: bool = False
     stopped: bool = False
@@ -153,6 +158,8 @@ class Driver:
         folder: The study's folder.
         simple: Metrics of the simple models on the validation part.
         n_concurrent: Jobs that may be out.
+        follow: Says how many that are now, where that changes.
+        most_cpus: CPUs of the largest node.
         progress: Kept up to date, for the observer.
         observer: Called when something has changed.
         warning: Asked now and then for what is wrong with the records' replica.
@@ -170,6 +177,8 @@ class Driver:
         simple: Mapping[str, Mapping[str, float]],
         *,
         n_concurrent: int,
+        follow: Callable[[], int] | None = None,
+        most_cpus: float = 1.0,
         progress: Progress,
         observer: Observer | None,
         warning: Callable[[], str | None] = lambda: None,
@@ -181,6 +190,8 @@ class Driver:
         root = checkpoint_root(folder, settings.storage, journal.study()["study_id"])
         self.checkpoints = Checkpoints(root, settings.disk_budget_bytes)
         self.n_concurrent, self.ray_scheduler = n_concurrent, ray_scheduler
+        self.follow, self.most_cpus, self.followed = follow, most_cpus, time.monotonic()
+        self.room: dict[int, float] = {}  # so much more than usual, for trials that need it
         self.sent: dict[str, int] = {}  # the trial of each Ray trial
         self.changes: dict[int, Config] = {}  # what trials search now whose config was changed
         self.progress, self.observer, self.warning = progress, observer, warning
@@ -193,6 +204,7 @@ class Driver:
         self.ids: list[int] = []  # search number -> trial id in the journal
         self.next_id = 0
         self.n_lost: dict[int, int] = {}
+        self.reached: dict[int, int] = {}  # the last epoch of a trial when its worker died last
         self.default: int | None = None  # the baseline trial that trains the default in full
         self.default_due = True
         self.to_repeat: list[Repeat] | None = None  # None: the search is not over
@@ -275,6 +287,7 @@ class Driver:
         """Do what is due now and then; return True to end the run at once."""
         if time.monotonic() - self.synced > _SYNC_EVERY_S:
             self._sync()
+            self._follow()
             self.show()
         self._look_ahead()
         waits = self.halted or (self.overdue and any(o.test is None for o in self.out.values()))
@@ -289,6 +302,18 @@ class Driver:
     def _sync(self) -> None:
         self.synced = time.monotonic()
         self.journal.sync()
+
+    @_guarded
+    def _follow(self) -> None:
+        """Have as many jobs out as the nodes that are there now carry."""
+        if self.follow is None or time.monotonic() - self.followed < _FOLLOW_EVERY_S:
+            return
+        self.followed = time.monotonic()
+        # Without any node there still is a job: it is what an autoscaler acts upon.
+        n_concurrent = max(1, self.follow())
+        if n_concurrent != self.n_concurrent:
+            self.n_concurrent = n_concurrent
+            self.journal.add_event("capacity", data={"n_concurrent": n_concurrent})
 
     @_guarded
     def _look_ahead(self) -> None:
@@ -343,6 +368,8 @@ class Driver:
     @property
     def _room(self) -> bool:
         """There is room for another job."""
+        if any(out.job.trial in self.room and not out.begun for out in self.out.values()):
+            return False  # smaller ones would take what becomes free, and it would never begin
         if wants_all(self.ray_scheduler) and self.search.more and not self.overdue:
             return sum(out.paused for out in self.out.values()) < _MAX_QUEUED
         return self.n_at_work < self.n_concurrent
@@ -647,6 +674,7 @@ class Driver:
             mode=self.study.mode,
             timeout_s=self.settings.trial_timeout_s,
             n_threads=max(1, int(self.settings.cpus_per_trial)),
+            bundle=self._bundle(self.room.get(trial, 1.0)),
             test_data=self.test_data if test else None,
             told=str(told_file(self.folder, trial)) if test else None,
             diagnose=self.settings.diagnose,
@@ -663,6 +691,11 @@ class Driver:
             paused=number is not None and wants_all(self.ray_scheduler),
         )
         return job
+
+    def _bundle(self, room: float) -> dict[str, float]:
+        bundle = self.settings.bundle(room)
+        most = max(self.most_cpus, self.settings.cpus_per_trial)
+        return {**bundle, "CPU": min(bundle["CPU"], most)}
 
     def _histograms(self, trial: int) -> tuple[str, str] | None:
         if self.settings.tensorboard is None:
@@ -738,7 +771,7 @@ class Driver:
     def started(self, key: str) -> None:
         """Take note that a worker has begun a job."""
         out = self.out[key]
-        out.heard = time.monotonic()
+        out.heard, out.begun = time.monotonic(), True
         if out.test is not None:
             return
         out.paused = False
@@ -758,6 +791,11 @@ class Driver:
             out.placed = True
             where = {"node": result.get("hostname"), "device": result["device"]}
             self.journal.add_event("worker", out.job.trial, where)
+        if result.get("out_of_memory") and self._more_room(out.job.trial):
+            self.journal.add_event("lost", out.job.trial, {"text": result["failure"]})
+            self._again(key, out)
+            self.show()
+            return
         if result["device"] == "cpu" and self.settings.gpus_per_trial > 0:
             self.progress.warning = "Trials were given a GPU, but torch sees none: it uses the CPU."
         if out.test is not None:
@@ -775,7 +813,9 @@ class Driver:
                 if findings := result.get("findings"):
                     look = {"epoch": self.search.max_epochs, "layers": [], "findings": findings}
                     self.journal.add_event("diagnosis", out.job.trial, look)
-                texts = (result["failure"], result["traceback"])
+                had = ", ".join(f"{n:g} {kind}" for kind, n in out.job.bundle.items())
+                room = f"it had {had}" if result.get("out_of_memory") else ""
+                texts = (result["failure"], room, result["traceback"])
                 self._end(key, "failed", "\n".join(text for text in texts if text))
             else:
                 self._after(key, out, result)
@@ -834,28 +874,52 @@ class Driver:
     def _lost(self, key: str, out: Out, text: str) -> None:
         trial = out.job.trial
         self.journal.add_event("lost", trial, {"text": text})
+        if _NODE_GONE in text or (_NO_MEMORY in text and self._more_room(trial)):
+            self._again(key, out)  # with a node that leaves, or for want of room, it may be often
+            return
+        reached = max((row.epoch for row in self.journal.results(trial=trial)), default=0)
+        if reached > self.reached.get(trial, 0):
+            self.n_lost[trial] = 0  # it is not the trial: nodes may come and go all the time
+        self.reached[trial] = reached
         self.n_lost[trial] = self.n_lost.get(trial, 0) + 1
-        again = self.n_lost[trial] <= MAX_LOST
-        if out.test is not None:
+        if self.n_lost[trial] <= MAX_LOST:
+            self._again(key, out)
+        elif out.test is not None:
             del self.out[key]
-            if again and self.to_test is not None:
-                self.to_test.append((out.test, trial))
-            else:
-                self.journal.add_event("test", trial, {"label": out.test, "failure": text})
-        elif not again:
+            self.journal.add_event("test", trial, {"label": out.test, "failure": text})
+        elif _NO_MEMORY in text:
+            self._end(key, "failed", f"out of memory {self.n_lost[trial]} times; {text}")
+        else:
             self._end(key, "lost", f"the worker died {self.n_lost[trial]} times; {text}")
             if self.progress.best is None and len(self.n_lost) >= _HOPELESS:
                 raise HypertuneError(f"No worker lived to give a result. The last one: {text}")
+
+    def _again(self, key: str, out: Out) -> None:
+        """Have a job that came to nothing done again, from the newest checkpoint."""
+        trial = out.job.trial
+        del self.out[key]
+        if out.test is not None:
+            self.to_test = [*(self.to_test or []), (out.test, trial)]
+            return
+        self.journal.set_state(trial, "waiting")
+        if out.number is None and trial == self.default:
+            self.default_due = True
+        elif out.number is None:
+            self.to_repeat = [self.repeats[trial], *(self.to_repeat or [])]
         else:
-            del self.out[key]
-            self.journal.set_state(trial, "waiting")
-            if out.number is None and trial == self.default:
-                self.default_due = True
-            elif out.number is None:
-                self.to_repeat = [self.repeats[trial], *(self.to_repeat or [])]
-            else:
-                saved = self.checkpoints.newest(trial, self.search.trials[out.number].epoch)
-                self.search.lost(out.number, saved[0] if saved else 0)
+            saved = self.checkpoints.newest(trial, self.search.trials[out.number].epoch)
+            self.search.lost(out.number, saved[0] if saved else 0)
+
+    def _more_room(self, trial: int) -> bool:
+        """Let a trial occupy twice as much from now on; say whether there is as much.
+
+        What it had not enough of, other trials had taken: of the memory of its GPU, or of its node.
+        """
+        before = self.room.get(trial, 1.0)
+        if self._bundle(2 * before) == self._bundle(before):
+            return False
+        self.room[trial] = 2 * before
+        return True
 
     def _end(self, key: str, reason: Reason, detail: str | None) -> None:
         """End a trial, and what it no longer needs."""

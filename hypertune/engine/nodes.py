@@ -1,7 +1,8 @@
-"""The nodes of a cluster: whether each of them can do a study's work."""
+"""A cluster: whether it is there, and whether each of its nodes can do a study's work."""
 
 import hashlib
 import platform
+import socket
 import uuid
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any
 
 import ray
 import torch
+from ray._private.services import canonicalize_bootstrap_address
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from hypertune.errors import SettingError
@@ -21,6 +23,39 @@ from hypertune.trainable.checkpoint import (
 )
 
 _TIMEOUT_S = 120.0  # a node may have to import everything, or to be started first
+_ANSWER_S = 10.0
+_HTTP2_HELLO = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0, 0, 4, 0, 0, 0, 0, 0])
+
+
+def check_address(address: str) -> None:
+    """Check that a Ray head answers at an address, which Ray itself would try for ten minutes.
+
+    Args:
+        address: ``auto`` or ``HOST:PORT``.
+
+    Raises:
+        SettingError: None does.
+    """
+    if "://" in address:
+        raise SettingError(
+            f"--address must be auto or HOST:PORT of a Ray head, but got '{address}': the driver "
+            "runs inside of the cluster. From elsewhere hand the study over with hypertune submit."
+        )
+    found = canonicalize_bootstrap_address(address) or ""
+    host, _, port = found.rpartition(":")
+    name = address if address == found else f"{address} ({found})"
+    try:
+        with socket.create_connection((host.strip("[]"), int(port)), _ANSWER_S) as connection:
+            # Whoever speaks gRPC answers this greeting (RFC 9113, 3.4) with a frame of settings.
+            connection.sendall(_HTTP2_HELLO)
+            answer = connection.recv(9)
+    except OSError as error:
+        raise SettingError(f"No Ray head answers at the address {name}: {error}.") from error
+    if answer[3:4] != b"\x04":
+        raise SettingError(
+            f"What answers at the address {name} is no Ray head: give the port of ray start "
+            "--head, 6379 unless told otherwise, not that of its dashboard."
+        )
 
 
 def check_nodes(settings: Settings) -> None:

@@ -17,10 +17,11 @@ from ray.tune.search import Searcher as RaySearcher
 from ray.tune.stopper import Stopper
 
 from hypertune.engine.driver import Driver
+from hypertune.engine.nodes import check_address
 from hypertune.engine.ray_schedulers import Following
 from hypertune.errors import SettingError
 from hypertune.settings import Settings
-from hypertune.trainable.worker import Worker
+from hypertune.trainable.worker import JOB, Worker
 
 _MAX_RESTARTS = 10
 _N_KEPT = 4  # checkpoints of a trial at Ray's: another one may be about to take up an older one
@@ -146,7 +147,6 @@ def search_on_ray(driver: Driver, data: Any) -> None:
 
 def _loop(driver: Driver, data: Any) -> None:
     settings = driver.settings
-    resources = {"cpu": settings.cpus_per_trial, "gpu": settings.gpus_per_trial}
     worker = tune.with_parameters(Worker, task=driver.study.trainable, data=data)
     scheduler: TrialScheduler = _Scheduler(driver)
     if driver.ray_scheduler is not None:
@@ -154,7 +154,7 @@ def _loop(driver: Driver, data: Any) -> None:
         scheduler = Following(driver, copy.deepcopy(driver.ray_scheduler))
     with _scratch(driver) as scratch:
         tune.Tuner(
-            tune.with_resources(worker, resources),
+            tune.with_resources(worker, lambda config: _placed(config, settings)),
             tune_config=tune.TuneConfig(
                 search_alg=_Source(driver),
                 scheduler=scheduler,
@@ -175,6 +175,12 @@ def _loop(driver: Driver, data: Any) -> None:
         ).fit()
 
 
+def _placed(config: Mapping[str, Any], settings: Settings) -> tune.PlacementGroupFactory:
+    """Return what a job needs. One bundle is never spread over several nodes."""
+    bundle = config[JOB]["bundle"] if JOB in config else settings.bundle()
+    return tune.PlacementGroupFactory([dict(bundle)])
+
+
 def _scratch(driver: Driver) -> "tempfile.TemporaryDirectory[str]":
     """Return a folder for Ray's own files: a few a run for a restore that is not used here.
 
@@ -186,37 +192,45 @@ def _scratch(driver: Driver) -> "tempfile.TemporaryDirectory[str]":
     return driver.checkpoints.scratch()
 
 
-def capacity(settings: Settings, nodes: Sequence[Mapping[str, float]], n_trials: int | None) -> int:
+def capacity(
+    settings: Settings,
+    nodes: Sequence[Mapping[str, float]],
+    n_trials: int | None,
+    *,
+    joined: bool = False,
+) -> int:
     """Return how many trials are to run at a time.
 
     Args:
         settings: What a trial occupies, and how many are asked for.
-        nodes: What each of Ray's nodes has, by ``CPU`` and ``GPU``.
+        nodes: What each of Ray's nodes has, by Ray's names.
         n_trials: How many there are; None for no end of them.
+        joined: It is a cluster that may grow.
 
     Raises:
         SettingError: Ray has not the resources for it.
     """
     most = float("inf") if n_trials is None else n_trials
     wanted = None if settings.n_concurrent is None else int(min(settings.n_concurrent, most))
-    carries = sum(
-        min(
-            _fits(node.get("CPU", 0.0), settings.cpus_per_trial),
-            _fits(node.get("GPU", 0.0), settings.gpus_per_trial),
-        )
-        for node in nodes
-    )
-    if carries >= (wanted or 1):
+    bundle = settings.bundle()
+    carries = sum(carried(node, bundle) for node in nodes)
+    if carries >= (wanted or 1) or (joined and wanted):
         return int(wanted or min(carries, most))
-    needs = [f"{settings.cpus_per_trial:g} CPUs"]
-    if settings.gpus_per_trial:
-        needs.append(f"{settings.gpus_per_trial:g} GPUs")
-    has = [f"{sum(node.get(kind, 0.0) for node in nodes):g} {kind}s" for kind in ("CPU", "GPU")]
-    raise SettingError(
-        f"{wanted or 1} trials must run at a time, but Ray can run {carries:g} of "
-        f"{' and '.join(needs)}: it has {' and '.join(has)}. "
-        "See --cpus-per-trial, --gpus-per-trial, --n-concurrent."
+    needs = " and ".join(f"{amount:g} {kind}s" for kind, amount in bundle.items())
+    has = " and ".join(
+        f"{sum(node.get(kind, 0.0) for node in nodes):g} {kind}s"
+        for kind in dict.fromkeys(("CPU", "GPU", *bundle))
     )
+    grows = " Say for how many trials nodes are to be started: --n-concurrent." if joined else ""
+    raise SettingError(
+        f"{wanted or 1} trials must run at a time, but Ray can run {carries:g} of {needs}: it has "
+        f"{has}. See --cpus-per-trial, --gpus-per-trial, --resources, --n-concurrent.{grows}"
+    )
+
+
+def carried(node: Mapping[str, float], bundle: Mapping[str, float]) -> float:
+    """Return how many trials a node carries."""
+    return min(_fits(node.get(kind, 0.0), amount) for kind, amount in bundle.items())
 
 
 def _fits(has: float, need: float) -> float:
@@ -241,8 +255,11 @@ def _for_this_process_alone(number: int) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def ray_session(settings: Settings) -> Iterator[None]:
+def ray_session(settings: Settings) -> Iterator[bool]:
     """Have Ray at hand: the one that is connected already, or one of our own that ends with us.
+
+    Yields:
+        Whether it is another one's, whose nodes may come and go.
 
     Raises:
         SettingError: Ray cannot be started.
@@ -260,7 +277,7 @@ def ray_session(settings: Settings) -> Iterator[None]:
         "TUNE_MAX_PENDING_TRIALS_PG": "1000",
     }
     if ray.is_initialized():
-        yield
+        yield not ray._private.worker.global_worker.node.is_head()
         return
     os.environ |= {
         "RAY_USAGE_STATS_ENABLED": "0",
@@ -272,17 +289,22 @@ def ray_session(settings: Settings) -> Iterator[None]:
         # "local": without an address it would join whatever Ray somebody has left running here.
         # It listens on all interfaces, whatever one asks for, but from 2.60 on a Ray that is
         # started here asks for a token (~/.ray/auth_token), unless RAY_AUTH_MODE says otherwise.
-        with _for_this_process_alone(signal.SIGTERM):
+        if address:
+            check_address(address)
+        with contextlib.nullcontext() if address else _for_this_process_alone(signal.SIGTERM):
             ray.init(
                 address=address or "local",
                 include_dashboard=False,
                 log_to_driver=settings.verbose,
                 logging_level="INFO" if settings.verbose else "ERROR",
             )
-    except (ConnectionError, OSError, RuntimeError, ValueError) as error:
+    except SettingError:
+        raise
+    except Exception as error:  # Ray's are of many kinds, some of them plain exceptions
         what = f"joined at the address '{address}'" if address else "started"
-        raise SettingError(f"Ray cannot be {what}: {error}") from error
+        hint = " Has this process the cluster's token (RAY_AUTH_TOKEN_PATH)?" if address else ""
+        raise SettingError(f"Ray cannot be {what}: {error}.{hint}") from error
     try:
-        yield
+        yield bool(address)
     finally:
         ray.shutdown()

@@ -22,7 +22,7 @@ from hypertune.engine.folder import locked, new_folder, refuse_network, usable_f
 from hypertune.engine.nodes import check_nodes
 from hypertune.engine.outcome import Outcome
 from hypertune.engine.prepare import Prepared, load_data, planned_epochs, prepare
-from hypertune.engine.ray_tune import capacity, ray_session, search_on_ray
+from hypertune.engine.ray_tune import capacity, carried, ray_session, search_on_ray
 from hypertune.engine.trained import keep_best_model
 from hypertune.errors import SettingError
 from hypertune.provenance import environment, uncommitted
@@ -131,6 +131,8 @@ class _Session:
     data: Any
     simple: Mapping[str, Mapping[str, float]]
     n_concurrent: int
+    follow: Callable[[], int] | None
+    most_cpus: float
     progress: Progress
     observer: Observer | None
 
@@ -156,6 +158,8 @@ class _Session:
             folder,
             self.simple,
             n_concurrent=self.n_concurrent,
+            follow=self.follow,
+            most_cpus=self.most_cpus,
             progress=progress,
             observer=self.observer,
             warning=lambda: uploader.status.warning,
@@ -215,9 +219,14 @@ def _at_hand(
     )
     if observer is not None:
         observer(progress)
-    with ray_session(settings):
+    with ray_session(settings) as joined:
         check_nodes(settings)
-        nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+        nodes = _nodes()
+        n_concurrent = capacity(settings, nodes, search.n_trials, joined=joined)
+
+        def follow() -> int:
+            return int(sum(carried(node, settings.bundle()) for node in _nodes()))
+
         yield _Session(
             study=study,
             settings=settings,
@@ -225,10 +234,17 @@ def _at_hand(
             ray_scheduler=prepared.ray_scheduler,
             data=data,
             simple=simple,
-            n_concurrent=capacity(settings, nodes, search.n_trials),
+            n_concurrent=n_concurrent,
+            follow=follow if joined and settings.n_concurrent is None else None,
+            most_cpus=max(node.get("CPU", 0.0) for node in nodes),
             progress=progress,
             observer=observer,
         )
+
+
+def _nodes() -> list[dict[str, float]]:
+    """Return what each of Ray's nodes has."""
+    return [node["Resources"] for node in ray.nodes() if node["Alive"]]
 
 
 def _search_and_close(driver: Driver, data: Any) -> None:

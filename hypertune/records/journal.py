@@ -19,9 +19,10 @@ table                 columns
                       row of ``trials`` was added or changed; with a new one why it was proposed),
                       ``study`` (a key was set), ``job`` (a stretch of epochs was started),
                       ``diagnosis`` (what a look inside of its network after an epoch found),
-                      ``worker`` (where it runs), ``lost`` (its worker died), ``mutation`` (it went
-                      on with another trial's state and another config), ``test`` (a look at the
-                      test part), ``look`` (something was undecided, and what was done about it),
+                      ``worker`` (where it runs), ``lost`` (its worker died, or had not memory
+                      enough), ``capacity`` (nodes came or went), ``mutation`` (it went on with
+                      another trial's state and another config), ``test`` (a look at the test
+                      part), ``look`` (something was undecided, and what was done about it),
                       ``search_start``, ``search_end``, ``report`` (it was written), ``model`` (the
                       best model was kept in ``model``)
 ====================  ============================================================================

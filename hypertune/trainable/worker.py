@@ -54,6 +54,7 @@ class WorkerJob:
         metric, mode: What the search goes by.
         timeout_s: Seconds that an epoch may take.
         n_threads: Threads to compute on.
+        bundle: What it occupies of a node, by Ray's names.
         test_data: Reference to the test part: do not train, but judge the checkpoint's best epoch
             on it. None while the search is under way.
         diagnose: Look inside the model after each epoch, and say what is wrong with it.
@@ -73,6 +74,7 @@ class WorkerJob:
     mode: str
     timeout_s: float
     n_threads: int
+    bundle: Mapping[str, float]
     test_data: ray.ObjectRef | None = None
     told: str | None = None
     diagnose: bool = False
@@ -104,6 +106,8 @@ class Worker(tune.Trainable):
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         self._drop_loop()  # of a job that was cut short
+        if self.device == "cuda":
+            torch.cuda.empty_cache()  # others may share this GPU
         self.job = WorkerJob(**new_config[JOB])
         # What a user's own code records elsewhere may say whose it is.
         study = Path(self.job.folder).parents[1].name
@@ -139,6 +143,9 @@ class Worker(tune.Trainable):
         except (Exception, SystemExit) as error:
             if "CUDA error" in str(error) and not isinstance(error, torch.OutOfMemoryError):
                 os._exit(1)  # this process can use its GPU no more: let another one take over
+            if isinstance(error, torch.OutOfMemoryError | MemoryError):
+                failure = self._failure(f"{type(error).__name__}: {error}", traceback.format_exc())
+                return failure | {"out_of_memory": True}
             if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
                 # It is not the trial's fault, and would be the next one's as well.
                 return self._failure(f"{error}") | {"disk_full": True}

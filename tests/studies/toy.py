@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import ray
 from ray import tune
 
 from hypertune import Study
@@ -59,6 +60,15 @@ class ToyLoop:
     def _die(self) -> None:
         if self.epoch == 2:
             os.kill(os.getpid(), signal.SIGKILL)
+
+    def _crowded(self) -> None:
+        had = ray.get_runtime_context().get_assigned_resources()
+        if self.epoch == 2 and had.get("GPU", 1) < 1:
+            raise MemoryError("others have taken it")
+
+    def _greedy(self) -> None:
+        if self.epoch == 2:
+            raise MemoryError("there never is enough")
 
     def _die_once(self) -> None:
         marker = Path(self.config["marker"])

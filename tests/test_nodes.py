@@ -1,0 +1,229 @@
+"""What a cluster has, and whether there is one; without any."""
+
+import socket
+import threading
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from hypertune.engine.driver import Driver, Progress
+from hypertune.engine.nodes import check_address
+from hypertune.engine.prepare import prepare
+from hypertune.engine.ray_tune import capacity
+from hypertune.errors import SettingError
+from hypertune.records import Journal
+from hypertune.settings import Settings
+from hypertune.study import Study
+
+SMALL = {"CPU": 4.0}
+LARGE = {"CPU": 16.0, "GPU": 2.0, "accelerator_type:A100": 1.0}
+
+
+@pytest.mark.parametrize(
+    ("asked", "carried"),
+    [
+        ({}, 20),
+        ({"cpus_per_trial": 3}, 6),
+        ({"gpus_per_trial": 0.25}, 8),
+        ({"gpus_per_trial": 0.4, "cpus_per_trial": 4}, 4),
+        ({"gpus_per_trial": 2}, 1),
+        ({"resources": {"accelerator_type:A100": 0.25}}, 4),
+        ({"n_concurrent": 7}, 7),
+    ],
+)
+def test_a_trial_is_never_spread_over_nodes(asked: dict[str, Any], carried: int) -> None:
+    assert capacity(Settings(**asked), [SMALL, LARGE], None) == carried
+
+
+def test_a_cluster_that_was_joined_may_grow_to_what_is_asked_for() -> None:
+    many = Settings(n_concurrent=50, gpus_per_trial=1)
+    with pytest.raises(SettingError, match="50 trials must run at a time, but Ray can run 0 of"):
+        capacity(many, [SMALL], None)
+    assert capacity(many, [SMALL], None, joined=True) == 50
+    assert capacity(many, [SMALL], 30, joined=True) == 30
+    with pytest.raises(SettingError, match=r"nodes are to be started: --n-concurrent\.$"):
+        capacity(replace(many, n_concurrent=None), [SMALL], None, joined=True)
+
+
+@pytest.mark.parametrize(
+    ("resources", "rule"),
+    [
+        ({"gpu": 1}, "--resources names no gpu: see --gpus-per-trial"),
+        ({"x": 1.5}, "whole numbers or between 0 and 1, but got x=1.5"),
+        ({"x": 0}, "but got x=0"),
+    ],
+)
+def test_other_resources_are_checked(resources: dict[str, float], rule: str) -> None:
+    with pytest.raises(SettingError, match=rule):
+        Settings(resources=resources)
+
+
+def test_room_grows_where_others_are_in_the_way() -> None:
+    assert Settings(gpus_per_trial=0.4).bundle(2) == {"CPU": 1.0, "GPU": 0.8}
+    assert Settings(gpus_per_trial=0.4).bundle(4) == {"CPU": 1.0, "GPU": 1.0}
+    assert Settings(gpus_per_trial=2).bundle(4) == {"CPU": 1.0, "GPU": 2}
+    assert Settings(cpus_per_trial=2).bundle(2) == {"CPU": 4.0}
+
+
+@pytest.fixture
+def driver(toy: Study, tmp_path: Path) -> Iterator[Driver]:
+    """Give one with four jobs out, whose workers the test stands for."""
+    settings = Settings(method="random", n_trials=20)
+    journal = Journal(tmp_path / "journal.db")
+    journal.set_study(study_id="x")
+    driver = Driver(
+        toy,
+        settings,
+        prepare(toy, settings).search,
+        journal,
+        tmp_path,
+        {},
+        n_concurrent=4,
+        most_cpus=4.0,
+        progress=Progress(metric="loss", n_trials=20, planned_epochs=0, started=0.0),
+        observer=None,
+    )
+    for key in "abcd":
+        assert driver.next_job(key) is not None
+        driver.started(key)
+    assert driver.next_job("e") is None
+    yield driver
+    assert driver.error is None
+    journal.close()
+
+
+def report(driver: Driver, key: str, epoch: int, **more: Any) -> None:
+    row = {"epoch": epoch, "metrics": {"loss": 1.0 / epoch}, "t_ms": epoch}
+    result = {"epochs": [row], "epoch": epoch, "converged": False, "failure": None}
+    driver.result(key, {**result, "device": "cpu", "traceback": "", **more})
+
+
+NO_MEMORY = {"epochs": [], "failure": "MemoryError: no", "out_of_memory": True}
+
+
+def test_a_trial_out_of_memory_goes_on_with_more_room_until_there_is_no_more(
+    driver: Driver,
+) -> None:
+    report(driver, "a", 1, **NO_MEMORY)
+    job = driver.next_job("a2")
+    assert job is not None
+    assert (job.trial, job.bundle) == (0, {"CPU": 2.0})
+    # It waits for its room: what becomes free meanwhile is not given to others.
+    report(driver, "b", 9)
+    assert driver.next_job("f") is None
+    driver.started("a2")
+    assert driver.next_job("f") is not None
+    driver.started("f")
+
+    report(driver, "a2", 1, **NO_MEMORY)
+    assert (job := driver.next_job("a3")) is not None
+    assert (job.trial, job.bundle) == (0, {"CPU": 4.0})
+    driver.started("a3")
+    report(driver, "a3", 1, **NO_MEMORY)
+    trial = driver.journal.trial(0)
+    assert (trial.reason, trial.detail) == ("failed", "MemoryError: no\nit had 4 CPU")
+
+
+def test_a_worker_that_was_killed_for_its_nodes_memory_gets_more_of_the_node(
+    driver: Driver,
+) -> None:
+    driver.all_died("Task was killed due to the node running low on memory.")
+    bundles = []
+    for key in "efgh":
+        if (job := driver.next_job(key)) is not None:
+            driver.started(key)
+            bundles.append(job.bundle)
+    assert bundles == [{"CPU": 2.0}] * 4
+    assert driver.n_lost == {}
+
+
+def test_nodes_that_leave_never_end_a_trial_that_gets_further(
+    driver: Driver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    texts = iter(["its node has died"] * 5 + ["unavailable"] * 20)
+    monkeypatch.setattr("hypertune.engine.driver._last_line", lambda file: next(texts))
+
+    def again() -> None:
+        """Have the job of trial 0 lost, and begun again."""
+        key = next(key for key, out in driver.out.items() if out.job.trial == 0)
+        driver.died(key, None)
+        job = driver.next_job(key + "+")
+        assert job is None or job.trial == 0
+        if job is not None:
+            driver.started(key + "+")
+
+    for _ in range(5):
+        again()
+    for n in range(6):  # a worker that dies otherwise, each time an epoch later
+        report(driver, next(key for key, out in driver.out.items() if out.job.trial == 0), n + 1)
+        again()
+    again()
+    assert driver.journal.trial(0).reason is None
+    key = next(key for key, out in driver.out.items() if out.job.trial == 0)
+    driver.died(key, None)
+    trial = driver.journal.trial(0)
+    assert (trial.reason, trial.detail) == ("lost", "the worker died 3 times; unavailable")
+
+
+def test_as_many_jobs_are_out_as_the_nodes_carry_now(
+    driver: Driver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("hypertune.engine.driver._FOLLOW_EVERY_S", 0.0)
+    monkeypatch.setattr("hypertune.engine.driver._SYNC_EVERY_S", 0.0)
+    found = iter([6, 0, 6])
+    driver.follow = lambda: next(found)
+    driver.tick()
+    assert [driver.next_job(key) is not None for key in "efg"] == [True, True, False]
+    driver.tick()  # all nodes have left: one job goes on being asked for
+    for key in "abcdef":
+        driver.died(key, None)
+    assert [driver.next_job(key) is not None for key in "hi"] == [True, False]
+    driver.tick()
+    told = [e.data["n_concurrent"] for e in driver.journal.events(kind="capacity")]
+    assert told == [6, 1, 6]
+
+
+@pytest.fixture
+def listener(monkeypatch: pytest.MonkeyPatch) -> Iterator[SimpleNamespace]:
+    """Give something that listens, and answers with what the test says."""
+    found = SimpleNamespace(answer=b"")
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        found.port = server.getsockname()[1]
+
+        def serve() -> None:
+            connection, _ = server.accept()
+            with connection:
+                connection.recv(100)
+                connection.sendall(found.answer)
+
+        thread = threading.Thread(target=serve, daemon=True)
+        thread.start()
+        # Ray calls this machine by another of its addresses.
+        name = "hypertune.engine.nodes.canonicalize_bootstrap_address"
+        monkeypatch.setattr(name, lambda address: address)
+        yield found
+        thread.join(5)
+
+
+def test_an_address_is_that_of_a_ray_head(listener: SimpleNamespace) -> None:
+    listener.answer = bytes([0, 0, 0, 4, 0, 0, 0, 0, 0])
+    check_address(f"127.0.0.1:{listener.port}")
+
+
+def test_another_server_at_the_address_is_told(listener: SimpleNamespace) -> None:
+    listener.answer = b"HTTP/1.1 400 Bad Request\r\n\r\n"
+    with pytest.raises(SettingError, match="is no Ray head: give the port of ray start --head"):
+        check_address(f"127.0.0.1:{listener.port}")
+
+
+def test_an_address_where_nothing_listens_is_told_at_once() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+    with pytest.raises(SettingError, match=r"No Ray head answers at the address .* refused"):
+        check_address(f"127.0.0.1:{port}")
+    with pytest.raises(SettingError, match="hand the study over with hypertune submit"):
+        check_address("ray://127.0.0.1:10001")
