@@ -208,6 +208,15 @@ class Command:
         self.process.wait()
         self.log.close()
 
+    def kill_all(self) -> None:
+        """Kill its uploader as well, which outlives it for a while."""
+        processes = psutil.Process(self.process.pid).children(recursive=True)
+        self.kill()
+        for process in processes:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
+        psutil.wait_procs(processes, timeout=60)
+
     def searching(self, journal: Path, n_before: int) -> bool:
         """Wait until the journal holds new results; return False if the process ended before."""
         while self.process.poll() is None:
@@ -291,8 +300,7 @@ def torn_tails(folder: Path, n: int, rng: random.Random) -> tuple[int, Counter[s
         if not command.searching(study / "journal.db", 3):
             total["wrong"] += 1
             continue
-        command.kill()
-        time.sleep(1)
+        command.kill_all()  # whoever has the journal open would go by its old index
         wal = study / "journal.db-wal"
         if wal.exists() and wal.stat().st_size:
             os.truncate(wal, int(wal.stat().st_size * rng.uniform(0.3, 1)))
