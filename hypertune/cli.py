@@ -256,6 +256,10 @@ def resume(
     address: Annotated[
         str | None, typer.Option(help="Ray cluster to join: auto, or HOST:PORT.")
     ] = None,
+    storage: Annotated[
+        str | None,
+        typer.Option(help="Where its checkpoints are, and its journal if it ran elsewhere."),
+    ] = None,
     space: SpaceMoved = None,
     studies_dir: StudiesDir = Path("studies"),
     tracking_uri: TrackingUri = None,
@@ -272,12 +276,13 @@ def resume(
         "n_concurrent": n_concurrent,
         "until_decided": until_decided or None,
         "address": address,
+        "storage": storage,
         "tracking_uri": tracking_uri,
         "time_budget_s": time_budget and parse_duration(time_budget, "time_budget"),
     }
     changes = {name: value for name, value in changes.items() if value is not None}
     changes |= {"sync_timeout_s": parse_duration(sync_timeout, "sync_timeout"), "verbose": verbose}
-    folder = engine.study_folder(studies_dir, study)
+    folder = engine.study_folder(studies_dir, study, storage)
     with display.Display(display.console()) as show:
         outcome = engine.resume(
             folder,

@@ -8,9 +8,9 @@ from typing import Any
 
 from hypertune.errors import SettingError
 from hypertune.methods import DEFAULT_METHOD, unknown
+from hypertune.places import SCHEMES, is_bucket
 from hypertune.records import redact
 from hypertune.study import Goal, Study
-from hypertune.trainable.checkpoint import SCHEMES, is_bucket
 from hypertune.trainable.exchange import OtherData
 
 _UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}

@@ -29,6 +29,7 @@ from hypertune.engine.folder import locked
 from hypertune.errors import HypertuneError, JournalError, SettingError
 from hypertune.records import Delivery, Journal
 from hypertune.records.mlflow_runs import n_sessions
+from hypertune.records.snapshot import Snapshots, study_place
 from hypertune.settings import Settings
 from hypertune.study import Study
 from hypertune.trainable.worker import Worker
@@ -165,6 +166,28 @@ def test_a_study_that_is_killed_anywhere_ends_as_if_it_had_not_been(
         outcome = engine.resume(folder, space=study)
         assert outcome.error is None
         assert record(folder) == record(whole.studies_dir / "whole"), at
+
+
+def test_a_study_goes_on_on_another_machine(
+    toy: Study, one: OneWorker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("hypertune.engine.session.check_nodes", lambda settings: None)
+    storage = tmp_path / "common"
+    storage.mkdir()
+    how = settings(tmp_path, method="asha", storage=str(storage))
+    folder = cut(one, toy, how, at=5)
+    with contextlib.closing(Journal(folder / "journal.db", read_only=True)) as journal:
+        place = study_place(str(storage), "s", journal.study()["study_id"])
+    with contextlib.closing(Snapshots(folder / "journal.db", place)) as snapshots:
+        snapshots.take(at_once=True)
+
+    elsewhere = engine.study_folder(tmp_path / "elsewhere", "s", str(storage))
+    assert elsewhere == tmp_path / "elsewhere" / "s"
+    assert engine.resume(elsewhere, space=toy).error is None
+    engine.run(toy, replace(how, name="whole"))
+    assert record(elsewhere) == record(tmp_path / "studies" / "whole")
+    with pytest.raises(SettingError, match=r"must be at most 100 letters.*got '\.\./s'"):
+        engine.study_folder(tmp_path / "elsewhere", "../s", str(storage))
 
 
 @pytest.mark.parametrize("method", ["asha", "auto", "random"])

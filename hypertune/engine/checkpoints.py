@@ -5,14 +5,9 @@ import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 
-from hypertune.trainable.checkpoint import (
-    below,
-    checkpoint_bytes,
-    drop_checkpoints,
-    is_bucket,
-    newest_checkpoint,
-    places,
-)
+from hypertune.places import below, drop, is_bucket, listed, n_bytes
+from hypertune.records import study_place
+from hypertune.trainable.checkpoint import newest_checkpoint
 
 
 def checkpoint_root(folder: Path, storage: str | None, study_id: str) -> str:
@@ -25,7 +20,7 @@ def checkpoint_root(folder: Path, storage: str | None, study_id: str) -> str:
     """
     if storage is None:
         return str(folder.resolve() / "checkpoints")
-    return below(storage, f"{folder.name}-{study_id[:8]}", "checkpoints")
+    return below(study_place(storage, folder.name, study_id), "checkpoints")
 
 
 _SCRATCH = "ray-"
@@ -43,7 +38,7 @@ class Checkpoints:
         self.root = root
         self._budget = budget_bytes
         self._bytes: dict[int, int] = {}
-        for name in places(root):
+        for name in listed(root):
             if name.startswith("trial-"):
                 self.weigh(int(name.removeprefix("trial-")))
 
@@ -73,7 +68,7 @@ class Checkpoints:
 
     def weigh(self, trial: int) -> None:
         """Take note of how much room a trial takes now."""
-        self._bytes[trial] = checkpoint_bytes(self.place(trial))
+        self._bytes[trial] = n_bytes(self.place(trial))
 
     @property
     def too_many(self) -> bool:
@@ -82,7 +77,7 @@ class Checkpoints:
 
     def drop(self, trial: int) -> None:
         """Delete a trial's."""
-        drop_checkpoints(self.place(trial))
+        drop(self.place(trial))
         self._bytes.pop(trial, None)
 
     def trim(self, dispensable: Iterable[int]) -> None:

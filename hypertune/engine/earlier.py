@@ -1,5 +1,6 @@
 """What an earlier session of a study left in its journal, and the search that goes on from it."""
 
+import contextlib
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
@@ -61,6 +62,17 @@ class Earlier:
             )
         finally:
             journal.close()
+
+    @staticmethod
+    def storage(folder: Path, changes: Mapping[str, Any]) -> str | None:
+        """Return where a study's checkpoints and copies of its journal lie, besides its folder.
+
+        Raises:
+            SettingError: What is changed breaks a rule.
+        """
+        with contextlib.closing(Journal(folder / "journal.db", read_only=True)) as journal:
+            before = journal.study().get("settings", {}).get("storage")
+        return Settings(storage=changes.get("storage", before)).storage
 
     def trial(self, trial: int) -> TrialRow:
         """Return a trial.

@@ -10,11 +10,10 @@ from pathlib import Path
 import psutil
 from filelock import FileLock, Timeout
 
-from hypertune.engine.checkpoints import checkpoint_root
 from hypertune.errors import JournalError, SettingError, choices
-from hypertune.records import Journal
+from hypertune.places import drop
+from hypertune.records import Journal, catch_up, study_place
 from hypertune.settings import Settings
-from hypertune.trainable.checkpoint import drop_checkpoints
 
 _NETWORK = {
     *("nfs", "cifs", "smb", "smbfs", "afs", "ceph", "lustre", "gpfs", "beegfs", "glusterfs"),
@@ -59,13 +58,22 @@ def study_folders(studies_dir: Path) -> list[Path]:
     return sorted(path.parent for path in studies_dir.glob("*/journal.db"))
 
 
-def study_folder(studies_dir: Path, name: str) -> Path:
+def study_folder(studies_dir: Path, name: str, storage: str | None = None) -> Path:
     """Return the folder of an existing study.
+
+    Args:
+        studies_dir: Where it is.
+        name: Its name.
+        storage: Where a copy of its journal is, if it has been run on another machine.
 
     Raises:
         SettingError: There is none of this name.
     """
     known = [folder.name for folder in study_folders(studies_dir)]
+    if storage is not None and name not in known:
+        folder = usable_folder(name, Settings(name=name, studies_dir=studies_dir, storage=storage))
+        catch_up(folder, storage)
+        return folder
     if name not in known:
         there = choices(name, known) if known else " There is none yet."
         raise SettingError(f"There is no study '{name}' in '{studies_dir}'.{there}")
@@ -86,7 +94,7 @@ def delete(folder: Path) -> None:
             about = journal.study()
             storage = about["settings"].get("storage")
             if storage is not None:
-                drop_checkpoints(checkpoint_root(folder, storage, about["study_id"]))
+                drop(study_place(storage, folder.name, about["study_id"]))
         try:
             shutil.rmtree(folder)
         except OSError as error:

@@ -14,13 +14,9 @@ from ray._private.services import canonicalize_bootstrap_address
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from hypertune.errors import SettingError
+from hypertune.places import below, drop
 from hypertune.settings import Settings
-from hypertune.trainable.checkpoint import (
-    below,
-    drop_checkpoints,
-    newest_checkpoint,
-    write_checkpoint,
-)
+from hypertune.trainable.checkpoint import newest_checkpoint, write_checkpoint
 
 _TIMEOUT_S = 120.0  # a node may have to import everything, or to be started first
 _ANSWER_S = 10.0
@@ -78,7 +74,7 @@ def check_nodes(settings: Settings) -> None:
     try:
         problems = _problems(nodes, place, settings)
     finally:
-        drop_checkpoints(place)
+        drop(place)
     if problems:
         raise SettingError("\n".join(problems))
 

@@ -26,7 +26,7 @@ from hypertune.engine.ray_tune import capacity, carried, ray_session, search_on_
 from hypertune.engine.trained import keep_best_model
 from hypertune.errors import SettingError
 from hypertune.provenance import environment, uncommitted
-from hypertune.records import Delivery, Journal, Uploader, redact, write_tensorboard
+from hypertune.records import Delivery, Journal, Uploader, catch_up, redact, write_tensorboard
 from hypertune.search import Search
 from hypertune.settings import Settings
 from hypertune.space import Number
@@ -104,6 +104,8 @@ def resume(
     refuse_network(folder)
     Journal(folder / "journal.db", read_only=True).close()
     with locked(folder):
+        if storage := Earlier.storage(folder, changes or {}):
+            catch_up(folder, storage)
         earlier = Earlier.read(folder)
         prepared, settings = earlier.replay(space, changes or {})
         settings.check_end()

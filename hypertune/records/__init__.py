@@ -13,6 +13,7 @@ from hypertune.records.journal import (
     job_results,
     told_file,
 )
+from hypertune.records.snapshot import catch_up, study_place
 from hypertune.records.tensorboard import (
     HISTOGRAMS,
     has_tensorboard,
@@ -33,6 +34,7 @@ __all__ = [
     "TrialRow",
     "Uploader",
     "best_result",
+    "catch_up",
     "champion",
     "delivered",
     "flat_names",
@@ -41,6 +43,7 @@ __all__ = [
     "read_champion",
     "recommended",
     "redact",
+    "study_place",
     "tensorboard_folder",
     "told_file",
     "write_tensorboard",

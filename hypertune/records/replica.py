@@ -45,6 +45,7 @@ from hypertune.records.mlflow_runs import (
     view_state,
 )
 from hypertune.records.registry import register
+from hypertune.records.snapshot import Snapshots, study_place
 from hypertune.records.uploader import URI_VARIABLE, Delivery, Redacted, open_log
 
 if TYPE_CHECKING:  # mlflow takes a second and 160 MiB: only the uploader process imports it
@@ -131,7 +132,10 @@ class _Replica:
         self._uri = uri
         self._stop = stop
         self._emit = emit
-        self._journal = Journal(journal, read_only=True)
+        self._path = journal
+        self._journal = Journal(journal, read_only=True)  # or a copy of it, where one is kept
+        self._snapshots: Snapshots | None = None
+        self._uncopied: str | None = None  # why there is no newer copy
         self._cursors = Cursors(journal, uri)
         self._client: MlflowClient | None = None
         self._found: dict[str, Known] | None = None  # runs on the server, once looked up
@@ -151,10 +155,13 @@ class _Replica:
             self._cursors.load()
             while True:
                 closing = self._stop.closing.is_set()  # before: what was written by then is read
-                self._catch_up()
+                copied = self._copy(at_once=closing)
+                if self._snapshots is None or self._journal.path == self._snapshots.copy:
+                    self._catch_up()
                 self._report(at_once=True)
-                if closing:
+                if closing and copied:
                     break
+                self._stop.check()
                 self._stop.wait(_POLL_S)
         except _TimeError:
             pass
@@ -163,7 +170,36 @@ class _Replica:
             lock.release()
             self._cursors.close()
             self._journal.close()
+            if self._snapshots is not None:
+                self._snapshots.close()
         return self._last
+
+    def _copy(self, *, at_once: bool) -> bool:
+        """Copy the journal to the study's storage, if it has one, and go on from the copy.
+
+        Returns:
+            Whether the newest copy holds all that it should.
+        """
+        try:
+            if self._snapshots is None:
+                about = self._journal.study()
+                storage = about.get("settings", {}).get("storage")
+                if storage is None:
+                    return True
+                place = study_place(storage, about["name"], about["study_id"])
+                self._snapshots = Snapshots(self._path, place)
+            taken = self._snapshots.take(at_once=at_once or self._uncopied is not None)
+        except Exception as error:  # anything: the uploader outlives whatever a service raises
+            why = f"The journal cannot be copied to --storage, and MLflow waits: {_brief(error)}."
+            if why != self._uncopied:
+                _note(why)
+            self._uncopied = why
+            return False
+        self._uncopied = None
+        if taken:
+            self._journal.close()
+            self._journal = Journal(self._snapshots.copy, read_only=True)
+        return True
 
     def _acquire(self, lock: FileLock) -> None:
         while True:
@@ -181,14 +217,14 @@ class _Replica:
         if not at_once and time.monotonic() - self._last_at < _POLL_S:
             return
         cursors = self._cursors
-        pending = count_pending(self._journal.path, cursors.event, cursors.result) - self._ahead
+        pending = count_pending(self._path, cursors.event, cursors.result) - self._ahead
         refused = ", ".join(f"{what} ({why})" for what, why in [*cursors.refused.items()][:3])
         if refused:
             refused = f"MLflow refused {len(cursors.refused)} record(s), set aside: {refused}"
         parent = cursors.runs.get(STUDY)
         now = Delivery(
             pending=pending,
-            warning=" ".join(filter(None, (self._trouble, refused))) or None,
+            warning=" ".join(filter(None, (self._uncopied, self._trouble, refused))) or None,
             experiment_id=cursors.experiment_id,
             run_id=parent.run_id if parent else None,
         )

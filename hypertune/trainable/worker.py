@@ -24,9 +24,10 @@ from ray import tune
 from ray.tune.result import TRAINING_ITERATION
 
 from hypertune.errors import nearest
+from hypertune.places import is_bucket
 from hypertune.space import Config
 from hypertune.study import Loop, Task, TrialEnded
-from hypertune.trainable.checkpoint import fetch_checkpoint, is_bucket, write_checkpoint
+from hypertune.trainable.checkpoint import fetch_checkpoint, write_checkpoint
 from hypertune.trainable.diagnose import Diagnostician
 from hypertune.trainable.guard import MARK, start_guard
 from hypertune.trainable.histograms import Histograms

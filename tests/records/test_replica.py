@@ -571,6 +571,26 @@ def test_a_first_contact_cut_short_spoils_no_store(journal: Journal, tmp_path: P
     assert not database.with_name("mlflow.db.new").exists()
 
 
+def test_mlflow_is_told_nothing_that_no_copy_of_the_journal_holds(
+    journal: Journal, store: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    storage = tmp_path / "common"
+    journal.set_study(settings={"storage": str(storage)})
+    storage.write_text("in the way")
+    add_trial(journal, 0)
+    delivery = deliver(journal.path, store, timeout_s=1)
+    assert delivery.experiment_id is None
+    assert (delivery.pending or 0) > 4
+    assert "cannot be copied to --storage, and MLflow waits" in (delivery.warning or "")
+
+    storage.unlink()
+    delivery = sent(journal, store)
+    assert delivery.warning is None
+    assert len(runs(store, delivery)) == 2
+    with contextlib.closing(Journal(storage / "gru-1-0f0e" / "journal.db")) as copy:
+        assert len(copy.results()) == 4
+
+
 def test_two_uploaders_exclude_each_other(journal: Journal, store: str) -> None:
     with FileLock(journal.path.with_name("replica.lock")):
         delivery = deliver(journal.path, store, timeout_s=0.2)

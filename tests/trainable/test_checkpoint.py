@@ -7,16 +7,8 @@ import pytest
 from moto.server import ThreadedMotoServer
 from pyarrow import fs
 
-from hypertune.trainable.checkpoint import (
-    below,
-    checkpoint_bytes,
-    drop_checkpoints,
-    fetch_checkpoint,
-    is_bucket,
-    newest_checkpoint,
-    places,
-    write_checkpoint,
-)
+from hypertune.places import below, drop, is_bucket, listed, n_bytes
+from hypertune.trainable.checkpoint import fetch_checkpoint, newest_checkpoint, write_checkpoint
 
 
 @pytest.fixture(scope="module")
@@ -63,8 +55,8 @@ def test_newest_two_stay_and_can_be_read(root: str) -> None:
     assert (before[0], newest[0]) == (3, 9)
     folder = fetch_checkpoint(newest[1]) if is_bucket(root) else Path(newest[1])
     assert (folder / "inner" / "weights").read_text() == "9"
-    assert checkpoint_bytes(place) >= 2
-    assert len(places(place)) == 2
+    assert n_bytes(place) >= 2
+    assert len(listed(place)) == 2
 
 
 def test_one_that_is_cut_short_is_not_there(root: str) -> None:
@@ -86,9 +78,9 @@ def test_what_is_dropped_is_gone_and_may_be_dropped_again(root: str) -> None:
     for trial in ("trial-000", "trial-001"):
         write(below(root, trial), 1)
     for _ in range(2):
-        drop_checkpoints(below(root, "trial-000"))
+        drop(below(root, "trial-000"))
     assert newest_checkpoint(below(root, "trial-000"), 9) is None
-    assert checkpoint_bytes(below(root, "trial-000")) == 0
+    assert n_bytes(below(root, "trial-000")) == 0
     assert newest_checkpoint(below(root, "trial-001"), 9) is not None
 
 

@@ -1,0 +1,159 @@
+"""Copies of a journal where all nodes reach them, for a study whose driver may move.
+
+A journal lies on the local disk of its driver (SQLite's locks fail on network file systems). Where
+a study has ``--storage``, its uploader also copies the journal there every few seconds, as one
+file, and MLflow is given what such a copy holds, and nothing beyond: a driver that goes on
+elsewhere, from the copy, then never contradicts what MLflow was told.
+"""
+
+import contextlib
+import os
+import re
+import sqlite3
+import tempfile
+import time
+from pathlib import Path
+
+from hypertune.errors import SettingError, choices
+from hypertune.places import below, fetch, listed, put
+from hypertune.records.journal import Journal
+
+_NAME = "journal.db"
+_EVERY_S = 10.0
+_SHARE = 0.1  # of the uploader's time, where copies take long
+
+
+def study_place(storage: str, name: str, study_id: str) -> str:
+    """Return where a study's files lie in a storage; two studies of one name may meet there."""
+    return below(storage, f"{name}-{study_id[:8]}")
+
+
+class Snapshots:
+    """Copies of a growing journal.
+
+    Args:
+        journal: Its file.
+        place: Of the copies, as `study_place` gives it.
+    """
+
+    def __init__(self, journal: Path, place: str) -> None:
+        self._journal, self._to = journal, below(place, _NAME)
+        self.copy = journal.with_name("snapshot.db")
+        self._db = sqlite3.connect(journal, timeout=30)
+        self._db.execute("PRAGMA query_only = ON")
+        self._held: tuple[int, ...] | None = None
+        self._due_at = -float("inf")
+
+    def take(self, *, at_once: bool) -> bool:
+        """Make a copy, if one is due and the journal has grown; return whether one was made.
+
+        Raises:
+            Exception: Of the storage, of whatever kind. The copy before is still there.
+        """
+        if time.monotonic() < self._due_at and not at_once:
+            return False
+        (now,) = self._db.execute(
+            "SELECT (SELECT ifnull(max(id), 0) FROM events),"
+            " (SELECT ifnull(max(id), 0) FROM results)"
+        ).fetchall()
+        if now == self._held and self.copy.is_file():
+            return False
+        begun = time.monotonic()
+        part = self.copy.with_suffix(".part")
+        part.unlink(missing_ok=True)
+        with contextlib.closing(sqlite3.connect(part)) as db:
+            self._db.backup(db)
+            db.execute("PRAGMA journal_mode = DELETE")  # all of it is in the one file
+        put(part, self._to)
+        part.replace(self.copy)
+        self._held = now
+        took = time.monotonic() - begun
+        self._due_at = time.monotonic() + max(_EVERY_S, took / _SHARE)
+        return True
+
+    def close(self) -> None:
+        self._db.close()
+
+
+def catch_up(folder: Path, storage: str) -> bool:
+    """Bring a study's journal here up to date, where another driver has gone on with the study.
+
+    Args:
+        folder: The study's, which need not exist.
+        storage: Where copies of its journal are.
+
+    Returns:
+        Whether the journal was fetched. One that was here is kept under another name.
+
+    Raises:
+        SettingError: Neither a journal nor a copy of it is there, or there are several.
+        JournalError: One of them cannot be read.
+    """
+    here = folder / _NAME
+    study_id = _study_id(here) if here.is_file() else None
+    place = _found(folder.name, storage, study_id)
+    if place is None:
+        return False
+    with tempfile.TemporaryDirectory(prefix="hypertune-") as scratch:
+        copy = Path(scratch, _NAME)
+        try:
+            fetch(below(place, _NAME), copy)
+        except FileNotFoundError:
+            if study_id is not None:
+                return False  # none was made yet
+            raise SettingError(f"There is no journal at '{place}'.") from None
+        except Exception as problem:  # of a file system or a service, of whatever kind
+            raise SettingError(f"'{place}' cannot be read: {problem}") from problem
+        there = _sessions(copy)
+        if study_id is not None and set(there) <= set(_sessions(here)):
+            return False
+        if study_id is not None:
+            _set_aside(here)
+        folder.mkdir(parents=True, exist_ok=True)
+        part = folder / f"{_NAME}.part"
+        part.write_bytes(copy.read_bytes())
+        with part.open("rb") as file:
+            os.fsync(file.fileno())
+        part.replace(here)
+    return True
+
+
+def _found(name: str, storage: str, study_id: str | None) -> str | None:
+    """Return the place of a study in a storage; None if only the storage lacks it."""
+    try:
+        names = listed(storage)
+    except Exception as problem:  # of a file system or a service, of whatever kind
+        raise SettingError(f"--storage '{storage}' cannot be read: {problem}") from problem
+    if study_id is not None:
+        mine = study_place("", name, study_id).lstrip("/")
+        return below(storage, mine) if mine in names else None
+    known = {n: m[1] for n in names if (m := re.fullmatch(r"(.+)-[0-9a-f]{8}", n))}
+    found = [n for n, study in known.items() if study == name]
+    if len(found) == 1:
+        return below(storage, found[0])
+    if found:
+        raise SettingError(
+            f"There are {len(found)} studies '{name}' in '{storage}': {', '.join(found)}. Remove "
+            "those that are not meant."
+        )
+    there = choices(name, sorted(set(known.values()))) if known else " There is none."
+    raise SettingError(f"There is no study '{name}' in '{storage}'.{there}")
+
+
+def _study_id(journal: Path) -> str:
+    with contextlib.closing(Journal(journal, read_only=True)) as opened:
+        return str(opened.study()["study_id"])
+
+
+def _sessions(journal: Path) -> list[int]:
+    """Return when the sessions of a study began."""
+    with contextlib.closing(Journal(journal, read_only=True)) as opened:
+        return [event.t_ms for event in opened.events(kind="search_start")]
+
+
+def _set_aside(journal: Path) -> None:
+    """Rename a journal that another one takes the place of."""
+    number = sum(1 for _ in journal.parent.glob("journal-superseded-*.db")) + 1
+    with contextlib.closing(sqlite3.connect(journal, timeout=30)) as db:
+        db.execute("PRAGMA journal_mode = DELETE")  # all of it into the one file
+    journal.replace(journal.with_name(f"journal-superseded-{number}.db"))

@@ -1,0 +1,98 @@
+"""Copies of a journal: a study goes on where its driver has not been."""
+
+import contextlib
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from hypertune.errors import SettingError
+from hypertune.records import Journal
+from hypertune.records.snapshot import Snapshots, catch_up, study_place
+
+ID = "0123456789abcdef"
+
+
+@pytest.fixture
+def storage(tmp_path: Path) -> str:
+    (tmp_path / "common").mkdir()
+    return str(tmp_path / "common")
+
+
+def begun(folder: Path, **study: Any) -> Journal:
+    folder.mkdir(parents=True)
+    journal = Journal(folder / "journal.db")
+    journal.set_study(**{"study_id": ID, "name": folder.name} | study)
+    session(journal, 1)
+    return journal
+
+
+def session(journal: Journal, trial: int) -> None:
+    journal.add_event("search_start")
+    journal.add_trial(trial, {"x": trial}, seed=trial)
+
+
+def copied(journal: Journal, storage: str) -> None:
+    about = journal.study()
+    place = study_place(storage, about["name"], about["study_id"])
+    with contextlib.closing(Snapshots(journal.path, place)) as snapshots:
+        assert snapshots.take(at_once=True)
+
+
+def trials(folder: Path) -> list[int]:
+    with contextlib.closing(Journal(folder / "journal.db", read_only=True)) as journal:
+        return [trial.id for trial in journal.trials()]
+
+
+def test_a_copy_is_made_when_it_is_due_and_something_is_new(tmp_path: Path, storage: str) -> None:
+    journal = begun(tmp_path / "here" / "s")
+    snapshots = Snapshots(journal.path, study_place(storage, "s", ID))
+    assert snapshots.take(at_once=False)
+    journal.add_result(1, 1, {"loss": 1.0})
+    assert not snapshots.take(at_once=False)
+    assert snapshots.take(at_once=True)
+    assert not snapshots.take(at_once=True)
+    snapshots.close()
+    journal.close()
+    with contextlib.closing(Journal(snapshots.copy, read_only=True)) as copy:
+        assert [row.metrics for row in copy.results()] == [{"loss": 1.0}]
+    # One file each holds everything.
+    assert [path.name for path in Path(storage).rglob("*.*")] == ["journal.db"]
+    assert not list((tmp_path / "here").rglob("snapshot.db-*"))
+
+
+def test_a_study_goes_on_elsewhere_and_back_again(tmp_path: Path, storage: str) -> None:
+    here, there = tmp_path / "here" / "s", tmp_path / "there" / "s"
+    with contextlib.closing(begun(here)) as journal:
+        assert not catch_up(here, storage)  # there is no copy yet
+        copied(journal, storage)
+        journal.add_trial(2, {"x": 2}, seed=2)  # lost with this machine
+
+    assert not catch_up(here, storage)  # what is here is newer
+    assert trials(here) == [1, 2]
+    assert catch_up(there, storage)
+    assert trials(there) == [1]
+    with contextlib.closing(Journal(there / "journal.db")) as journal:
+        session(journal, 3)
+        copied(journal, storage)
+    assert not catch_up(there, storage)
+
+    assert catch_up(here, storage)
+    assert trials(here) == [1, 3]
+    with contextlib.closing(Journal(here / "journal-superseded-1.db")) as old:
+        assert [trial.id for trial in old.trials()] == [1, 2]
+
+
+def test_what_is_not_there_is_told(tmp_path: Path, storage: str) -> None:
+    with pytest.raises(SettingError, match=r"There is no study 's' in '.*'\. There is none\."):
+        catch_up(tmp_path / "s", storage)
+    for study_id in (ID, ID[::-1]):
+        with contextlib.closing(begun(tmp_path / study_id / "s1", study_id=study_id)) as journal:
+            copied(journal, storage)
+    with pytest.raises(SettingError, match="Choose one of: s1"):
+        catch_up(tmp_path / "s2", storage)
+    with pytest.raises(SettingError, match="There are 2 studies 's1' in"):
+        catch_up(tmp_path / "s1", storage)
+    with pytest.raises(SettingError, match="cannot be read"):
+        catch_up(tmp_path / "s1", "s3://none/where?endpoint_override=127.0.0.1:9&region=x")
+    assert not (tmp_path / "s1").exists()
