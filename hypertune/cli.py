@@ -33,6 +33,12 @@ TrackingUri = Annotated[
 ]
 
 
+Concurrency = Annotated[
+    str,
+    typer.Option(help="Trials at a time, or auto: what Ray's nodes carry, as they come and go."),
+]
+
+
 def _overrides(pairs: list[str]) -> dict[str, Any]:
     values: dict[str, Any] = {}
     for pair in pairs:
@@ -54,6 +60,14 @@ def _amounts(pairs: list[str]) -> dict[str, float]:
         if not name:
             raise SettingError(f"--resources must be name=amount, but got '{pair}'.")
     return amounts
+
+
+def _concurrency(text: str) -> int | None:
+    if text == "auto":
+        return None
+    if not text.isdigit():
+        raise SettingError(f"--n-concurrent must be auto or a number, but got '{text}'.")
+    return int(text)
 
 
 def _value(text: str) -> Any:
@@ -87,7 +101,7 @@ def run(
     n_trials: Annotated[int | None, typer.Option(help="Configs to try.")] = None,
     max_epochs: Annotated[int | None, typer.Option(help="Epochs of a trial in full.")] = None,
     time_budget: Annotated[str | None, typer.Option(help="End after 90s, 10m, 1h30m, ...")] = None,
-    n_concurrent: Annotated[int | None, typer.Option(help="Trials at a time.")] = None,
+    n_concurrent: Concurrency = "auto",
     cpus_per_trial: Annotated[float, typer.Option(help="CPUs of a trial.")] = 1.0,
     gpus_per_trial: Annotated[float, typer.Option(help="GPUs of a trial; 0.25 packs four.")] = 0.0,
     resources: Annotated[
@@ -165,6 +179,9 @@ def run(
         with check:
             if text is not None:
                 seconds[f"{flag}_s"] = parse_duration(text, flag)
+    at_a_time: int | None = None
+    with check:
+        at_a_time = _concurrency(n_concurrent)
     amounts: dict[str, float] = {}
     with check:
         amounts = _amounts(resources or [])
@@ -190,7 +207,7 @@ def run(
             from_study=from_,
             n_trials=n_trials,
             max_epochs=max_epochs,
-            n_concurrent=n_concurrent,
+            n_concurrent=at_a_time,
             cpus_per_trial=cpus_per_trial,
             gpus_per_trial=gpus_per_trial,
             resources=amounts,
@@ -252,7 +269,7 @@ def resume(
         bool,
         typer.Option("--until-decided", help="Go on until the question is decided, so long."),
     ] = False,
-    n_concurrent: Annotated[int | None, typer.Option(help="Trials at a time.")] = None,
+    n_concurrent: Concurrency = "auto",
     address: Annotated[
         str | None, typer.Option(help="Ray cluster to join: auto, or HOST:PORT.")
     ] = None,
@@ -273,7 +290,7 @@ def resume(
 
     changes: dict[str, Any] = {
         "n_trials": n_trials,
-        "n_concurrent": n_concurrent,
+        "n_concurrent": _concurrency(n_concurrent),
         "until_decided": until_decided or None,
         "address": address,
         "storage": storage,

@@ -9,11 +9,11 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import ray
 
 from hypertune.engine.driver import Driver, Progress
-from hypertune.engine.nodes import check_address
+from hypertune.engine.nodes import Following, capacity, check_address
 from hypertune.engine.prepare import prepare
-from hypertune.engine.ray_tune import capacity
 from hypertune.errors import SettingError
 from hypertune.records import Journal
 from hypertune.settings import Settings
@@ -185,6 +185,34 @@ def test_as_many_jobs_are_out_as_the_nodes_carry_now(
     driver.tick()
     told = [e.data["n_concurrent"] for e in driver.journal.events(kind="capacity")]
     assert told == [6, 1, 6]
+
+
+def test_nodes_that_join_are_counted_and_checked(monkeypatch: pytest.MonkeyPatch) -> None:
+    first = {"NodeID": "a", "Alive": True, "Resources": {"CPU": 2.0}}
+    joined = {"NodeID": "b", "Alive": True, "Resources": {"CPU": 4.0}}
+    gone = {**joined, "NodeID": "c", "Alive": False}
+    there = [first, gone]
+    monkeypatch.setattr(ray, "nodes", lambda: there)
+    told: list[str] = []
+    checked = threading.Event()
+
+    def check(settings: Settings) -> None:
+        checked.set()
+        raise SettingError("Node b has torch 1.0")
+
+    monkeypatch.setattr("hypertune.engine.nodes.check_nodes", check)
+    follow = Following(Settings(cpus_per_trial=2), told.append)
+    assert follow() == 1
+    assert not checked.is_set()
+    there.append(joined)
+    assert follow() == 3
+    assert checked.wait(10)
+    there.remove(joined)
+    assert follow() == 1
+    for thread in threading.enumerate():
+        if thread.name == "hypertune-nodes":
+            thread.join(10)
+    assert told == ["Node b has torch 1.0"]
 
 
 @pytest.fixture

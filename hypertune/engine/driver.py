@@ -70,6 +70,10 @@ class Progress:
     note: str = ""
     warning: str | None = None
 
+    def warn(self, text: str) -> None:
+        """Say what is wrong, where nothing fails by it."""
+        self.warning = text
+
 
 Observer = Callable[[Progress], None]
 

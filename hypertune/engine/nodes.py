@@ -3,8 +3,9 @@
 import hashlib
 import platform
 import socket
+import threading
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +55,88 @@ def check_address(address: str) -> None:
         )
 
 
+def capacity(
+    settings: Settings,
+    nodes: Sequence[Mapping[str, float]],
+    n_trials: int | None,
+    *,
+    joined: bool = False,
+) -> int:
+    """Return how many trials are to run at a time.
+
+    Args:
+        settings: What a trial occupies, and how many are asked for.
+        nodes: What each of Ray's nodes has, by Ray's names.
+        n_trials: How many there are; None for no end of them.
+        joined: It is a cluster that may grow.
+
+    Raises:
+        SettingError: Ray has not the resources for it.
+    """
+    most = float("inf") if n_trials is None else n_trials
+    wanted = None if settings.n_concurrent is None else int(min(settings.n_concurrent, most))
+    bundle = settings.bundle()
+    carries = sum(carried(node, bundle) for node in nodes)
+    if carries >= (wanted or 1) or (joined and wanted):
+        return int(wanted or min(carries, most))
+    needs = " and ".join(f"{amount:g} {kind}s" for kind, amount in bundle.items())
+    has = " and ".join(
+        f"{sum(node.get(kind, 0.0) for node in nodes):g} {kind}s"
+        for kind in dict.fromkeys(("CPU", "GPU", *bundle))
+    )
+    grows = " Say for how many trials nodes are to be started: --n-concurrent." if joined else ""
+    raise SettingError(
+        f"{wanted or 1} trials must run at a time, but Ray can run {carries:g} of {needs}: it has "
+        f"{has}. See --cpus-per-trial, --gpus-per-trial, --resources, --n-concurrent.{grows}"
+    )
+
+
+def carried(node: Mapping[str, float], bundle: Mapping[str, float]) -> float:
+    """Return how many trials a node carries."""
+    return min(_fits(node.get(kind, 0.0), amount) for kind, amount in bundle.items())
+
+
+def _fits(has: float, need: float) -> float:
+    """Return how often a need fits into a node. A fraction of a GPU is one of a single GPU."""
+    if need <= 0:
+        return float("inf")
+    return int(has) * int(1 / need + 1e-9) if need < 1 else int(has / need + 1e-9)
+
+
+def alive_nodes() -> list[dict[str, Any]]:
+    """Return what Ray knows of the nodes that are there."""
+    return [node for node in ray.nodes() if node["Alive"]]
+
+
+class Following:
+    """Says how many trials the nodes of a cluster carry, while they come and go.
+
+    Nodes that join are checked like those that were there; Ray gives them jobs all the same.
+
+    Args:
+        settings: What a trial occupies.
+        warn: Told what is wrong with nodes that joined.
+    """
+
+    def __init__(self, settings: Settings, warn: Callable[[str], None]) -> None:
+        self._settings, self._warn = settings, warn
+        self._known = {node["NodeID"] for node in alive_nodes()}
+
+    def __call__(self) -> int:
+        nodes, bundle = alive_nodes(), self._settings.bundle()
+        now = {node["NodeID"] for node in nodes}
+        if now - self._known:
+            threading.Thread(target=self._check, name="hypertune-nodes", daemon=True).start()
+        self._known |= now
+        return int(sum(carried(node["Resources"], bundle) for node in nodes))
+
+    def _check(self) -> None:
+        try:
+            check_nodes(self._settings)
+        except Exception as problem:
+            self._warn(str(problem))
+
+
 def check_nodes(settings: Settings) -> None:
     """Check that all nodes have what a trial needs: same versions, and common checkpoints.
 
@@ -62,7 +145,7 @@ def check_nodes(settings: Settings) -> None:
     Raises:
         SettingError: Some of them have not. All that is wrong is said at once.
     """
-    nodes = [node for node in ray.nodes() if node["Alive"] and node["Resources"].get("CPU", 0) > 0]
+    nodes = [node for node in alive_nodes() if node["Resources"].get("CPU", 0) > 0]
     if len(nodes) < 2 and settings.storage is None:
         return
     place = _common_place(settings)

@@ -6,7 +6,7 @@ import logging
 import os
 import signal
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import ray
@@ -190,54 +190,6 @@ def _scratch(driver: Driver) -> "tempfile.TemporaryDirectory[str]":
     if driver.ray_scheduler is None:
         return tempfile.TemporaryDirectory(prefix="hypertune-ray-")
     return driver.checkpoints.scratch()
-
-
-def capacity(
-    settings: Settings,
-    nodes: Sequence[Mapping[str, float]],
-    n_trials: int | None,
-    *,
-    joined: bool = False,
-) -> int:
-    """Return how many trials are to run at a time.
-
-    Args:
-        settings: What a trial occupies, and how many are asked for.
-        nodes: What each of Ray's nodes has, by Ray's names.
-        n_trials: How many there are; None for no end of them.
-        joined: It is a cluster that may grow.
-
-    Raises:
-        SettingError: Ray has not the resources for it.
-    """
-    most = float("inf") if n_trials is None else n_trials
-    wanted = None if settings.n_concurrent is None else int(min(settings.n_concurrent, most))
-    bundle = settings.bundle()
-    carries = sum(carried(node, bundle) for node in nodes)
-    if carries >= (wanted or 1) or (joined and wanted):
-        return int(wanted or min(carries, most))
-    needs = " and ".join(f"{amount:g} {kind}s" for kind, amount in bundle.items())
-    has = " and ".join(
-        f"{sum(node.get(kind, 0.0) for node in nodes):g} {kind}s"
-        for kind in dict.fromkeys(("CPU", "GPU", *bundle))
-    )
-    grows = " Say for how many trials nodes are to be started: --n-concurrent." if joined else ""
-    raise SettingError(
-        f"{wanted or 1} trials must run at a time, but Ray can run {carries:g} of {needs}: it has "
-        f"{has}. See --cpus-per-trial, --gpus-per-trial, --resources, --n-concurrent.{grows}"
-    )
-
-
-def carried(node: Mapping[str, float], bundle: Mapping[str, float]) -> float:
-    """Return how many trials a node carries."""
-    return min(_fits(node.get(kind, 0.0), amount) for kind, amount in bundle.items())
-
-
-def _fits(has: float, need: float) -> float:
-    """Return how often a need fits into a node. A fraction of a GPU is one of a single GPU."""
-    if need <= 0:
-        return float("inf")
-    return int(has) * int(1 / need + 1e-9) if need < 1 else int(has / need + 1e-9)
 
 
 @contextlib.contextmanager

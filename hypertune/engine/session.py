@@ -12,17 +12,16 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-import ray
 from ray.tune.schedulers import TrialScheduler
 from ray.tune.search import Searcher as RaySearcher
 
 from hypertune.engine.driver import Driver, Judge, Observer, Progress
 from hypertune.engine.earlier import Earlier, source_hash
 from hypertune.engine.folder import locked, new_folder, refuse_network, usable_folder
-from hypertune.engine.nodes import check_nodes
+from hypertune.engine.nodes import Following, alive_nodes, capacity, check_nodes
 from hypertune.engine.outcome import Outcome
 from hypertune.engine.prepare import Prepared, load_data, planned_epochs, prepare
-from hypertune.engine.ray_tune import capacity, carried, ray_session, search_on_ray
+from hypertune.engine.ray_tune import ray_session, search_on_ray
 from hypertune.engine.trained import keep_best_model
 from hypertune.errors import SettingError
 from hypertune.provenance import environment, uncommitted
@@ -223,12 +222,9 @@ def _at_hand(
         observer(progress)
     with ray_session(settings) as joined:
         check_nodes(settings)
-        nodes = _nodes()
+        nodes = [node["Resources"] for node in alive_nodes()]
         n_concurrent = capacity(settings, nodes, search.n_trials, joined=joined)
-
-        def follow() -> int:
-            return int(sum(carried(node, settings.bundle()) for node in _nodes()))
-
+        changing = joined and settings.n_concurrent is None
         yield _Session(
             study=study,
             settings=settings,
@@ -237,16 +233,11 @@ def _at_hand(
             data=data,
             simple=simple,
             n_concurrent=n_concurrent,
-            follow=follow if joined and settings.n_concurrent is None else None,
+            follow=Following(settings, progress.warn) if changing else None,
             most_cpus=max(node.get("CPU", 0.0) for node in nodes),
             progress=progress,
             observer=observer,
         )
-
-
-def _nodes() -> list[dict[str, float]]:
-    """Return what each of Ray's nodes has."""
-    return [node["Resources"] for node in ray.nodes() if node["Alive"]]
 
 
 def _search_and_close(driver: Driver, data: Any) -> None:
