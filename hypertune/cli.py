@@ -34,8 +34,8 @@ TrackingUri = Annotated[
 
 
 Concurrency = Annotated[
-    str,
-    typer.Option(help="Trials at a time, or auto: what Ray's nodes carry, as they come and go."),
+    str | None,
+    typer.Option(help="Trials at a time, or auto: what Ray's nodes carry, also as they change."),
 ]
 
 
@@ -62,8 +62,8 @@ def _amounts(pairs: list[str]) -> dict[str, float]:
     return amounts
 
 
-def _concurrency(text: str) -> int | None:
-    if text == "auto":
+def _concurrency(text: str | None) -> int | None:
+    if text is None or text == "auto":
         return None
     if not text.isdigit():
         raise SettingError(f"--n-concurrent must be auto or a number, but got '{text}'.")
@@ -101,7 +101,7 @@ def run(
     n_trials: Annotated[int | None, typer.Option(help="Configs to try.")] = None,
     max_epochs: Annotated[int | None, typer.Option(help="Epochs of a trial in full.")] = None,
     time_budget: Annotated[str | None, typer.Option(help="End after 90s, 10m, 1h30m, ...")] = None,
-    n_concurrent: Concurrency = "auto",
+    n_concurrent: Concurrency = None,
     cpus_per_trial: Annotated[float, typer.Option(help="CPUs of a trial.")] = 1.0,
     gpus_per_trial: Annotated[float, typer.Option(help="GPUs of a trial; 0.25 packs four.")] = 0.0,
     resources: Annotated[
@@ -269,7 +269,7 @@ def resume(
         bool,
         typer.Option("--until-decided", help="Go on until the question is decided, so long."),
     ] = False,
-    n_concurrent: Concurrency = "auto",
+    n_concurrent: Concurrency = None,
     address: Annotated[
         str | None, typer.Option(help="Ray cluster to join: auto, or HOST:PORT.")
     ] = None,
@@ -290,7 +290,6 @@ def resume(
 
     changes: dict[str, Any] = {
         "n_trials": n_trials,
-        "n_concurrent": _concurrency(n_concurrent),
         "until_decided": until_decided or None,
         "address": address,
         "storage": storage,
@@ -298,6 +297,8 @@ def resume(
         "time_budget_s": time_budget and parse_duration(time_budget, "time_budget"),
     }
     changes = {name: value for name, value in changes.items() if value is not None}
+    if n_concurrent is not None:
+        changes["n_concurrent"] = _concurrency(n_concurrent)
     changes |= {"sync_timeout_s": parse_duration(sync_timeout, "sync_timeout"), "verbose": verbose}
     folder = engine.study_folder(studies_dir, study, storage)
     with display.Display(display.console()) as show:
