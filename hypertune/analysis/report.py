@@ -56,9 +56,9 @@ def write_report(folder: Path) -> Path:
     try:
         target.mkdir(exist_ok=True)
         page = target / "report.html"
-        page.write_text(_html(content, drawn), encoding="utf-8")
+        _write(page, _html(content, drawn))
         markdown = _environment(escape=False).get_template("report.md.j2").render(r=content)
-        (target / "report.md").write_text(markdown, encoding="utf-8")
+        _write(target / "report.md", markdown)
         record = {
             "study": dict(data.study),
             "verdict": verdict.to_dict(),
@@ -71,10 +71,21 @@ def write_report(folder: Path) -> Path:
             "seconds": summary.seconds,
         }
         text = json.dumps(_plain(record), indent=1, ensure_ascii=False, allow_nan=False)
-        (target / "report.json").write_text(text, encoding="utf-8")
+        _write(target / "report.json", text)
     except OSError as problem:
         raise SettingError(f"The report cannot be written: {problem}.") from problem
     return page
+
+
+def _write(path: Path, text: str) -> None:
+    """Write a file; on a full disk there is none, or the one before."""
+    part = path.with_name(f".{path.name}.part")
+    try:
+        part.write_text(text, encoding="utf-8")
+        part.replace(path)
+    except OSError:
+        part.unlink(missing_ok=True)
+        raise
 
 
 def read_headline(folder: Path) -> str | None:

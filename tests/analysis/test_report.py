@@ -1,9 +1,11 @@
 """Figures compare equal budgets only; the report says it all, offline, whatever the study holds."""
 
+import errno
 import json
 import math
 import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -184,6 +186,20 @@ def test_a_report_is_written_of_whatever_there_is(trials: list[Made], tmp_path: 
     folder = write_study(tmp_path / "s", trials, test_metric=None)
     html = write_report(folder).read_text()
     assert "cannot say" in html or "undecided" in html
+
+
+def test_a_report_on_a_full_disk_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = write_study(tmp_path / "s", halved())
+    write = Path.write_text
+
+    def full(path: Path, text: str, **how: Any) -> int:
+        write(path, text[:10], **how)
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_text", full)
+    with pytest.raises(SettingError, match="cannot be written: .*No space left"):
+        write_report(folder)
+    assert list((folder / "report").iterdir()) == []
 
 
 def test_studies_are_compared_at_equal_cost(tmp_path: Path) -> None:
