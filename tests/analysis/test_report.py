@@ -197,7 +197,7 @@ def test_a_report_on_a_full_disk_is_none(tmp_path: Path, monkeypatch: pytest.Mon
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(Path, "write_text", full)
-    with pytest.raises(SettingError, match="cannot be written: .*No space left"):
+    with pytest.raises(SettingError, match=r"cannot be written: .*No space left"):
         write_report(folder)
     assert list((folder / "report").iterdir()) == []
 
