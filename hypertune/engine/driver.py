@@ -363,6 +363,8 @@ class Driver:
     @property
     def n_at_work(self) -> int:
         """Jobs that have a worker, or wait for one."""
+        if self.ray_scheduler is None:
+            return len(self.out)  # ours pauses none
         return sum(not out.paused for out in self.out.values())
 
     @property
@@ -372,7 +374,9 @@ class Driver:
     @property
     def _room(self) -> bool:
         """There is room for another job."""
-        if any(out.job.trial in self.room and not out.begun for out in self.out.values()):
+        if self.room and any(
+            out.job.trial in self.room and not out.begun for out in self.out.values()
+        ):
             return False  # smaller ones would take what becomes free, and it would never begin
         if wants_all(self.ray_scheduler) and self.search.more and not self.overdue:
             return sum(out.paused for out in self.out.values()) < _MAX_QUEUED
