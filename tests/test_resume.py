@@ -96,7 +96,9 @@ def one(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> OneWorker:
     one = OneWorker()
     monkeypatch.setattr("hypertune.engine.session.search_on_ray", one.search)
     monkeypatch.setattr("hypertune.engine.session.Uploader", NoUploader)
-    monkeypatch.setattr("hypertune.engine.session.ray_session", contextlib.nullcontext)
+    monkeypatch.setattr(
+        "hypertune.engine.session.ray_session", lambda settings: contextlib.nullcontext(False)
+    )
     monkeypatch.setattr("hypertune.trainable.worker._REPORT_EVERY_S", 0.0)
     monkeypatch.setattr("ray.tune.trainable.trainable.DEFAULT_STORAGE_PATH", str(tmp_path / "ray"))
     monkeypatch.setattr(ray, "nodes", lambda: [{"Alive": True, "Resources": {"CPU": 1.0}}])
