@@ -142,7 +142,13 @@ def compare(folder: Path, store: Path, seen: Rows, *, may_be_lost: bool = False)
         found["wrong"] += sum(
             rows[trial.id, e][1] != v for e, v in enumerate(expected, 1) if (trial.id, e) in rows
         )
-    return found + in_mlflow(store, study_id, rows, {t.id for t in trials if "x" in t.config})
+    ours = {trial.id for trial in trials if "x" in trial.config}
+    found += in_mlflow(store, study_id, rows, ours)
+    if found.total():
+        print(f"{folder.name}: {dict(found)}", file=sys.stderr)
+        for trial in trials:
+            print(f"  {trial.id} {trial.role} {trial.state} {trial.reason}", file=sys.stderr)
+    return found
 
 
 def in_mlflow(store: Path, study_id: str, rows: Rows, trials: set[int]) -> Counter[str]:
@@ -257,7 +263,9 @@ def killed_drivers(
         n_kills += mine
         total += compare(study, folder / "mlflow.db", seen)
         # Status 2: it was killed after its end, and there was nothing to resume.
-        total["wrong"] += status not in ((0, 2) if mine else (0,))
+        if status not in ((0, 2) if mine else (0,)):
+            total["wrong"] += 1
+            print(f"{name} ended with status {status}: {command.said[-2000:]}", file=sys.stderr)
     return n_kills, total
 
 
