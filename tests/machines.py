@@ -26,6 +26,7 @@ def missing() -> str | None:
     try:
         _ip("netns", "add", name)
         _ip("-n", name, "link", "add", "bridge", "type", "bridge")
+        _ip("netns", "exec", name, "mount", "--bind", "/tmp", "/tmp")
     except subprocess.CalledProcessError as error:
         return f"no network namespaces here: {error.stderr.decode().strip()}"
     finally:

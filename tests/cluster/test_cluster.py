@@ -377,6 +377,11 @@ def lose_a_node_and_mlflow(cluster: dict[str, Machine], tmp_path: Path) -> None:
     assert all(len(secret) >= 32 for secret in secrets.values())
     said, behind = knock_everywhere(cluster)
     shown = secrets_shown(secrets, command_lines(cluster), "a command line")
+    # All that listens refuses who has no credentials, or has a reason not to.
+    assert len([one for one in said.values() if "grpc" in one]) >= 10
+    assert {"http", "postgresql"} <= {kind for one in said.values() for kind in one}
+    found = [text for place in said for text in complaints(place, said[place], behind[place])]
+    assert not found
     assert running(study)
 
     b.kill()
@@ -410,16 +415,12 @@ def lose_a_node_and_mlflow(cluster: dict[str, Machine], tmp_path: Path) -> None:
     assert n_runs == dict.fromkeys((trial.id for trial in trials), 1)
     assert there == {key: [row] for key, row in rows.items()}
 
-    # All that listens refuses who has no credentials, or has a reason not to.
-    assert len([one for one in said.values() if "grpc" in one]) >= 10
-    assert {"http", "postgresql"} <= {kind for one in said.values() for kind in one}
-    found = [text for place in said for text in complaints(place, said[place], behind[place])]
-    assert not found
-
     # No secret is where others look.
     shown += secrets_shown(secrets, output, "the terminal")
     shown += secrets_shown(secrets, kept, "MLflow's database")
-    for path in (path for path in folder.rglob("*") if path.is_file()):
+    logs = [path for one in (head, a) for path in one.folder.rglob("*.*") if "logs" in path.parts]
+    assert logs
+    for path in [*(path for path in folder.rglob("*") if path.is_file()), *logs]:
         shown += secrets_shown(secrets, path.read_bytes().decode(errors="replace"), str(path))
     objects = in_bucket(store, compose, BUCKET_SEARCH, "\n".join(secrets.values())).splitlines()
     assert {line.split()[0] for line in objects} == {"mlflow", "studies"}
