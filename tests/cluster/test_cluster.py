@@ -11,7 +11,7 @@ import sqlite3
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,7 @@ from hypertune.records import Journal
 ROOT = Path(__file__).parents[2]
 NAME = "on-a-cluster"
 Rows = dict[tuple[int, int], tuple[int, float]]
+DRIVER = str(ROOT / "hypertune.py")
 AGENT = 52365  # where a node's agent listens, once the node has joined
 HERE = Path(__file__).parent
 EVERY_PATH = ("/", "/api/jobs/", "/api/version", "/api/2.0/mlflow/experiments/search?max_results=1")
@@ -202,11 +203,11 @@ def trains(machine: Machine) -> bool:
 
 def start_study(head: Machine, compose: Compose, folder: Path) -> "subprocess.Popen[bytes]":
     """Start a study on the cluster."""
-    where = ["--address", "auto", "--storage", "s3://studies/cluster"]
+    where = ["--address", "ray:6379", "--storage", "s3://studies/cluster"]
     records = ["--tracking-uri", "http://mlflow:5000", "--studies-dir", str(folder)]
     budget = ["--n-trials", "12", "--max-epochs", "9", "--n-repeats", "0", "--method", "asha"]
     wanted = ["--space", "gru_window", "--name", NAME, *budget, "--sync-timeout", "10m"]
-    program = [sys.executable, str(ROOT / "hypertune.py"), *wanted, *where, *records]
+    program = [sys.executable, DRIVER, *wanted, *where, *records]
     env = {**compose.env("head"), "PYTHONPATH": str(ROOT)}
     return head.start("study", program, env)
 
@@ -262,17 +263,19 @@ def everything(cursor: Any) -> str:
 # ---- the scan ----
 
 
-def knock_everywhere(cluster: dict[str, Machine]) -> tuple[dict[str, Any], dict[str, str]]:
-    """Knock at all that listens, from a machine without secrets.
+def knock(
+    cluster: dict[str, Machine], who: Callable[[str], bool]
+) -> tuple[dict[str, Any], list[str]]:
+    """Knock, from a machine without secrets, at where those listen whose command line it is.
 
     Returns:
-        What each place answered, and the command line of who listens there.
+        What each place answered, and what of that should not be.
     """
     behind = {
         f"{machine.address if ip == '0.0.0.0' else ip}:{port}": command
         for machine in cluster.values()
         for (ip, port), command in machine.listeners().items()
-        if ip not in ("127.0.0.1", "::1")
+        if ip not in ("127.0.0.1", "::1") and who(command)
     }
     stranger = cluster["stranger"]
     done = subprocess.run(
@@ -283,7 +286,8 @@ def knock_everywhere(cluster: dict[str, Machine]) -> tuple[dict[str, Any], dict[
         timeout=240,
     )
     assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout), behind
+    said = json.loads(done.stdout)
+    return said, [text for place in said for text in complaints(place, said[place], behind[place])]
 
 
 def complaints(place: str, said: dict[str, Any], command: str) -> list[str]:
@@ -365,8 +369,10 @@ def lose_a_node_and_mlflow(cluster: dict[str, Machine], tmp_path: Path) -> None:
         lambda: trains(a) and trains(b) and len(results(folder)) >= 3,
         while_=lambda: running(study),
     )
+    # Held here, the study cannot end before all of this is done, however slow it is.
+    study.send_signal(signal.SIGSTOP)
     with database(store, database_password) as cursor:
-        wait_for("results in MLflow", lambda: has_metrics(cursor), while_=lambda: running(study))
+        wait_for("results in MLflow", lambda: has_metrics(cursor), while_=lambda: running(mlflow))
     secrets = {
         "ray_token": compose.secret("ray_token"),
         "database_password": database_password,
@@ -375,23 +381,25 @@ def lose_a_node_and_mlflow(cluster: dict[str, Machine], tmp_path: Path) -> None:
         "s3": compose.secret("s3").split()[-1],
     }
     assert all(len(secret) >= 32 for secret in secrets.values())
-    said, behind = knock_everywhere(cluster)
     shown = secrets_shown(secrets, command_lines(cluster), "a command line")
     # All that listens refuses who has no credentials, or has a reason not to.
-    assert len([one for one in said.values() if "grpc" in one]) >= 10
+    said, wrong = knock(cluster, lambda command: DRIVER not in command)
+    assert not wrong
+    assert len([one for one in said.values() if "grpc" in one]) >= 12  # 4 of the head, 4 a node
     assert {"http", "postgresql"} <= {kind for one in said.values() for kind in one}
-    found = [text for place in said for text in complaints(place, said[place], behind[place])]
-    assert not found
-    assert running(study)
-
     b.kill()
     os.killpg(mlflow.pid, signal.SIGKILL)
+    study.send_signal(signal.SIGCONT)
+
     n_before = len(results(folder))
     wait_for(
         "results without MLflow",
         lambda: len(results(folder)) >= n_before + 3,
         while_=lambda: running(study),
     )
+    said, wrong = knock(cluster, lambda command: DRIVER in command)
+    assert not wrong
+    assert [one.keys() for one in said.values()] == [{"grpc"}]
     mlflow.wait(10)
     mlflow = compose.start("mlflow", store)
     assert study.wait(400) == 0
