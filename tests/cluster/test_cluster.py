@@ -385,7 +385,7 @@ def lose_a_node_and_mlflow(cluster: dict[str, Machine], tmp_path: Path) -> None:
     # All that listens refuses who has no credentials, or has a reason not to.
     said, wrong = knock(cluster, lambda command: DRIVER not in command)
     assert not wrong
-    assert len([one for one in said.values() if "grpc" in one]) >= 12  # 4 of the head, 4 a node
+    assert len([one for one in said.values() if "grpc" in one]) >= 13  # 5 of the head, 4 a node
     assert {"http", "postgresql"} <= {kind for one in said.values() for kind in one}
     b.kill()
     os.killpg(mlflow.pid, signal.SIGKILL)
