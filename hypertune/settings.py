@@ -161,7 +161,8 @@ class Settings:
         if scheme not in _STORES:
             problems.append(
                 "--tracking-uri must begin with one of "
-                f"{', '.join(f'{known}:' for known in _STORES)} but got '{self.tracking_uri}'; "
+                f"{', '.join(f'{known}:' for known in _STORES)} but got "
+                f"'{redact(self.tracking_uri or '')}'; "
                 "for a local store say sqlite:///mlflow.db."
             )
         if problems:

@@ -1,5 +1,6 @@
 """What a cluster has, and whether there is one; without any."""
 
+import os
 import socket
 import threading
 from collections.abc import Iterator
@@ -8,12 +9,14 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import grpc
 import pytest
 import ray
 
 from hypertune.engine.driver import Driver, Progress
 from hypertune.engine.nodes import Following, capacity, check_address
 from hypertune.engine.prepare import prepare
+from hypertune.engine.ray_tune import ray_session
 from hypertune.errors import SettingError
 from hypertune.records import Journal
 from hypertune.settings import Settings
@@ -255,3 +258,31 @@ def test_an_address_where_nothing_listens_is_told_at_once() -> None:
         check_address(f"127.0.0.1:{port}")
     with pytest.raises(SettingError, match="hand the study over with hypertune submit"):
         check_address("ray://127.0.0.1:10001")
+
+
+@pytest.mark.parametrize("address", [None, "127.0.0.1:6379"])
+def test_a_ray_of_our_own_asks_for_the_token_whatever_the_shell_says(
+    address: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    modes: list[str | None] = []
+    monkeypatch.setattr("os.environ", {**os.environ, "RAY_AUTH_MODE": "disabled"})
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(ray, "init", lambda **_: modes.append(os.environ.get("RAY_AUTH_MODE")))
+    monkeypatch.setattr(ray, "shutdown", lambda: None)
+    monkeypatch.setattr("hypertune.engine.ray_tune.check_address", lambda _: None)
+    with ray_session(Settings(address=address)):
+        pass
+    # Without the variable, Ray asks for it.
+    assert modes == [None if address is None else "disabled"]
+
+
+@pytest.mark.slow
+@pytest.mark.xdist_group("ray")
+@pytest.mark.usefixtures("local_ray")
+def test_a_local_ray_refuses_who_has_no_token() -> None:
+    address = ray.get_runtime_context().gcs_address
+    with grpc.insecure_channel(address) as channel:
+        ask = channel.unary_unary("/ray.rpc.NodeInfoGcsService/GetAllNodeInfo")
+        with pytest.raises(grpc.RpcError) as caught:
+            ask(b"", timeout=30)
+    assert caught.value.code() == grpc.StatusCode.UNAUTHENTICATED

@@ -41,6 +41,11 @@ def test_broken_rule_is_told_with_flag_and_value(changes: dict[str, Any], messag
     assert len(str(caught.value).splitlines()) == 1
 
 
+def test_a_broken_rule_does_not_tell_a_password() -> None:
+    with pytest.raises(SettingError, match=r"but got 'ftp://\*\*\*@host';"):
+        Settings(tracking_uri="ftp://me:hush@host")
+
+
 def test_all_broken_rules_are_told_at_once() -> None:
     with pytest.raises(SettingError) as caught:
         Settings(method="grit", n_trials=0, cpus_per_trial=0, name="a b")

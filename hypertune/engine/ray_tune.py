@@ -239,10 +239,13 @@ def ray_session(settings: Settings) -> Iterator[bool]:
     address = settings.address or os.environ.get("RAY_ADDRESS")
     try:
         # "local": without an address it would join whatever Ray somebody has left running here.
-        # It listens on all interfaces, whatever one asks for, but from 2.60 on a Ray that is
-        # started here asks for a token (~/.ray/auth_token), unless RAY_AUTH_MODE says otherwise.
+        # It listens on all interfaces, whatever one asks for. One that is started here asks for a
+        # token (~/.ray/auth_token), sets RAY_AUTH_MODE for its processes, and does so where the
+        # variable is not set before: it may come from a shell that is to talk to another Ray.
         if address:
             check_address(address)
+        else:
+            os.environ.pop("RAY_AUTH_MODE", None)
         with contextlib.nullcontext() if address else _for_this_process_alone(signal.SIGTERM):
             ray.init(
                 address=address or "local",

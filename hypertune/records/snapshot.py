@@ -14,7 +14,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from hypertune.errors import SettingError, choices
+from hypertune.errors import JournalError, SettingError, choices
 from hypertune.places import below, fetch, listed, put
 from hypertune.records.journal import Journal
 
@@ -24,7 +24,15 @@ _SHARE = 0.1  # of the uploader's time, where copies take long
 
 
 def study_place(storage: str, name: str, study_id: str) -> str:
-    """Return where a study's files lie in a storage; two studies of one name may meet there."""
+    """Return where a study's files lie in a storage; two studies of one name may meet there.
+
+    Raises:
+        JournalError: The id, which a journal from elsewhere may hold, would lead away from there.
+    """
+    if not study_id.isalnum():
+        raise JournalError(
+            f"A study's id must be letters and digits, but '{name}' has '{study_id}'."
+        )
     return below(storage, f"{name}-{study_id[:8]}")
 
 

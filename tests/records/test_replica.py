@@ -662,6 +662,9 @@ def test_trouble_is_explained(journal: Journal, code: int | None, body: bytes, r
     [
         ("http://user:pass@host:5000/x", "http://***@host:5000/x"),
         ("to postgresql://u:p%40@db/mlflow failed", "to postgresql://***@db/mlflow failed"),
+        ("postgresql://u:p/w@db/mlflow", "postgresql://***@db/mlflow"),
+        ("'postgresql://u:p w?@db'", "'postgresql://***@db'"),
+        ("http://host:5000/#/x?to=me@work", "http://host:5000/#/x?to=me@work"),
         ("https://host/?password=abc&x=1", "https://host/?password=***&x=1"),
         ("sqlite:////home/me@work/mlflow.db", "sqlite:////home/me@work/mlflow.db"),
     ],

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from hypertune.errors import SettingError
+from hypertune.errors import JournalError, SettingError
 from hypertune.records import Journal
 from hypertune.records.snapshot import Snapshots, catch_up, study_place
 
@@ -17,6 +17,12 @@ ID = "0123456789abcdef"
 def storage(tmp_path: Path) -> str:
     (tmp_path / "common").mkdir()
     return str(tmp_path / "common")
+
+
+def test_no_journal_leads_away_from_the_storage() -> None:
+    assert study_place("/common", "s1", ID) == "/common/s1-01234567"
+    with pytest.raises(JournalError, match=r"letters and digits, .* has '/\.\./\.\./x'"):
+        study_place("/common", "s1", "/../../x")
 
 
 def begun(folder: Path, **study: Any) -> Journal:
