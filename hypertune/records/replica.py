@@ -17,6 +17,7 @@ import math
 import os
 import re
 import select
+import signal
 import sys
 import threading
 import time
@@ -686,6 +687,8 @@ def main() -> None:
     sys.stdout = sys.stderr = Redacted(sys.stderr)  # stdout is for status lines alone
     stop = _Stop()
     if args.follow:
+        # Cluster managers send it to all processes of a job: the driver says when this one ends.
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
         threading.Thread(target=_listen, args=(stop,), daemon=True).start()
     else:
         stop.close(math.inf)

@@ -169,12 +169,8 @@ def delivered(journal: Path, tracking_uri: str) -> Delivery:
 
 def _end(process: subprocess.Popen[str]) -> None:
     if process.poll() is None:
-        process.terminate()
-        try:
-            process.wait(3)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+        process.kill()  # it may be killed at any time, and listens to nothing less
+        process.wait()
 
 
 def log_path(journal: Path) -> Path:
