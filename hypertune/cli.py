@@ -4,6 +4,7 @@ import ast
 import json
 import os
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -12,7 +13,10 @@ import typer
 from hypertune.errors import Checks, HypertuneError, SettingError, choices
 
 if TYPE_CHECKING:
+    from hypertune.cluster import Batch, Cluster, RayJob, Request
     from hypertune.engine import Outcome
+    from hypertune.settings import Settings
+    from hypertune.study import Study
 
 app = typer.Typer(
     add_completion=False,
@@ -82,6 +86,7 @@ def _value(text: str) -> Any:
 
 @app.command()
 def run(
+    ctx: typer.Context,
     space: Annotated[str, typer.Option(help="Study: a name from `list`, or a Python file.")],
     method: Annotated[str | None, typer.Option(help="How to search: see `list`.")] = None,
     scheduler: Annotated[
@@ -128,6 +133,9 @@ def run(
         typer.Option(metavar="all|best|N", help="Keep these trials for TensorBoard."),
     ] = None,
     name: Annotated[str | None, typer.Option(help="Name of the study's folder.")] = None,
+    or_resume: Annotated[
+        bool, typer.Option("--or-resume", help="Go on with the study --name if it has begun.")
+    ] = False,
     set_: Annotated[
         list[str] | None, typer.Option("--set", help="key=value: change a fixed value.")
     ] = None,
@@ -163,81 +171,113 @@ def run(
     verbose: Annotated[bool, typer.Option("--verbose", help="Let Ray speak.")] = False,
 ) -> None:
     """Search a study's space, keep every trial, and say what was found."""
-    from hypertune import display, engine, plan
+    from hypertune import cluster, display, engine, plan
     from hypertune.analysis import undecided, write_report
-    from hypertune.methods import DEFAULT_METHOD
-    from hypertune.settings import Settings, parse_duration, parse_size
-    from hypertune.study import load_study
-    from hypertune.trainable.exchange import OtherData
 
-    check = Checks()
-    with check:
-        study = load_study(space).with_fixed(_overrides(set_ or []))
-    durations = {"time_budget": time_budget, "trial_timeout": trial_timeout}
-    seconds: dict[str, float] = {}
-    for flag, text in {**durations, "sync_timeout": sync_timeout}.items():
-        with check:
-            if text is not None:
-                seconds[f"{flag}_s"] = parse_duration(text, flag)
-    at_a_time: int | None = None
-    with check:
-        at_a_time = _concurrency(n_concurrent)
-    amounts: dict[str, float] = {}
-    with check:
-        amounts = _amounts(resources or [])
-    disk_budget_bytes = 0.0
-    with check:
-        disk_budget_bytes = parse_size(disk_budget, "disk_budget")
-    with check:
-        settings = Settings(
-            method=method or DEFAULT_METHOD,
-            other_data=OtherData(
-                data=data,
-                data_dir=data_dir,
-                csv=csv,
-                target=target,
-                group=group,
-                part=part,
-                time=time,
-                npz=npz,
-            ),
-            scheduler=scheduler,
-            goal=goal,  # type: ignore[arg-type]  # it says which there are
-            start=start,
-            from_study=from_,
-            n_trials=n_trials,
-            max_epochs=max_epochs,
-            n_concurrent=at_a_time,
-            cpus_per_trial=cpus_per_trial,
-            gpus_per_trial=gpus_per_trial,
-            resources=amounts,
-            n_repeats=n_repeats,
-            until_decided=until_decided,
-            seed=seed,
-            diagnose=diagnose,
-            tensorboard=tensorboard,
-            disk_budget_bytes=disk_budget_bytes,
-            address=address,
-            storage=storage,
-            name=name,
-            studies_dir=studies_dir,
-            tracking_uri=tracking_uri,
-            verbose=verbose,
-            **seconds,
-        )
-        settings.check_end()
-    with check:
-        if probe and not dry_run:
-            raise SettingError("--probe goes with --dry-run.")
-    check.done()
+    study, settings = _settled(ctx.params)
+    cluster.check_code()
+    if or_resume and engine.has_study(settings):
+        _go_on(settings, space)
+        return
     out = display.console()
     if dry_run:
         display.show_plan(out, study, settings, plan.make_plan(study, settings, probe=probe))
         return
     out.print(f"Goal: {display.goal_text(study, settings)}.", markup=False)
     with display.Display(out) as show:
-        outcome = engine.run(study, settings, show, write_report, undecided)
+        outcome = engine.run(study, settings, cluster.published(show), write_report, undecided)
     _end(outcome, until_decided=until_decided)
+
+
+def _settled(given: Mapping[str, Any], **changes: Any) -> "tuple[Study, Settings]":
+    """Return the study and the settings that the flags of `run` ask for.
+
+    Args:
+        given: The values of all its flags, by their names in its signature.
+        changes: Settings in place of those.
+
+    Raises:
+        HypertuneError: Flags break a rule; the message lists all breaches.
+    """
+    from hypertune.methods import DEFAULT_METHOD
+    from hypertune.settings import Settings, parse_duration, parse_size
+    from hypertune.study import load_study
+    from hypertune.trainable.exchange import OtherData
+
+    def path(name: str) -> Path | None:
+        return None if given[name] is None else Path(given[name])
+
+    check = Checks()
+    with check:
+        study = load_study(given["space"]).with_fixed(_overrides(given["set_"] or []))
+    values = {name: given[name] for name in Settings.__dataclass_fields__ if name in given}
+    values |= {"n_concurrent": None, "resources": {}}
+    for name in ("time_budget", "trial_timeout", "sync_timeout"):
+        with check:
+            if given[name] is not None:
+                values[f"{name}_s"] = parse_duration(given[name], name)
+    with check:
+        values["n_concurrent"] = _concurrency(given["n_concurrent"])
+    with check:
+        values["resources"] = _amounts(given["resources"] or [])
+    with check:
+        values["disk_budget_bytes"] = parse_size(given["disk_budget"], "disk_budget")
+    values |= {
+        "method": given["method"] or DEFAULT_METHOD,
+        "from_study": given["from_"],
+        "start": path("start"),
+        "studies_dir": path("studies_dir"),
+    }
+    with check:
+        other = {name: given[name] for name in ("data", "target", "group", "part", "time")}
+        values["other_data"] = OtherData(
+            **other, data_dir=path("data_dir"), csv=path("csv"), npz=path("npz")
+        )
+        settings = Settings(**{**values, **changes})
+        settings.check_end()
+    with check:
+        if given["probe"] and not given["dry_run"]:
+            raise SettingError("--probe goes with --dry-run.")
+        if given["or_resume"] and given["name"] is None:
+            raise SettingError("--or-resume needs --name, the study's to go on with.")
+    check.done()
+    return study, settings
+
+
+def _go_on(settings: "Settings", space: str) -> None:
+    """Go on with the study of a name, as `run --or-resume` does; a finished one is only shown."""
+    from hypertune import cluster, display, engine
+    from hypertune.analysis import undecided, write_report
+
+    out = display.console()
+    folder = engine.study_folder(settings.studies_dir, settings.name or "")
+    changes = {
+        "n_trials": settings.n_trials,
+        "n_concurrent": settings.n_concurrent,
+        "until_decided": settings.until_decided or None,
+        "address": settings.address,
+        "tracking_uri": settings.tracking_uri,
+        "sync_timeout_s": settings.sync_timeout_s,
+        "verbose": settings.verbose,
+        # Its files may lie elsewhere now; what is in them is checked as on any resume.
+        "other_data": settings.other_data if settings.other_data.record() else None,
+    }
+    changes = {name: value for name, value in changes.items() if value is not None}
+    if engine.is_finished(folder, n_trials=settings.n_trials):
+        out.print(f"Study '{folder.name}' is finished.")
+        _end(engine.read_outcome(folder, tracking_uri=settings.tracking_uri), until_decided=False)
+        return
+    out.print(f"Going on with study '{folder.name}'.")
+    with display.Display(out) as show:
+        outcome = engine.resume(
+            folder,
+            changes=changes,
+            space=space,
+            observer=cluster.published(show),
+            report=write_report,
+            judge=undecided,
+        )
+    _end(outcome, until_decided=settings.until_decided)
 
 
 def _end(outcome: "Outcome", *, until_decided: bool) -> None:
@@ -311,6 +351,295 @@ def resume(
             judge=undecided,
         )
     _end(outcome, until_decided=until_decided)
+
+
+JobServer = typer.Option(
+    envvar="RAY_API_SERVER_ADDRESS", help="The cluster's job server: http://HOST:8265."
+)
+Address = Annotated[str, JobServer]
+JobName = Annotated[str, typer.Argument(metavar="JOB", help="The job, as `jobs` shows it.")]
+
+
+@app.command(
+    context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
+    options_metavar="[OPTIONS] --space NAME [OPTIONS OF run]",
+)
+def submit(
+    ctx: typer.Context,
+    address: Annotated[str | None, JobServer] = None,
+    no_wait: Annotated[
+        bool, typer.Option("--no-wait", help="Do not follow the search once it is sent.")
+    ] = False,
+    working_dir: Annotated[
+        Path | None, typer.Option(help="Folder that travels along; the driver runs in it.")
+    ] = None,
+    requirements: Annotated[
+        Path | None,
+        typer.Option(help="pyproject.toml or requirements file: the nodes install its packages."),
+    ] = None,
+    installed: Annotated[
+        bool,
+        typer.Option("--installed", help="hypertune is on all nodes: its code does not travel."),
+    ] = False,
+    entrypoint_num_cpus: Annotated[
+        float | None, typer.Option(help="CPUs of the driver (0).", min=0)
+    ] = None,
+    entrypoint_num_gpus: Annotated[
+        float | None, typer.Option(help="GPUs of the driver (0).", min=0)
+    ] = None,
+    entrypoint_memory: Annotated[
+        str | None, typer.Option(help="Memory of the driver, such as 2GB.")
+    ] = None,
+    entrypoint_resources: Annotated[
+        str | None, typer.Option(help="Custom resources of the driver, as a JSON object.")
+    ] = None,
+    slurm: Annotated[
+        bool, typer.Option("--slurm", help="As a batch job of SLURM, with a Ray of its own.")
+    ] = False,
+    partition: Annotated[str | None, typer.Option(help="SLURM's partition.")] = None,
+    account: Annotated[str | None, typer.Option(help="SLURM's account.")] = None,
+    nodes: Annotated[int | None, typer.Option(help="Nodes of the batch job (1).")] = None,
+    cpus: Annotated[int | None, typer.Option(help="CPUs of each node (1).")] = None,
+    gpus: Annotated[int | None, typer.Option(help="GPUs of each node (0).")] = None,
+    memory: Annotated[str | None, typer.Option(help="Memory of each node, such as 32G.")] = None,
+    time_limit: Annotated[
+        str | None, typer.Option(help="Wall time of one run of the batch job, such as 4:00:00.")
+    ] = None,
+    sbatch_option: Annotated[
+        list[str] | None, typer.Option(help="Another option of sbatch, such as --qos=high.")
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Show what would be sent, send nothing.")
+    ] = False,
+) -> None:
+    """Send a study to a cluster, where it runs on without this machine.
+
+    All options of `run` go along, and are checked before anything is sent.
+    """
+    from hypertune import cluster
+    from hypertune.settings import parse_size
+
+    given = _given_to_run(ctx)
+    for_batch = {
+        "partition": partition,
+        "account": account,
+        "nodes": nodes,
+        "cpus": cpus,
+        "gpus": gpus,
+        "memory": memory,
+        "time_limit": time_limit,
+        "options": sbatch_option or None,
+    }
+    batch_flags = {name: value for name, value in for_batch.items() if value is not None}
+    entrypoint = {
+        "entrypoint_num_cpus": entrypoint_num_cpus,
+        "entrypoint_num_gpus": entrypoint_num_gpus,
+        "entrypoint_memory": entrypoint_memory,
+        "entrypoint_resources": entrypoint_resources,
+    }
+    for_job = {
+        **entrypoint,
+        "working_dir": working_dir,
+        "requirements": requirements,
+        "installed": installed or None,
+        "no_wait": no_wait or None,
+    }
+    job_flags = {name: value for name, value in for_job.items() if value is not None}
+    check = Checks()
+    with check:
+        # A folder for --storage is one of the nodes, which may not be here.
+        shared = given.params["storage"] or ""
+        study, settings = _settled(
+            given.params, **({} if slurm or "://" in shared else {"storage": None})
+        )
+        request = cluster.Request(
+            study=study, settings=settings, space=given.params["space"], flags=_flags(given)
+        )
+        request.check(slurm=slurm)
+    with check:
+        _refuse(job_flags if slurm else batch_flags, "does not go" if slurm else "goes")
+    with check:
+        if slurm:
+            batch = cluster.Batch(**batch_flags)  # type: ignore[arg-type]
+        elif address is None and not dry_run:
+            raise SettingError(
+                "Say where: --address http://HOST:8265 of a Ray cluster, or --slurm."
+            )
+    with check:
+        memory_text = entrypoint_memory or "0MB"
+        job = cluster.RayJob(
+            entrypoint=cluster.Entrypoint(
+                num_cpus=entrypoint_num_cpus or 0,
+                num_gpus=entrypoint_num_gpus or 0,
+                memory_bytes=int(parse_size(memory_text, "entrypoint_memory")),
+                resources=cluster.parse_resources(entrypoint_resources or "{}"),
+            ),
+            working_dir=working_dir,
+            requirements=requirements,
+            installed=installed,
+        )
+    check.done()
+    if slurm:
+        _submit_batch(request, batch, dry_run=dry_run)
+    else:
+        _submit_job(request, job, address, dry_run=dry_run, wait=not no_wait)
+
+
+def _given_to_run(ctx: typer.Context) -> typer.Context:
+    """Parse the words that `submit` itself does not know as `run` does."""
+    command = ctx.parent.command.commands["run"]  # type: ignore[union-attr]  # a group
+    given: typer.Context = command.make_context("hypertune submit", [*ctx.args])
+    wrong = [flag for flag in ("address", "probe") if _is_given(given, flag)]
+    if wrong:
+        raise SettingError(f"--{wrong[0]} goes with `run` alone.")
+    return given
+
+
+def _is_given(ctx: typer.Context, flag: str) -> bool:
+    source = ctx.get_parameter_source(flag)
+    return source is not None and source.name == "COMMANDLINE"
+
+
+def _flags(given: typer.Context) -> dict[str, tuple[str, Any]]:
+    """Return the flags that were given: by name, how each is spelled and its value."""
+    return {
+        option.name: (option.opts[0], given.params[option.name])
+        for option in given.command.params
+        if option.name is not None and _is_given(given, option.name)
+    }
+
+
+def _refuse(flags: Mapping[str, object], what: str) -> None:
+    """Refuse flags of the other way to submit."""
+    if flags:
+        words = ", ".join(f"--{name.replace('_', '-')}" for name in flags)
+        raise SettingError(f"{words} {what} with --slurm.")
+
+
+def _submit_batch(request: "Request", batch: "Batch", *, dry_run: bool) -> None:
+    """Show a batch script, and hand it to SLURM unless it is only to be shown."""
+    from hypertune import cluster, display
+
+    out = display.console()
+    script = cluster.batch_ready(request, batch)
+    out.print(script, markup=False)
+    if dry_run:
+        out.print("Nothing was sent.")
+        return
+    path = Path(f"{request.name}.sbatch")
+    path.write_text(script)
+    number = cluster.send_batch(path)
+    display.show_batch(out, request, path, number)
+
+
+def _submit_job(
+    request: "Request", job: "RayJob", address: str | None, *, dry_run: bool, wait: bool
+) -> None:
+    """Send a study to a Ray cluster, and follow it."""
+    import tempfile
+
+    from hypertune import cluster, display
+
+    out = display.console()
+    with tempfile.TemporaryDirectory(prefix="hypertune-submit-") as folder:
+        command, env, luggage = job.ready(request, Path(folder))
+        places = job.places(request, luggage)
+        if dry_run or address is None:
+            display.show_job_plan(out, places, command, env)
+            return
+        server = cluster.Cluster(address)
+        server.check(request.name, known="or_resume" in request.flags)
+        name = server.submit(command, request.study, request.name, env, job.entrypoint)
+    display.show_sent(out, places, name, server.address)
+    if wait:
+        _follow_job(server, name)
+
+
+def _follow_job(server: "Cluster", name: str) -> None:
+    """Show how a job's search goes until it has ended, or until Ctrl-C ends the looking."""
+    from hypertune import display
+
+    out = display.console()
+    try:
+        with display.Display(out) as show:
+            ended = server.follow(name, display.on_cluster(out, show))
+    except KeyboardInterrupt:
+        display.show_left(out, name, server.address)
+        return
+    display.show_ended(out, ended, server.last_words(ended))
+    if ended.status != "SUCCEEDED":
+        raise typer.Exit(ended.exit_code or 1)
+
+
+@app.command()
+def jobs(address: Address) -> None:
+    """Show the studies that were sent to a Ray cluster."""
+    from hypertune import cluster, display
+
+    display.show_jobs(display.console(), cluster.Cluster(address).jobs())
+
+
+@app.command()
+def logs(
+    job: JobName,
+    address: Address,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on until it ends.")] = False,
+) -> None:
+    """Print what a job on a Ray cluster has printed."""
+    from hypertune import cluster
+
+    server = cluster.Cluster(address)
+    name = server.job(job).id
+    if not follow:
+        print(server.log(name).rstrip("\n"))
+        return
+    try:
+        server.follow_log(name, lambda text: print(text, end="", flush=True))
+    except KeyboardInterrupt:
+        print(file=sys.stderr)
+
+
+@app.command()
+def stop(
+    job: JobName,
+    address: Address,
+    no_wait: Annotated[bool, typer.Option("--no-wait", help="Do not wait for its end.")] = False,
+) -> None:
+    """End a job's search cleanly: what was measured is kept, and the study can go on."""
+    from hypertune import cluster, display
+
+    out = display.console()
+    server = cluster.Cluster(address)
+    found = server.job(job)
+    if found.over or not server.stop(found.id):
+        out.print(f"Job '{found.id}' has ended already.", markup=False)
+        return
+    out.print(f"Job '{found.id}' was told to end; it writes its report first.", markup=False)
+    if not no_wait:
+        ended = server.wait(found.id)
+        display.show_ended(out, ended, server.last_words(ended))
+
+
+@app.command()
+def attach(
+    study: Annotated[str, typer.Argument(metavar="STUDY", help="A study here, or a job there.")],
+    address: Annotated[str | None, JobServer] = None,
+    studies_dir: StudiesDir = Path("studies"),
+) -> None:
+    """Show how a search goes that runs in another terminal, or on a cluster, until Ctrl-C."""
+    from hypertune import cluster, display, engine
+
+    if address is not None:
+        server = cluster.Cluster(address)
+        _follow_job(server, server.job(study).id)
+        return
+    folder = engine.study_folder(studies_dir, study)
+    try:
+        with display.Display(display.console()) as look, cluster.Watch(folder) as watch:
+            watch.follow(look)
+    except KeyboardInterrupt:
+        return
+    show(study, studies_dir)
 
 
 @app.command()

@@ -27,6 +27,8 @@ from hypertune.trainable.lr_range import LearningRates
 if TYPE_CHECKING:
     import pandas as pd
 
+    from hypertune.cluster import Job, Request
+
 _PLAIN_EVERY_S = 10.0
 _STAGES = {
     "start": "starting Ray",
@@ -503,6 +505,91 @@ def show_rerun(out: Console, again: Rerun) -> None:
             "training is not deterministic."
         )
     out.print(f"Journaled as trial {again.trial}.")
+
+
+def on_cluster(
+    out: Console, show: Callable[[Progress], None]
+) -> Callable[[Progress | None, "Job"], None]:
+    """Return what shows a job's search, and before that begins, what the job waits for."""
+    said = ""
+
+    def look(progress: Progress | None, job: "Job") -> None:
+        nonlocal said
+        if progress is not None:
+            show(progress)
+        elif job.message != said:
+            said = job.message
+            out.print(Text(f"{job.status.lower()}: {said}"))
+
+    return look
+
+
+def show_sent(out: Console, places: Sequence[tuple[str, str]], job: str, address: str) -> None:
+    """Print what was sent, and how to follow it."""
+    out.print(Text(f"Sent as job {job}.", style="bold"))
+    _pairs(out, places)
+    out.print()
+    show_left(out, job, address)
+
+
+def show_left(out: Console, job: str, address: str) -> None:
+    """Print how to come back to a job that goes on by itself."""
+    out.print("It goes on without this terminal. Come back, look, or end it:", style="bold")
+    for command in ("attach", "logs -f", "stop"):
+        out.print(f"  hypertune {command} {job} --address {address}", markup=False)
+
+
+def show_job_plan(
+    out: Console, places: Sequence[tuple[str, str]], command: str, env: Mapping[str, Any]
+) -> None:
+    """Print what would be sent to a Ray cluster."""
+    _pairs(out, [*places, ("command", command)])
+    for name, value in env.items():
+        if name != "working_dir":
+            _pairs(out, [(name, str(value))])
+    out.print("Nothing was sent.")
+
+
+def show_ended(out: Console, job: "Job", words: str) -> None:
+    """Print how a job ended, and its last words."""
+    out.print(Text(words))
+    code = "" if job.exit_code is None else f", exit status {job.exit_code}"
+    out.print()
+    out.print(Text(f"Job {job.id}: {job.status}{code}.", style="bold"))
+    if job.status != "SUCCEEDED":
+        out.print(
+            Text(
+                f"The study can go on: submit it again with --name {job.study} --or-resume, with "
+                "the same files and the same --studies-dir."
+            )
+        )
+
+
+def show_jobs(out: Console, jobs: Sequence["Job"]) -> None:
+    """Print the studies that were sent to a cluster."""
+    table = Table(box=None, pad_edge=False)
+    for column in ("job", "study", "status", "since", "took", "question"):
+        table.add_column(column, overflow="fold")
+    for job in jobs:
+        began = job.started_s
+        since = "" if began is None else time.strftime("%Y-%m-%d %H:%M", time.localtime(began))
+        took = "" if began is None else duration((job.ended_s or time.time()) - began)
+        table.add_row(
+            *(Text(t) for t in (job.id, job.study, job.status, since, took, job.question))
+        )
+    out.print(table if table.row_count else "No study was sent to this cluster.")
+
+
+def show_batch(out: Console, request: "Request", script: Path, number: str) -> None:
+    """Print what was handed to SLURM, and how to follow it."""
+    out.print(Text(f"Sent as batch job {number}, study {request.name}.", style="bold"))
+    rows = [
+        ("script", f"{script}: sbatch takes it again, and the study goes on"),
+        ("log", f"tail -f {request.name}-{number}.log"),
+        ("end it", f"scancel {number}"),
+        ("results", f"studies/{request.name}, when a run of the job has ended"),
+    ]
+    _pairs(out, rows)
 
 
 def show_comparison(out: Console, comparison: Comparison) -> None:

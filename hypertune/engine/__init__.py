@@ -9,9 +9,16 @@ a promotion, a resumed study and a lost worker are one and the same: another job
 
 from hypertune.engine.driver import Observer, Progress
 from hypertune.engine.explain import Explanation, explain
-from hypertune.engine.folder import delete, study_folder, study_folders, usable_folder
+from hypertune.engine.folder import (
+    delete,
+    has_study,
+    is_under_way,
+    study_folder,
+    study_folders,
+    usable_folder,
+)
 from hypertune.engine.nodes import capacity
-from hypertune.engine.outcome import Outcome, note_report, read_outcome
+from hypertune.engine.outcome import Outcome, is_finished, note_report, read_outcome
 from hypertune.engine.prepare import load_data, planned_epochs, prepare
 from hypertune.engine.rerun import Rerun, rerun
 from hypertune.engine.session import resume, run
@@ -25,6 +32,9 @@ __all__ = [
     "capacity",
     "delete",
     "explain",
+    "has_study",
+    "is_finished",
+    "is_under_way",
     "load_data",
     "note_report",
     "planned_epochs",

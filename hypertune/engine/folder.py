@@ -28,7 +28,7 @@ def usable_folder(space: str, settings: Settings) -> Path:
         SettingError: It is there already, or cannot be made.
     """
     root = settings.studies_dir
-    if settings.name is not None and (root / settings.name).exists():
+    if has_study(settings):
         raise SettingError(
             f"There is a study '{settings.name}' in '{root}' already; choose another --name."
         )
@@ -78,6 +78,11 @@ def study_folder(studies_dir: Path, name: str, storage: str | None = None) -> Pa
         there = choices(name, known) if known else " There is none yet."
         raise SettingError(f"There is no study '{name}' in '{studies_dir}'.{there}")
     return studies_dir / name
+
+
+def has_study(settings: Settings) -> bool:
+    """Say whether there is a study of the settings' name already."""
+    return settings.name is not None and (settings.studies_dir / settings.name).exists()
 
 
 def delete(folder: Path) -> None:
@@ -138,7 +143,7 @@ def locked(folder: Path) -> Iterator[None]:
         lock.release()
 
 
-def is_locked(folder: Path) -> bool:
+def is_under_way(folder: Path) -> bool:
     """Say whether a driver is at work on a study."""
     try:
         with locked(folder):

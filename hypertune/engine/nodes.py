@@ -217,11 +217,11 @@ def _versions() -> dict[str, str]:
         "Python": ".".join(platform.python_version_tuple()[:2]),
         "ray": ray.__version__,
         "torch": torch.__version__,
-        "hypertune's code": _code(),
+        "hypertune's code": code_version(),
     }
 
 
-def _code() -> str:
+def code_version() -> str:
     """Return a short name for the code of this package as it is here, installed or not."""
     root = Path(__file__).parents[1]
     hashed = hashlib.sha256()

@@ -4,7 +4,7 @@ import contextlib
 from dataclasses import dataclass
 from pathlib import Path
 
-from hypertune.engine.folder import is_locked, locked
+from hypertune.engine.folder import is_under_way, locked
 from hypertune.errors import SettingError
 from hypertune.records import Delivery, Journal, delivered
 from hypertune.settings import Settings
@@ -44,6 +44,26 @@ class Outcome:
         return f"/#/experiments/{self.delivery.experiment_id}/runs?{view}"
 
 
+def is_finished(folder: Path, *, n_trials: int | None = None) -> bool:
+    """Say whether a study has come to its own end.
+
+    Args:
+        folder: The study's folder.
+        n_trials: A total of trials that is asked for now; more than the study had are not done.
+
+    Raises:
+        JournalError: There is no readable journal.
+    """
+    if is_under_way(folder):
+        return False
+    with contextlib.closing(Journal(folder / "journal.db", read_only=True)) as journal:
+        about = journal.study()
+        marks = [e for e in journal.events() if e.kind in ("search_start", "search_end")]
+    ended = bool(marks) and marks[-1].kind == "search_end"
+    more = n_trials is not None and n_trials > (about.get("n_trials") or 0)
+    return ended and marks[-1].data.get("stopped_by") is None and not more
+
+
 def note_report(folder: Path) -> None:
     """Journal that a report was written, so that the next delivery brings it to MLflow.
 
@@ -75,7 +95,7 @@ def read_outcome(folder: Path, *, tracking_uri: str | None = None) -> Outcome:
         journal.close()
     changes = {} if tracking_uri is None else {"tracking_uri": tracking_uri}
     store = Settings.recorded(about["settings"], folder, **changes).store
-    under_way = is_locked(folder)
+    under_way = is_under_way(folder)
     last = marks[-1].data if marks and marks[-1].kind == "search_end" else {"stopped_by": "kill"}
     return Outcome(
         folder=folder,

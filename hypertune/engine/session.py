@@ -168,7 +168,12 @@ class _Session:
             ray_scheduler=self.ray_scheduler,
         )
         _keep_diff(folder)
-        start = {"n_concurrent": self.n_concurrent, "environment": _provenance()}
+        start = {
+            "n_concurrent": self.n_concurrent,
+            "planned_epochs": progress.planned_epochs,
+            "time_budget_s": time_budget_s,
+            "environment": _provenance(),
+        }
         journal.add_event("search_start", data=start)
         if self.search.n_trials != journal.study()["n_trials"]:
             journal.set_study(n_trials=self.search.n_trials)

@@ -1,0 +1,177 @@
+"""How a search goes that runs in another process, here or on a cluster."""
+
+import contextlib
+import json
+import math
+import os
+import time
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import ray
+
+from hypertune.engine import Observer, Progress, is_under_way
+from hypertune.engine.nodes import code_version
+from hypertune.errors import SettingError
+from hypertune.records import Journal
+
+JOB = "HYPERTUNE_JOB"
+"""The environment variable by which a driver knows which job of a cluster it is."""
+CODE = "HYPERTUNE_CODE"
+"""The one that says with which code of hypertune the job was sent, if none came along."""
+_PUBLISH_EVERY_S = 1.0
+_LOOK_EVERY_S = 0.5
+
+
+class Watch:
+    """Tells how a search on this machine goes, from its journal alone, which it only reads.
+
+    Args:
+        folder: The study's.
+
+    Raises:
+        JournalError: It has no readable journal.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._journal = Journal(folder / "journal.db", read_only=True)
+        self._seen = self._n_epochs = 0
+        self._best: tuple[float, float, int] | None = None  # (loss, value, trial)
+
+    def __enter__(self) -> "Watch":
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._journal.close()
+
+    def follow(self, show: Observer) -> None:
+        """Show how it goes until it has ended; the process that searches knows nothing of it."""
+        while is_under_way(self._journal.path.parent):
+            show(self.progress())
+            time.sleep(_LOOK_EVERY_S)
+
+    def progress(self) -> Progress:
+        """Return how it goes now."""
+        about, trials = self._journal.study(), self._journal.trials()
+        searched = [trial for trial in trials if trial.role == "search"]
+        self._read_on(about, {trial.id for trial in searched})
+        start, stage = self._session()
+        began_ms, told = (start.t_ms, start.data) if start else (None, {})
+        started = time.time() if began_ms is None else began_ms / 1000
+        budget = told.get("time_budget_s")
+        if any(t.state == "running" and t.role == "replicate" for t in trials):
+            stage = "repeat"
+        return Progress(
+            metric=about.get("metric", ""),
+            n_trials=about.get("n_trials") or 0,
+            planned_epochs=told.get("planned_epochs", 0),
+            started=started,
+            deadline=None if budget is None else started + budget,
+            n_started=len(searched),
+            n_running=sum(trial.state == "running" for trial in trials),
+            n_waiting=sum(trial.state == "waiting" for trial in searched),
+            n_ended=Counter(t.reason for t in searched if t.reason is not None),
+            n_epochs=self._n_epochs,
+            best=None if self._best is None else self._best[1],
+            best_trial=None if self._best is None else self._best[2],
+            stage=stage,
+        )
+
+    def _read_on(self, about: Mapping[str, Any], searched: set[int]) -> None:
+        """Take in the results since the last look."""
+        metric, sign = about.get("metric", ""), -1.0 if about.get("mode") == "max" else 1.0
+        for row in self._journal.results(after=self._seen):
+            self._seen = row.id
+            self._n_epochs += row.epoch > 0
+            value = row.metrics.get(metric, math.nan)
+            if row.epoch > 0 and row.trial in searched and math.isfinite(value):
+                found = (sign * value, value, row.trial)
+                if self._best is None or found[0] < self._best[0]:
+                    self._best = found
+
+    def _session(self) -> tuple[Any, str]:
+        """Return the event with which this session of the search began, and what it is doing."""
+        start, stage = None, "start"
+        stages = {"search_end": "report", "report": "mlflow", "test": "test", "look": "search"}
+        for event in self._journal.events():
+            if event.kind == "search_start":
+                start, stage = event, "search"
+            elif start is not None:
+                stage = stages.get(event.kind, stage)
+        return start, stage
+
+
+# ---- on a cluster ----
+
+
+def published(show: Observer) -> Observer:
+    """Return an observer that also tells whoever asks the cluster, if this is one of its jobs.
+
+    It keeps a line of JSON among Ray's logs of this node, which Ray's job server hands out. So
+    nothing listens, nothing runs besides, and whoever follows may come and go.
+    """
+    job = os.environ.get(JOB)
+    if job is None:
+        return show
+    said = ("", -math.inf)
+
+    def tell(progress: Progress) -> None:
+        nonlocal said
+        show(progress)
+        stage, at = said
+        if progress.stage == stage and time.monotonic() - at < _PUBLISH_EVERY_S:
+            return
+        said = (progress.stage, time.monotonic())
+        with contextlib.suppress(Exception):  # decoration: no search may end by it
+            _write(Path(_log_folder()) / progress_file(job), asdict(progress))
+
+    return tell
+
+
+def progress_file(job: str) -> str:
+    """Return the name of the file that a job tells its progress in."""
+    return f"hypertune-{job}.json"
+
+
+def read_progress(text: str) -> Progress:
+    """Return what a job has told; times by the clock of the driver's node become those of ours."""
+    told = json.loads(text)
+    ahead = told.pop("now") - time.time()
+    for name in ("started", "deadline"):
+        if told[name] is not None:
+            told[name] -= ahead
+    return Progress(**told)
+
+
+def _write(path: Path, values: Mapping[str, Any]) -> None:
+    scratch = path.with_suffix(".tmp")
+    scratch.write_text(json.dumps({**values, "now": time.time()}) + "\n")
+    scratch.replace(path)
+
+
+def _log_folder() -> str:
+    """Return where Ray keeps its logs on this node; there is no public way to ask for it."""
+    return str(ray._private.worker._global_node.get_logs_dir_path())
+
+
+def check_code() -> None:
+    """Check that a job runs with the code that it was sent for.
+
+    Raises:
+        SettingError: It does not.
+    """
+    wanted = os.environ.get(CODE)
+    if wanted not in (None, here := code_version()):
+        raise SettingError(
+            f"The cluster has hypertune's code {here}, but the job was sent with {wanted}: install "
+            "the same there, or submit without --installed, and the code travels along."
+        )
