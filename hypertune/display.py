@@ -96,6 +96,9 @@ class Display:
         left = seconds_left(progress)
         text = _progress_text(progress)
         if self._live is not None:
+            # Whoever attaches later sees the time of the search, not of the looking.
+            began = self._bar.get_time() - (time.time() - progress.started)
+            self._bar.tasks[0].start_time = began
             self._bar.update(
                 self._task,
                 description=stage,

@@ -226,6 +226,7 @@ class Cluster:
                 f"Ray's job server is spoken with by {' and '.join(missing)}, not installed here; "
                 "run: pip install 'hypertune[cluster]'"
             )
+        from ray._raylet import Config
         from ray.job_submission import JobSubmissionClient
 
         url = urlsplit(self.address)
@@ -243,6 +244,7 @@ class Cluster:
             if not os.environ.get("RAY_AUTH_MODE"):
                 # Ray has it off here, whatever token there is; a cluster without asks for none.
                 os.environ["RAY_AUTH_MODE"] = "token"
+                Config.initialize("")  # as Ray does where it sets the mode itself
             self._client = JobSubmissionClient(self.address)
         # It would wait for ever for a server that hangs.
         self._client._do_request = partial(self._client._do_request, timeout=_TIMEOUT_S)
@@ -255,10 +257,11 @@ class Cluster:
         try:
             yield
         except AuthenticationError as error:
-            first = str(error).strip().splitlines()[0]
+            first = str(error).strip().splitlines()[0].partition(". ")[0]
             raise SettingError(
-                f"{self.address} refuses: {first} Its token belongs into ~/.ray/auth_token, "
-                "readable by you alone, or into a file that RAY_AUTH_TOKEN_PATH names."
+                f"{self.address} lets nobody in without its token ({first}): that belongs into "
+                "~/.ray/auth_token, readable by you alone, or into a file that RAY_AUTH_TOKEN_PATH "
+                "names."
             ) from error
         except requests.exceptions.RequestException as error:
             raise SettingError(f"{self.address} does not answer: {error}") from error
