@@ -226,7 +226,7 @@ class Cluster:
                 f"Ray's job server is spoken with by {' and '.join(missing)}, not installed here; "
                 "run: pip install 'hypertune[cluster]'"
             )
-        from ray._raylet import Config
+        from ray._raylet import Config  # type: ignore[attr-defined]
         from ray.job_submission import JobSubmissionClient
 
         url = urlsplit(self.address)
