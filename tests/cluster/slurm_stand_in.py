@@ -9,7 +9,7 @@ JOB = "7"
 """The number of the job."""
 _SBATCH = """#!/bin/bash
 cp "${@: -1}" "$SLURM_STAND_IN/script.sh"
-cd "$PWD" && setsid {python} {me} "$SLURM_STAND_IN" > /dev/null 2>&1 < /dev/null &
+setsid {python} {me} "$SLURM_STAND_IN" > /dev/null 2>&1 < /dev/null &
 echo {job}
 """
 _SCONTROL = """#!/bin/bash
