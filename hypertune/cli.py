@@ -250,12 +250,13 @@ def _go_on(settings: "Settings", space: str) -> None:
     from hypertune.analysis import undecided, write_report
 
     out = display.console()
-    folder = engine.study_folder(settings.studies_dir, settings.name or "")
+    folder = engine.study_folder(settings.studies_dir, settings.name or "", settings.storage)
     changes = {
         "n_trials": settings.n_trials,
         "n_concurrent": settings.n_concurrent,
         "until_decided": settings.until_decided or None,
         "address": settings.address,
+        "storage": settings.storage,
         "tracking_uri": settings.tracking_uri,
         "sync_timeout_s": settings.sync_timeout_s,
         "verbose": settings.verbose,

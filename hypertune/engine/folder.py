@@ -12,7 +12,7 @@ from filelock import FileLock, Timeout
 
 from hypertune.errors import JournalError, SettingError, choices
 from hypertune.places import drop
-from hypertune.records import Journal, catch_up, study_place
+from hypertune.records import Journal, catch_up, has_copy, study_place
 from hypertune.settings import Settings
 
 _NETWORK = {
@@ -28,7 +28,7 @@ def usable_folder(space: str, settings: Settings) -> Path:
         SettingError: It is there already, or cannot be made.
     """
     root = settings.studies_dir
-    if has_study(settings):
+    if settings.name is not None and (root / settings.name).exists():
         raise SettingError(
             f"There is a study '{settings.name}' in '{root}' already; choose another --name."
         )
@@ -81,8 +81,16 @@ def study_folder(studies_dir: Path, name: str, storage: str | None = None) -> Pa
 
 
 def has_study(settings: Settings) -> bool:
-    """Say whether there is a study of the settings' name already."""
-    return settings.name is not None and (settings.studies_dir / settings.name).exists()
+    """Say whether a study of the settings' name has begun, here or by its copy in the storage.
+
+    Raises:
+        SettingError: The storage cannot be read.
+    """
+    if settings.name is None:
+        return False
+    if (settings.studies_dir / settings.name / "journal.db").is_file():
+        return True
+    return settings.storage is not None and has_copy(settings.storage, settings.name)
 
 
 def delete(folder: Path) -> None:

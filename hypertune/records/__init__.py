@@ -13,7 +13,7 @@ from hypertune.records.journal import (
     job_results,
     told_file,
 )
-from hypertune.records.snapshot import catch_up, study_place
+from hypertune.records.snapshot import catch_up, has_copy, study_place
 from hypertune.records.tensorboard import (
     HISTOGRAMS,
     has_tensorboard,
@@ -38,6 +38,7 @@ __all__ = [
     "champion",
     "delivered",
     "flat_names",
+    "has_copy",
     "has_tensorboard",
     "job_results",
     "read_champion",

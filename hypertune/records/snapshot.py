@@ -19,6 +19,7 @@ from hypertune.places import below, fetch, listed, put
 from hypertune.records.journal import Journal
 
 _NAME = "journal.db"
+_PLACE = re.compile(r"(.+)-[0-9a-f]{8}")
 _EVERY_S = 10.0
 _SHARE = 0.1  # of the uploader's time, where copies take long
 
@@ -126,17 +127,36 @@ def catch_up(folder: Path, storage: str) -> bool:
     return True
 
 
-def _found(name: str, storage: str, study_id: str | None) -> str | None:
-    """Return the place of a study in a storage; None if only the storage lacks it."""
+def has_copy(storage: str, name: str) -> bool:
+    """Say whether a storage holds a copy of a study's journal.
+
+    Raises:
+        SettingError: The storage cannot be read.
+    """
+    return bool(_copies(storage, name, _listed(storage)))
+
+
+def _copies(storage: str, name: str, names: list[str]) -> list[str]:
+    """Return which of the names in a storage are places of a study with a copy of its journal."""
+    places = [n for n in names if (m := _PLACE.fullmatch(n)) and m[1] == name]
+    return [n for n in places if _NAME in _listed(below(storage, n))]
+
+
+def _listed(storage: str) -> list[str]:
     try:
-        names = listed(storage)
+        return listed(storage)
     except Exception as problem:  # of a file system or a service, of whatever kind
         raise SettingError(f"--storage '{storage}' cannot be read: {problem}") from problem
+
+
+def _found(name: str, storage: str, study_id: str | None) -> str | None:
+    """Return the place of a study in a storage; None if only the storage lacks it."""
+    names = _listed(storage)
     if study_id is not None:
         mine = study_place("", name, study_id).lstrip("/")
         return below(storage, mine) if mine in names else None
-    known = {n: m[1] for n in names if (m := re.fullmatch(r"(.+)-[0-9a-f]{8}", n))}
-    found = [n for n, study in known.items() if study == name]
+    known = {m[1] for n in names if (m := _PLACE.fullmatch(n))}
+    found = _copies(storage, name, names)
     if len(found) == 1:
         return below(storage, found[0])
     if found:
@@ -144,7 +164,7 @@ def _found(name: str, storage: str, study_id: str | None) -> str | None:
             f"There are {len(found)} studies '{name}' in '{storage}': {', '.join(found)}. Remove "
             "those that are not meant."
         )
-    there = choices(name, sorted(set(known.values()))) if known else " There is none."
+    there = choices(name, sorted(known)) if known else " There is none."
     raise SettingError(f"There is no study '{name}' in '{storage}'.{there}")
 
 
