@@ -27,22 +27,22 @@ TOY = Path(__file__).parent / "studies" / "toy.py"
 
 
 @pytest.fixture(scope="session")
-def local_ray(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Give the tests a Ray with two CPUs and, on paper, one GPU.
+def local_ray(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Give the tests a Ray with two CPUs and, on paper, one GPU: the address of its job server.
 
     Of several processes that test, only the one of the group "ray" may have it.
     """
     shared = tmp_path_factory.getbasetemp()
     shared = shared.parent if "PYTEST_XDIST_WORKER" in os.environ else shared
     with FileLock(shared / "ray.lock", timeout=0):
-        ray.init(
+        context = ray.init(
             num_cpus=2,
             num_gpus=1,
-            include_dashboard=False,
+            include_dashboard=True,
             log_to_driver=False,
             logging_level="ERROR",
         )
-        yield
+        yield f"http://{context.dashboard_url}"
         ray.shutdown()
 
 
