@@ -1,0 +1,208 @@
+"""The batch script: what it asks for, and how it ends, is queued again and goes on."""
+
+import stat
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from conftest import TOY
+from slurm_stand_in import JOB, stand_in
+
+from hypertune import cli
+from hypertune.cluster import Batch, send_batch, slurm
+from hypertune.errors import SettingError
+
+Call = Callable[..., tuple[int, str, str]]
+DRIVER = """#!/bin/bash
+# In the place of Python: a driver that ends cleanly when it is told to, and then has more to do.
+echo "driver $* $RAY_AUTH_MODE $RAY_AUTH_TOKEN_PATH" >> {folder}/driver.log
+while [ "$1" != --studies-dir ]; do shift; done
+mkdir -p "$2/far"
+if [ -e "$2/far/journal.db" ]; then echo "finished" >> "$2/far/journal.db"; exit {status}; fi
+trap 'echo "told to end" >> "$journal"; exit 130' TERM
+journal="$2/far/journal.db"
+echo "began" > "$journal"
+touch {folder}/searching
+while true; do sleep 0.05; done
+"""
+RAY = """#!/bin/bash
+# In the place of Ray: what comes after "--" runs on the head.
+echo "ray $*" >> {folder}/ray.log
+while [ "$1" != -- ]; do shift; done
+shift
+"$@"
+"""
+
+
+@pytest.fixture
+def call(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Call:
+    """Run the command line in this process; it returns the exit status and what was printed."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    for name in ("RAY_AUTH_TOKEN_PATH", "RAY_API_SERVER_ADDRESS"):
+        monkeypatch.delenv(name, raising=False)
+
+    def run(*args: str) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["hypertune", "submit", "--slurm", *args])
+        with pytest.raises(SystemExit) as end:
+            cli.main()
+        said = capsys.readouterr()
+        return int(end.value.code or 0), said.out, said.err
+
+    return run
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        ([], "--slurm needs --storage, a folder or bucket that all nodes reach"),
+        ([], "--time-limit must be the wall time of one run of the job as SLURM writes it"),
+        (["--time-limit", "4h"], "but got '4h'"),
+        (["--time-limit", "10"], "--time-limit must be more than 10 minutes"),
+        (["--time-limit", "5:00"], "of which the last 5 are for a clean end, but got 5:00"),
+        (["--nodes", "0"], "--nodes must be at least 1, but got 0"),
+        (["--memory", "8GB"], "--memory must be a whole number with K, M, G or T"),
+        (["--sbatch-option", "qos=high"], "--sbatch-option must be one of sbatch's"),
+        (["--storage", "gone"], "--storage must be the full path of a folder that is there"),
+        (["--no-wait"], "--no-wait does not go with --slurm"),
+    ],
+)
+def test_what_is_wrong_is_told_before_anything_is_sent(
+    args: list[str], message: str, call: Call, tmp_path: Path
+) -> None:
+    status, _out, err = call("--space", "gru_window", *args)
+    assert status == 2
+    assert message in err
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [("15", 900), ("15:30", 930), ("4:00:00", 14400), ("1-12", 129600), ("1-0:30", 88200)],
+)
+def test_wall_times_are_read_as_slurm_does(text: str, seconds: int) -> None:
+    assert slurm._seconds(text) == seconds
+
+
+def test_a_dry_run_shows_a_script_that_bash_can_read_and_sends_nothing(
+    call: Call, tmp_path: Path
+) -> None:
+    (tmp_path / "shared").mkdir()
+    (tmp_path / "mine.py").write_text(TOY.read_text())
+    args = ["--space", "mine.py", "--storage", str(tmp_path / "shared"), "--name", "far"]
+    args += ["--partition", "gpu", "--account", "me", "--nodes", "2", "--cpus", "8", "--gpus", "4"]
+    args += ["--memory", "32G", "--time-limit", "1-12", "--sbatch-option", "--qos=high"]
+    status, out, err = call(*args, "--set", "marker=a b; c", "--dry-run")
+    assert status == 0, err
+    script = out[: out.index("Nothing was sent.")]
+    assert "".join(script.splitlines()[:1]) == "#!/bin/bash"
+    for directive in (
+        "--partition=gpu",
+        "--account=me",
+        "--nodes=2",
+        "--cpus-per-task=8",
+        "--gpus-per-node=4",
+        "--mem=32G",
+        "--time=1-12",
+        "--qos=high",
+        "--signal=B:TERM@300",
+        "--requeue",
+    ):
+        assert f"#SBATCH {directive}\n" in script
+    # What the script names is found from any folder; and the token is only pointed to.
+    assert f"--space {tmp_path / 'mine.py'}" in script
+    assert "'marker=a b; c'" in script
+    token = tmp_path / "home" / ".ray" / "auth_token"
+    assert f"RAY_AUTH_MODE=token RAY_AUTH_TOKEN_PATH={token}" in script
+    assert token.read_text() not in script
+    assert stat.S_IMODE(token.stat().st_mode) == 0o600
+    done = subprocess.run(["bash", "-n"], input=script, text=True, capture_output=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert not list(tmp_path.glob("*.sbatch"))
+
+
+def test_a_token_that_others_can_read_is_refused(call: Call, tmp_path: Path) -> None:
+    token = tmp_path / "home" / ".ray" / "auth_token"
+    token.parent.mkdir(parents=True)
+    token.write_text("x")
+    token.chmod(0o644)
+    args = ["--space", "gru_window", "--storage", str(tmp_path), "--time-limit", "1:00:00"]
+    status, _out, err = call(*args, "--dry-run")
+    assert status == 2
+    assert "must be readable by you alone; run: chmod 600" in err
+
+
+def test_without_slurm_it_says_where_to_run_it(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(SettingError, match="There is no sbatch here: run this on a login node"):
+        send_batch(tmp_path / "a.sbatch")
+
+
+def wait_for(path: Path, text: str = "") -> None:
+    """Wait until a file is there, and holds a text."""
+    deadline = time.monotonic() + 60
+    while not (path.is_file() and text in path.read_text()):
+        assert time.monotonic() < deadline, path
+        time.sleep(0.05)
+
+
+@pytest.mark.parametrize(
+    ("state", "status", "ended"),
+    [
+        ("RUNNING", 0, ["130", "0"]),  # queued again, and finished then
+        ("RUNNING", 1, ["130", "1"]),  # queued again, and failed then: that is the end, too
+        ("CANCELLED", 0, ["130"]),
+    ],
+)
+def test_before_the_wall_limit_the_driver_ends_cleanly_and_the_job_goes_on(
+    state: str, status: int, ended: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in stand_in(tmp_path / "slurm").items():
+        monkeypatch.setenv(name, value)
+    commands = {"python": DRIVER, "ray": RAY}
+    for name, text in commands.items():
+        path = tmp_path / "slurm" / "bin" / name
+        path.write_text(text.replace("{folder}", str(tmp_path)).replace("{status}", str(status)))
+        path.chmod(0o755)
+    monkeypatch.setenv("TMPDIR", str(tmp_path / "local"))
+    (tmp_path / "local").mkdir()
+    script = tmp_path / "far.sbatch"
+    script.write_text(
+        slurm.batch_script(
+            Batch(time_limit="1:00:00", cpus=2),
+            {"--space": "mine.py", "--storage": "/shared", "--set": ["a=1", "b=2 3"]},
+            name="far",
+            studies_dir=None,
+            python=str(tmp_path / "slurm" / "bin" / "python"),
+            token=tmp_path / "token",
+            folder=tmp_path,
+        )
+    )
+    assert send_batch(script) == JOB
+
+    wait_for(tmp_path / "searching")
+    (tmp_path / "slurm" / "state").write_text(state)
+    shell = int((tmp_path / "slurm" / "shell.pid").read_text())
+    subprocess.run(["kill", "-TERM", str(shell)], check=True)  # what --signal=B:TERM does
+    wait_for(tmp_path / "slurm" / "state", "COMPLETED")
+
+    log = (tmp_path / f"far-{JOB}.log").read_text()
+    assert (tmp_path / "slurm" / "ended").read_text().split() == ended, log
+    driver = (tmp_path / "driver.log").read_text().splitlines()
+    assert len(driver) == len(ended)
+    for line in driver:
+        assert "run --space mine.py --storage /shared --set a=1 --set b=2 3 --name far" in line
+        assert "--or-resume" in line
+        assert line.endswith(f"token {tmp_path / 'token'}")
+    (ray, *_more) = (tmp_path / "ray.log").read_text().splitlines()
+    assert ray.startswith("ray symmetric-run --address 127.0.0.1:20007 --min-nodes 1 --num-cpus=2")
+    # The journal is on the local disk while it is searched with, and goes home then.
+    home = (tmp_path / "studies" / "far" / "journal.db").read_text().splitlines()
+    assert home == ["began", "told to end", "finished"][: len(ended) + 1]
