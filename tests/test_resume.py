@@ -7,6 +7,7 @@ import contextlib
 import errno
 import json
 import shutil
+import sys
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -19,7 +20,7 @@ import ray
 from conftest import OURS, TOY, doing
 from ray import tune
 
-from hypertune import engine, load_model
+from hypertune import cli, engine, load_model
 from hypertune.analysis import summarize
 from hypertune.analysis.deciding import Undecided
 from hypertune.engine import Outcome
@@ -766,3 +767,52 @@ def test_settings_in_the_journal_are_plain(toy: Study, one: OneWorker, tmp_path:
         about = journal.study()
     assert json.loads(json.dumps(about)) == about
     assert about["start"] == [dict(toy.default)]
+
+
+def test_run_or_resume_begins_goes_on_here_or_elsewhere_and_ends_for_good(
+    one: OneWorker,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    shared = tmp_path / "shared"
+    shared.mkdir()
+    monkeypatch.setattr("hypertune.engine.session.check_nodes", lambda settings: None)
+
+    def call(folder: str) -> tuple[int, str]:
+        args = ["run", "--space", str(TOY), "--method", "random", "--n-trials", "4"]
+        args += ["--name", "s", "--or-resume", "--storage", str(shared), "--n-concurrent", "1"]
+        args += ["--studies-dir", str(tmp_path / folder / "studies")]
+        monkeypatch.setattr(sys, "argv", ["hypertune", *args])
+        with pytest.raises(SystemExit) as end:
+            cli.main()
+        return int(end.value.code or 0), capsys.readouterr().out
+
+    one.kill_at = 12
+    with pytest.raises(Killed):
+        call("here")
+    one.kill_at, one.n_reports = 10, 0
+    with pytest.raises(Killed):
+        call("here")  # it goes on
+    one.kill_at = None
+    folder = tmp_path / "here" / "studies" / "s"
+    assert "Going on with study 's'." in capsys.readouterr().out
+    with contextlib.closing(Journal(folder / "journal.db", read_only=True)) as journal:
+        assert len(journal.results()) > 11  # those of the first session, and more
+        place = study_place(str(shared), "s", journal.study()["study_id"])
+        with contextlib.closing(Snapshots(journal.path, place)) as copies:
+            copies.take(at_once=True)
+
+    status, out = call("there")
+    assert status == 0
+    assert "Going on with study 's'." in out
+    assert "4 searched, 4 of them to the end" in out
+    there = tmp_path / "there" / "studies" / "s"
+    n_reports = one.n_reports
+    status, out = call("there")
+    assert status == 0
+    assert "Study 's' is finished." in out
+    assert "4 searched, 4 of them to the end" in out
+    assert one.n_reports == n_reports
+    with contextlib.closing(Journal(there / "journal.db", read_only=True)) as journal:
+        assert len(journal.events(kind="search_start")) == 3
