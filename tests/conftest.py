@@ -1,8 +1,10 @@
 """What tests share: one local Ray for all of them, a worker without Ray, and the toy study."""
 
 import os
+import socket
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,7 @@ import ray
 import torch
 from filelock import FileLock
 from ray import tune
+from ray._private.parameter import RayParams
 
 from hypertune.methods import METHODS
 from hypertune.study import Study, Task, load_study
@@ -34,7 +37,14 @@ def local_ray(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """
     shared = tmp_path_factory.getbasetemp()
     shared = shared.parent if "PYTEST_XDIST_WORKER" in os.environ else shared
-    with FileLock(shared / "ray.lock", timeout=0):
+    # Jobs are sent through an agent whose port is the same for all Rays of a machine, and there is
+    # no other way to have it take another one.
+    parameters = partial(RayParams, dashboard_agent_listen_port=free_port())
+    with (
+        FileLock(shared / "ray.lock", timeout=0),
+        pytest.MonkeyPatch.context() as patch,
+    ):
+        patch.setattr("ray._private.parameter.RayParams", parameters)
         context = ray.init(
             num_cpus=2,
             num_gpus=1,
@@ -44,6 +54,12 @@ def local_ray(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         )
         yield f"http://{context.dashboard_url}"
         ray.shutdown()
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
 
 
 @pytest.fixture

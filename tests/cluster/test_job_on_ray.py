@@ -26,8 +26,6 @@ def test_a_study_runs_as_a_job_that_whoever_sent_it_may_leave_and_stop(
         with pytest.raises(SystemExit) as end:
             cli.main()
         said = capsys.readouterr()
-        if "No available agent" in said.err:
-            pytest.skip("another Ray on this machine has the port of job agents, 52365")
         assert said.err == ""
         return int(end.value.code or 0), said.out
 
