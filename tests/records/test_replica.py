@@ -727,6 +727,8 @@ def test_an_uploader_follows_the_journal(journal: Journal, store: str) -> None:
     uploader.start()
     add_trial(journal, 0)
     eventually(lambda: uploader.status.run_id is not None and uploader.status.pending == 0)
+    assert uploader._process is not None
+    uploader._process.terminate()  # as those do that end a job with all its processes
     add_trial(journal, 1, reason="complete")
     eventually(lambda: "1" in runs(store, uploader.status))
     add_trial(journal, 2, reason="complete")
