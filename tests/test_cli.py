@@ -18,6 +18,7 @@ from conftest import TOY
 from made_studies import Made, write_study
 
 from hypertune import cli
+from hypertune.errors import JournalError
 from hypertune.records import Journal
 
 ROOT = Path(__file__).parents[1]
@@ -171,10 +172,11 @@ def wait_for_results(folder: Path, n: int) -> Journal:
     deadline = time.monotonic() + 200
     while time.monotonic() < deadline:
         for path in folder.glob("studies/*/journal.db"):
-            journal = Journal(path, read_only=True)
-            if len(journal.results()) >= n:
-                return journal
-            journal.close()
+            with contextlib.suppress(JournalError):  # it is being made
+                journal = Journal(path, read_only=True)
+                if len(journal.results()) >= n:
+                    return journal
+                journal.close()
         time.sleep(0.2)
     raise TimeoutError
 
