@@ -444,6 +444,7 @@ def submit(
         "requirements": requirements,
         "installed": installed or None,
         "no_wait": no_wait or None,
+        "address": address if _is_given(ctx, "address") else None,
     }
     job_flags = {name: value for name, value in for_job.items() if value is not None}
     check = Checks()
@@ -458,7 +459,7 @@ def submit(
         )
         request.check(slurm=slurm)
     with check:
-        _refuse(job_flags if slurm else batch_flags, "does not go" if slurm else "goes")
+        _refuse(job_flags if slurm else batch_flags, "not" if slurm else "only")
     with check:
         if slurm:
             batch = cluster.Batch(**batch_flags)  # type: ignore[arg-type]
@@ -514,7 +515,7 @@ def _refuse(flags: Mapping[str, object], what: str) -> None:
     """Refuse flags of the other way to submit."""
     if flags:
         words = ", ".join(f"--{name.replace('_', '-')}" for name in flags)
-        raise SettingError(f"{words} {what} with --slurm.")
+        raise SettingError(f"{words}: {what} with --slurm.")
 
 
 def _submit_batch(request: "Request", batch: "Batch", *, dry_run: bool) -> None:

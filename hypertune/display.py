@@ -560,10 +560,11 @@ def show_ended(out: Console, job: "Job", words: str) -> None:
     out.print()
     out.print(Text(f"Job {job.id}: {job.status}{code}.", style="bold"))
     if job.status != "SUCCEEDED":
+        begun = "" if job.status == "STOPPED" else " if its search had begun"
         out.print(
             Text(
-                f"The study can go on: submit it again with --name {job.study} --or-resume, with "
-                "the same files and the same --studies-dir."
+                f"The study can go on{begun}: submit it again with --name {job.study} "
+                "--or-resume, the same files and the same --studies-dir."
             )
         )
 
@@ -592,6 +593,8 @@ def show_batch(out: Console, request: "Request", script: Path, number: str) -> N
         ("end it", f"scancel {number}"),
         ("results", f"studies/{request.name}, when a run of the job has ended"),
     ]
+    if request.settings.tracking_uri is None:
+        rows.append(("MLflow", f"hypertune sync {request.name} then; or give --tracking-uri"))
     _pairs(out, rows)
 
 

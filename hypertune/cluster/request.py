@@ -1,5 +1,6 @@
 """What is asked for when a study is to run elsewhere, checked here and made ready to be sent."""
 
+import os
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -22,6 +23,13 @@ from hypertune.errors import Checks
 from hypertune.settings import Settings
 from hypertune.study import Study, study_names
 
+_LOGINS = (
+    "MLFLOW_TRACKING_USERNAME",
+    "MLFLOW_TRACKING_PASSWORD",
+    "MLFLOW_TRACKING_TOKEN",
+    "AWS_ACCESS_KEY_ID",
+    "AWS_SECRET_ACCESS_KEY",
+)
 _PATHS = ("start", "data_dir", "csv", "npz", "storage")
 
 
@@ -131,6 +139,9 @@ class RayJob:
         names = ", ".join(list(luggage.sizes)[:5]) or "no file"
         more = len(luggage.sizes) - 5
         code = "" if self.installed else "; hypertune's code"
+        logins = [name for name in _LOGINS if name in os.environ]
+        # Ray writes a job's environment into its logs, and shows it to all who see the job.
+        unsent = [("not sent", f"{', '.join(logins)}: set them where the nodes are started")]
         return [
             ("study", request.name),
             ("driver", f"on {node}"),
@@ -140,6 +151,7 @@ class RayJob:
                 request.settings.tracking_uri or f"{Path(studies_dir).parent / 'mlflow.db'} there",
             ),
             ("travels", f"{names}{f' and {more} more' if more > 0 else ''}{code}"),
+            *(unsent if logins else []),
         ]
 
 

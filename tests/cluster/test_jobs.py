@@ -84,7 +84,7 @@ def cluster(client: FakeClient) -> Cluster:
         (["--method", "grid"], "grid needs parameters with a number of values"),
         (["--probe"], "--probe goes with `run` alone"),
         (["--or-resume"], "--or-resume needs --name"),
-        (["--nodes", "2"], "--nodes goes with --slurm"),
+        (["--nodes", "2"], "--nodes: only with --slurm"),
         (["--tracking-uri", "http://me:secret@host"], "--tracking-uri must hold no login"),
         (["--tracking-uri", "sqlite:///m.db"], "by its full path (sqlite:////...)"),
         (["--studies-dir", "here"], "must begin with / or ~/, but got 'here'"),
@@ -94,7 +94,7 @@ def cluster(client: FakeClient) -> Cluster:
         (["--requirements", "gone.toml"], "--requirements 'gone.toml' cannot be read"),
         (["--requirements", "bare.toml"], "'bare.toml' has no [project] dependencies"),
         (["--working-dir", "gone"], "--working-dir must be a folder"),
-        (["--slurm", "--installed"], "--installed does not go with --slurm"),
+        (["--slurm", "--installed"], "--installed, --address: not with --slurm"),
         ([], "Nothing answers at --address 'http://127.0.0.1:1'"),
     ],
 )
@@ -110,7 +110,7 @@ def test_what_is_wrong_is_told_before_anything_is_sent(
 
 def test_all_breaches_are_told_at_once(call: Call) -> None:
     _status, _out, err = call(*GOOD, "--studies-dir", "here", "--csv", "x.csv", "--gpus", "1")
-    for text in ("--studies-dir is a folder", "--csv needs --target", "--gpus goes with --slurm"):
+    for text in ("--studies-dir is a folder", "--csv needs --target", "--gpus: only with --slurm"):
         assert text in err
 
 
@@ -141,6 +141,15 @@ def test_a_dry_run_shows_the_command_with_the_paths_of_the_job(call: Call, tmp_p
     for text in ("Nothing was sent.", "mine.py, start.json"[:7], "~/hypertune/mlflow.db there"):
         assert text in out
     assert sorted(path.name for path in tmp_path.iterdir()) == ["mine.py", "start.json"]
+
+
+def test_a_login_of_this_machine_is_not_sent_and_that_is_said(
+    call: Call, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", "hush")
+    _status, out, _err = call("submit", "--space", "gru_window", "--dry-run")
+    assert "MLFLOW_TRACKING_PASSWORD: set them where the nodes are started" in out
+    assert "hush" not in out
 
 
 def test_where_studies_lie_is_quoted_but_for_the_home() -> None:

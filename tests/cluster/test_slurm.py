@@ -69,7 +69,7 @@ def call(
         (["--memory", "8GB"], "--memory must be a whole number with K, M, G or T"),
         (["--sbatch-option", "qos=high"], "--sbatch-option must be one of sbatch's"),
         (["--storage", "gone"], "--storage must be the full path of a folder that is there"),
-        (["--no-wait"], "--no-wait does not go with --slurm"),
+        (["--no-wait"], "--no-wait: not with --slurm"),
     ],
 )
 def test_what_is_wrong_is_told_before_anything_is_sent(
