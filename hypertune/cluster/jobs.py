@@ -6,6 +6,7 @@ import importlib.util
 import json
 import logging
 import os
+import re
 import shlex
 import socket
 import time
@@ -205,7 +206,8 @@ def check_travel(settings: Settings, studies_dir: str | None) -> None:
 
 def new_name(study: Study) -> str:
     """Return a name for a study that is told before the cluster has made its folder."""
-    return f"{study.name}-{uuid.uuid4().hex[:6]}"
+    plain = re.sub(r"[^A-Za-z0-9._-]", "_", study.name).lstrip("._-")[:90] or "study"
+    return f"{plain}-{uuid.uuid4().hex[:6]}"
 
 
 class Cluster:

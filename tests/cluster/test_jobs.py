@@ -3,6 +3,7 @@
 import importlib.util
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -17,6 +18,7 @@ from hypertune.cluster.luggage import Luggage
 from hypertune.engine.nodes import code_version
 from hypertune.errors import SettingError
 from hypertune.settings import Settings
+from hypertune.study import Study
 
 GOOD = ["submit", "--space", "gru_window", "--address", "http://127.0.0.1:1"]
 Call = Callable[..., tuple[int, str, str]]
@@ -150,6 +152,13 @@ def test_a_login_of_this_machine_is_not_sent_and_that_is_said(
     _status, out, _err = call("submit", "--space", "gru_window", "--dry-run")
     assert "MLFLOW_TRACKING_PASSWORD: set them where the nodes are started" in out
     assert "hush" not in out
+
+
+@pytest.mark.parametrize("name", ["mine", "my study", "_ä", "x" * 200])
+def test_a_name_that_is_decided_here_is_one(name: str, toy: Study) -> None:
+    first, second = (jobs.new_name(replace(toy, name=name)) for _ in range(2))
+    assert Settings(name=first).name != Settings(name=second).name
+    assert first[0] == (name[0] if name[0].isalpha() else "s")
 
 
 def test_where_studies_lie_is_quoted_but_for_the_home() -> None:
