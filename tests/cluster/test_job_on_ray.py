@@ -36,6 +36,7 @@ def test_a_study_runs_as_a_job_that_whoever_sent_it_may_leave_and_stop(
     (laptop / "mine.py").write_text("from beside import SLEEP_S\n" + text)
     monkeypatch.chdir(laptop)
     args = ["--space", "mine.py", "--name", "far", "--method", "random", "--n-trials", "500"]
+    args += ["--sync-timeout", "3m"]
     status, out = call("submit", *args, "--studies-dir", str(there / "studies"), "--no-wait")
     assert status == 0
     assert "Sent as job far." in out
