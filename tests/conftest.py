@@ -46,6 +46,7 @@ def local_ray(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     ):
         patch.setattr("ray._private.parameter.RayParams", parameters)
         context = ray.init(
+            "local",
             num_cpus=2,
             num_gpus=1,
             include_dashboard=True,

@@ -309,8 +309,9 @@ def test_a_searcher_is_told_what_became_of_its_trials(toy: Study) -> None:
 )
 @pytest.mark.filterwarnings("default")
 def test_a_searcher_that_does_not_fit_is_refused_with_the_reason(
-    searcher: RaySearcher, message: str, toy: Study
+    searcher: RaySearcher, message: str, toy: Study, caplog: pytest.LogCaptureFixture
 ) -> None:
+    caplog.set_level(logging.CRITICAL, logger="ray.tune")  # as it is after a run
     with pytest.raises(SettingError, match=message):
         with_searcher(toy, searcher)
 

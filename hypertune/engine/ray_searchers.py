@@ -75,6 +75,8 @@ class RaySearch(Searcher):
                 raise SettingError(f"{self._name} cannot be used here: {instead}.")
         heard = _Heard()
         logger = logging.getLogger("ray.tune.search")
+        level = logger.level
+        logger.setLevel(logging.WARNING)  # Ray's may have been silenced: by us, in a run before
         logger.addHandler(heard)
         try:
             taken = theirs.set_search_properties(study.metric, study.mode, dict(study.space))
@@ -82,6 +84,7 @@ class RaySearch(Searcher):
             raise SettingError(self._cannot(f"{type(error).__name__}: {error}")) from error
         finally:
             logger.removeHandler(heard)
+            logger.setLevel(level)
         if taken and heard.dropped:
             raise SettingError(self._cannot("; ".join(dict.fromkeys(heard.dropped))))
         for name, wanted in (("metric", study.metric), ("mode", study.mode)):

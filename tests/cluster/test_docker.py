@@ -14,6 +14,8 @@ import pytest
 import yaml
 from packaging.requirements import Requirement
 
+from hypertune.cluster.slurm import Batch, batch_script
+
 ROOT = Path(__file__).parents[2]
 DOCKER = ROOT / "docker"
 COMPOSE = yaml.safe_load((DOCKER / "compose.yaml").read_text())
@@ -151,3 +153,16 @@ def test_kuberay_yaml_keeps_to_its_schemas() -> None:
     for other in others:
         kubernetes_validate.validate(other, version, strict=True)
     assert {other["kind"] for other in others} == {"NetworkPolicy", "PersistentVolumeClaim"}
+
+
+def test_slurm_sh_is_what_submit_renders() -> None:
+    script = batch_script(
+        Batch(nodes=2, cpus=8, gpus=4, time_limit="4:00:00"),
+        {"--space": "gru_window", "--gpus-per-trial": 0.5, "--storage": "/shared/hypertune"},
+        name="gru-window",
+        studies_dir=None,
+        python="/shared/venv/bin/python",
+        token=Path("/home/me/.ray/auth_token"),
+        folder=Path("/home/me"),
+    )
+    assert (DOCKER / "slurm.sh").read_text() == script

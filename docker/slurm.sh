@@ -1,0 +1,71 @@
+#!/bin/bash
+#SBATCH --job-name=gru-window
+#SBATCH --nodes=2
+#SBATCH --ntasks-per-node=1
+#SBATCH --cpus-per-task=8
+#SBATCH --gpus-per-node=4
+#SBATCH --time=4:00:00
+#SBATCH --signal=B:TERM@300
+#SBATCH --requeue
+#SBATCH --open-mode=append
+#SBATCH --output=/home/me/gru-window-%j.log
+
+# Study gru-window. This script may be sent again: it goes on with the study where that stands.
+set -u
+name=gru-window
+studies="${SLURM_TMPDIR:-${TMPDIR:-/tmp}}/hypertune-${USER:-$(id -un)}/studies"
+results=/home/me/studies
+mkdir -p -m 700 "$studies"
+[ -O "$studies" ] || { echo "'$studies' belongs to somebody else." >&2; exit 1; }
+
+# Ray listens on all interfaces of its nodes: it asks for the token in this file.
+export RAY_AUTH_MODE=token RAY_AUTH_TOKEN_PATH=/home/me/.ray/auth_token
+export RAY_USAGE_STATS_ENABLED=0 RAY_SYMMETRIC_RUN_CLUSTER_WAIT_TIMEOUT=300
+export PATH=/shared/venv/bin:"$PATH"
+
+head=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
+port=$((20000 + SLURM_JOB_ID % 10000))
+scratch=$(mktemp -d)
+export HYPERTUNE_PID_FILE="$scratch/driver.pid"
+
+# SLURM tells this shell alone, which tells the driver alone: Ray must live while that ends.
+told=no
+tell_driver() {
+    told=yes
+    if [ -s "$HYPERTUNE_PID_FILE" ]; then
+        kill -TERM "$(cat "$HYPERTUNE_PID_FILE")"
+    else # it has not begun
+        kill -TERM "$steps"
+    fi
+}
+srun --ntasks="$SLURM_JOB_NUM_NODES" --ntasks-per-node=1 --cpus-per-task=8 \
+    ray symmetric-run --address "$head:$port" --min-nodes "$SLURM_JOB_NUM_NODES" \
+    --num-cpus=8 --num-gpus=4 --include-dashboard=false -- \
+    bash -c 'echo $$ > "$HYPERTUNE_PID_FILE"; exec "$@"' driver \
+    /shared/venv/bin/python -m hypertune.cli run --space gru_window --gpus-per-trial 0.5 --storage /shared/hypertune \
+    --name "$name" --or-resume --studies-dir "$studies" --address "$head:$port" &
+steps=$!
+trap tell_driver TERM
+wait "$steps"
+status=$?
+while [ "$told" = yes ] && kill -0 "$steps" 2> /dev/null; do # the trap ends the first wait
+    wait "$steps"
+    status=$?
+done
+rm -rf "$scratch"
+
+# What is there to read goes home; the journal that is searched with stays on the local disk.
+if [ -e "$studies/$name/journal.db" ]; then
+    mkdir -p "$results"
+    rm -rf "$results/$name"
+    cp -R "$studies/$name" "$results/"
+fi
+
+# A signal ended the search (130), or the wait for Ray (143): there is more to do. A job that was
+# cancelled is not queued again.
+if [ "$told" = yes ] && { [ "$status" = 130 ] || [ "$status" = 143 ]; }; then
+    case $(scontrol show job --oneliner "$SLURM_JOB_ID") in
+        *JobState=RUNNING*) scontrol requeue "$SLURM_JOB_ID" ;;
+    esac
+fi
+exit "$status"
