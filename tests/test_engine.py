@@ -285,20 +285,17 @@ def test_a_simulated_and_a_real_run_of_a_conditional_mixed_space_decide_alike(
 def test_a_fraction_of_a_gpu_packs_trials_and_one_out_of_memory_gets_it_for_itself(
     toy: Study, tmp_path: Path
 ) -> None:
-    study = doing(toy, "fine", "crowded", "greedy", sleep_s=0.03)
-    _, journal = go(study, tmp_path, n_trials=9, cpus_per_trial=0.5, gpus_per_trial=0.5)
+    study = doing(toy, "fine", "crowded", sleep_s=0.03)
+    _, journal = go(study, tmp_path, n_trials=4, cpus_per_trial=0.5, gpus_per_trial=0.5)
 
     assert journal.events(kind="search_start")[0].data["n_concurrent"] == 2
-    pids: dict[str, set[float]] = {"fine": set(), "crowded": set(), "greedy": set()}
+    pids: dict[str, set[float]] = {"fine": set(), "crowded": set()}
     for trial in searched(journal):
         do = trial.config["do"]
-        assert trial.reason == ("failed" if do == "greedy" else "complete")
+        assert trial.reason == "complete"
         pids[do] |= {row.metrics["pid"] for row in journal.results(trial=trial.id)}
         lost = journal.events(kind="lost", trial=trial.id)
-        assert len(lost) == (do != "fine")
-        if do == "greedy":
-            assert "MemoryError: there never is enough" in (trial.detail or "")
-            assert "it had 0.5 CPU, 1 GPU" in (trial.detail or "")
+        assert len(lost) == (do == "crowded")
     assert all(pids.values())
     assert len(pids["fine"]) >= 2  # a worker gives way to one with more room
 

@@ -26,6 +26,7 @@ from hypertune.study import RESERVED, TrialEnded
 from hypertune.trainable import guard
 from hypertune.trainable.own import OwnConfig, OwnLoop, OwnTask, state_folder
 
+_SETTLE_S = 0.5
 _POLL_S = 0.02
 _N_LINES = 40  # that are kept of what a command said
 _N_SAMPLES = 100  # configs that placeholders are tried on
@@ -157,11 +158,26 @@ class CommandLoop(OwnLoop):
     def save(self, folder: Path) -> None:
         """End the command, and keep its state and what it had reported early."""
         super().save(folder)
+        self._settle()
         self._end()
         self._read(to_the_end=True)
         early = {"first": self._first, "reports": list(self._ahead)}
         (folder / "early.json").write_text(json.dumps(early))
         shutil.copytree(self._state, state_folder(folder), dirs_exist_ok=True)
+
+    def _settle(self) -> None:
+        """Let the report come of an epoch whose state the command has just saved."""
+        until = time.monotonic() + _SETTLE_S
+        while self._process is not None and self._process.poll() is None:
+            assert self._reports is not None
+            saved = (path.stat().st_mtime_ns for path in self._state.rglob("*") if path.is_file())
+            with contextlib.suppress(FileNotFoundError):  # a file that is being written anew
+                # Times of files are exact to some milliseconds only: equal ones tell nothing.
+                if self._reports.changed_ns > max(saved, default=0):
+                    return
+            if time.monotonic() > until:
+                return
+            time.sleep(_POLL_S)
 
     def load(self, folder: Path) -> None:
         super().load(folder)
@@ -297,6 +313,11 @@ class _Added:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._place = path.stat().st_size if path.exists() else 0
+
+    @property
+    def changed_ns(self) -> int:
+        """When the file was changed last."""
+        return self._path.stat().st_mtime_ns
 
     def lines(self, *, to_the_end: bool) -> list[str]:
         """Return the lines since the last call; one without an end only where none will come."""

@@ -66,10 +66,6 @@ class ToyLoop:
         if self.epoch == 2 and had.get("GPU", 1) < 1:
             raise MemoryError("others have taken it")
 
-    def _greedy(self) -> None:
-        if self.epoch == 2:
-            raise MemoryError("there never is enough")
-
     def _die_once(self) -> None:
         marker = Path(self.config["marker"])
         if self.epoch == 2 and not marker.exists():

@@ -109,6 +109,22 @@ def test_lines_are_reports_and_the_next_job_goes_on_from_the_state(
     assert task.saves
 
 
+def test_an_epoch_whose_state_was_saved_is_reported_though_its_line_came_later(
+    make_worker: Make, job: WorkerJob, script: Callable[[str], str]
+) -> None:
+    late = SCRIPT.replace("    print(json", "    time.sleep(0.1 * (epoch > 1))\n    print(json")
+    task = command(["{python}", script(late), "{x}", "{checkpoint_dir}"])
+    job = replace(job, config=CONFIG, to_epoch=1)
+    worker = make_worker(job, task)
+    results = run(worker)
+    for epoch in (2, 3, 4):
+        newest = newest_checkpoint(job.folder, up_to=9)
+        assert newest is not None
+        worker.reset(replace(job, to_epoch=epoch, checkpoint=str(newest[1])).to_dict())
+        results += run(worker)
+    assert [r["epoch"] for r in results] == [1, 2, 3, 4]
+
+
 def test_what_is_reported_early_is_kept(tmp_path: Path, script: Callable[[str], str]) -> None:
     task = command(["{python}", script(SCRIPT), "{x}", "{checkpoint_dir}"])
     first, second = (task.start(CONFIG, None, metric="loss", mode="min") for _ in range(2))
