@@ -182,7 +182,7 @@ def wait_for_results(folder: Path, n: int) -> Journal:
 
 
 @pytest.mark.slow
-@pytest.mark.xdist_group("processes")
+@pytest.mark.xdist_group("ray")
 def test_a_study_runs_from_any_folder_to_a_summary(tmp_path: Path) -> None:
     args = [*GOOD, "--n-trials", "4", "--max-epochs", "3", "--method", "random"]
     args += ["--n-repeats", "1"]
@@ -204,7 +204,7 @@ def test_a_study_runs_from_any_folder_to_a_summary(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.xdist_group("processes")
+@pytest.mark.xdist_group("ray")
 @pytest.mark.parametrize(
     "send",
     [
@@ -254,7 +254,7 @@ def test_an_interrupt_keeps_what_was_measured_and_what_mlflow_did_not_get_comes_
 
 
 @pytest.mark.slow
-@pytest.mark.xdist_group("processes")
+@pytest.mark.xdist_group("ray")
 def test_a_driver_that_loses_its_reader_and_is_killed_leaves_a_study_that_goes_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -297,7 +297,7 @@ def test_a_fraction_of_a_gpu_packs_trials_and_one_out_of_memory_gets_it_for_itse
         lost = journal.events(kind="lost", trial=trial.id)
         assert len(lost) == (do == "crowded")
     assert all(pids.values())
-    assert len(pids["fine"]) >= 2  # a worker gives way to one with more room
+    assert len(pids["fine"] | pids["crowded"]) >= 2
 
 
 @pytest.mark.parametrize(

@@ -340,7 +340,7 @@ def command_lines(cluster: dict[str, Machine]) -> str:
 
 
 @pytest.mark.slow
-@pytest.mark.xdist_group("processes")
+@pytest.mark.xdist_group("ray")
 @pytest.mark.timeout(900)
 def test_a_study_survives_the_loss_of_a_node_and_of_mlflow(tmp_path: Path) -> None:
     if reason := missing():
