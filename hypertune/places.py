@@ -29,7 +29,7 @@ def below(place: str, *names: str) -> str:
 def listed(place: str) -> list[str]:
     """Return the names of what lies directly at a place."""
     if is_bucket(place):
-        system, path = opened_system(place)
+        system, path = _system(place)
         found = system.get_file_info(fs.FileSelector(path, allow_not_found=True))
         return sorted(info.base_name for info in found)
     return sorted(path.name for path in Path(place).glob("*"))
@@ -38,7 +38,7 @@ def listed(place: str) -> list[str]:
 def put(file: Path, place: str) -> None:
     """Copy a file to a place; it is there as a whole or not at all."""
     if is_bucket(place):
-        system, path = opened_system(place)
+        system, path = _system(place)
         # An object appears when it is complete.
         with file.open("rb") as source, system.open_output_stream(path) as to:
             shutil.copyfileobj(source, cast("IO[bytes]", to))
@@ -59,7 +59,7 @@ def fetch(place: str, file: Path) -> None:
     if not is_bucket(place):
         shutil.copyfile(place, file)
         return
-    system, path = opened_system(place)
+    system, path = _system(place)
     with system.open_input_stream(path) as source, file.open("wb") as to:
         shutil.copyfileobj(cast("IO[bytes]", source), to)
 
@@ -68,7 +68,7 @@ def n_bytes(place: str) -> int:
     """Return how much room all takes that is at a place."""
     if not is_bucket(place):
         return sum(path.stat().st_size for path in Path(place).rglob("*") if path.is_file())
-    system, path = opened_system(place)
+    system, path = _system(place)
     found = system.get_file_info(fs.FileSelector(path, recursive=True, allow_not_found=True))
     return sum(info.size or 0 for info in found if info.type == fs.FileType.File)
 
@@ -82,7 +82,7 @@ def drop(place: str) -> None:
         else:
             shutil.rmtree(place, ignore_errors=True)
         return
-    system, path = opened_system(place)
+    system, path = _system(place)
     kind = system.get_file_info(path).type
     if kind == fs.FileType.Directory:
         system.delete_dir(path)
@@ -90,6 +90,6 @@ def drop(place: str) -> None:
         system.delete_file(path)
 
 
-def opened_system(place: str) -> tuple[Any, str]:
+def _system(place: str) -> tuple[Any, str]:
     """Return the file system of a URI, and the path in it."""
     return cast("tuple[fs.FileSystem, str]", fs.FileSystem.from_uri(place))

@@ -3,11 +3,12 @@
 import contextlib
 import shutil
 import sqlite3
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from hypertune.errors import SettingError
+from hypertune.records import copy_journal
 from hypertune.settings import Settings
 from hypertune.study import Study, source_files, study_names
 
@@ -136,16 +137,9 @@ def _lay_journal(earlier: Path, folder: Path) -> str:
     """Lay out the journal of an earlier study, whole even while that is under way."""
     to = folder / "earlier" / earlier.resolve().name
     to.mkdir(parents=True)
-    with _opened(earlier / "journal.db") as source, _opened(to / "journal.db") as copy:
-        source.backup(copy)
-        copy.execute("PRAGMA journal_mode = DELETE")  # one file
+    with contextlib.closing(sqlite3.connect(earlier / "journal.db")) as journal:
+        copy_journal(journal, to / "journal.db")
     return to.relative_to(folder).as_posix()
-
-
-@contextlib.contextmanager
-def _opened(path: Path) -> Iterator[sqlite3.Connection]:
-    with contextlib.closing(sqlite3.connect(path)) as db:
-        yield db
 
 
 def _mb(n_bytes: float) -> str:

@@ -13,7 +13,7 @@ from hypertune.records.journal import (
     job_results,
     told_file,
 )
-from hypertune.records.snapshot import catch_up, has_copy, study_place
+from hypertune.records.snapshot import catch_up, copy_journal, has_copy, study_place
 from hypertune.records.tensorboard import (
     HISTOGRAMS,
     has_tensorboard,
@@ -36,6 +36,7 @@ __all__ = [
     "best_result",
     "catch_up",
     "champion",
+    "copy_journal",
     "delivered",
     "flat_names",
     "has_copy",

@@ -37,6 +37,13 @@ def study_place(storage: str, name: str, study_id: str) -> str:
     return below(storage, f"{name}-{study_id[:8]}")
 
 
+def copy_journal(journal: sqlite3.Connection, to: Path) -> None:
+    """Copy a journal, whole even while it grows, into one new file."""
+    with contextlib.closing(sqlite3.connect(to)) as copy:
+        journal.backup(copy)
+        copy.execute("PRAGMA journal_mode = DELETE")  # all of it is in the one file
+
+
 class Snapshots:
     """Copies of a growing journal.
 
@@ -46,7 +53,7 @@ class Snapshots:
     """
 
     def __init__(self, journal: Path, place: str) -> None:
-        self._journal, self._to = journal, below(place, _NAME)
+        self._to = below(place, _NAME)
         self.copy = journal.with_name("snapshot.db")
         self._db = sqlite3.connect(journal, timeout=30)
         self._db.execute("PRAGMA query_only = ON")
@@ -70,9 +77,7 @@ class Snapshots:
         begun = time.monotonic()
         part = self.copy.with_suffix(".part")
         part.unlink(missing_ok=True)
-        with contextlib.closing(sqlite3.connect(part)) as db:
-            self._db.backup(db)
-            db.execute("PRAGMA journal_mode = DELETE")  # all of it is in the one file
+        copy_journal(self._db, part)
         put(part, self._to)
         part.replace(self.copy)
         self._held = now
