@@ -246,8 +246,7 @@ def _settled(given: Mapping[str, Any], **changes: Any) -> "tuple[Study, Settings
 
 def _go_on(settings: "Settings", space: str) -> None:
     """Go on with the study of a name, as `run --or-resume` does; a finished one is only shown."""
-    from hypertune import cluster, display, engine
-    from hypertune.analysis import undecided, write_report
+    from hypertune import display, engine
 
     out = display.console()
     folder = engine.study_folder(settings.studies_dir, settings.name or "", settings.storage)
@@ -269,7 +268,17 @@ def _go_on(settings: "Settings", space: str) -> None:
         _end(engine.read_outcome(folder, tracking_uri=settings.tracking_uri), until_decided=False)
         return
     out.print(f"Going on with study '{folder.name}'.")
-    with display.Display(out) as show:
+    _resumed(folder, changes, space, until_decided=settings.until_decided)
+
+
+def _resumed(
+    folder: Path, changes: Mapping[str, Any], space: str | None, *, until_decided: bool
+) -> None:
+    """Go on with a study, and print what was found."""
+    from hypertune import cluster, display, engine
+    from hypertune.analysis import undecided, write_report
+
+    with display.Display(display.console()) as show:
         outcome = engine.resume(
             folder,
             changes=changes,
@@ -278,7 +287,7 @@ def _go_on(settings: "Settings", space: str) -> None:
             report=write_report,
             judge=undecided,
         )
-    _end(outcome, until_decided=settings.until_decided)
+    _end(outcome, until_decided=until_decided)
 
 
 def _end(outcome: "Outcome", *, until_decided: bool) -> None:
@@ -325,8 +334,7 @@ def resume(
     verbose: Annotated[bool, typer.Option("--verbose", help="Let Ray speak.")] = False,
 ) -> None:
     """Go on with a study that was cut short, or extend one that is finished."""
-    from hypertune import display, engine
-    from hypertune.analysis import undecided, write_report
+    from hypertune import engine
     from hypertune.settings import parse_duration
 
     changes: dict[str, Any] = {
@@ -342,16 +350,7 @@ def resume(
         changes["n_concurrent"] = _concurrency(n_concurrent)
     changes |= {"sync_timeout_s": parse_duration(sync_timeout, "sync_timeout"), "verbose": verbose}
     folder = engine.study_folder(studies_dir, study, storage)
-    with display.Display(display.console()) as show:
-        outcome = engine.resume(
-            folder,
-            changes=changes,
-            space=space,
-            observer=show,
-            report=write_report,
-            judge=undecided,
-        )
-    _end(outcome, until_decided=until_decided)
+    _resumed(folder, changes, space, until_decided=until_decided)
 
 
 JobServer = typer.Option(
