@@ -2,6 +2,8 @@
 
 import os
 import socket
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from dataclasses import replace
@@ -242,7 +244,25 @@ def listener(monkeypatch: pytest.MonkeyPatch) -> Iterator[SimpleNamespace]:
 
 def test_an_address_is_that_of_a_ray_head(listener: SimpleNamespace) -> None:
     listener.answer = bytes([0, 0, 0, 4, 0, 0, 0, 0, 0])
-    check_address(f"127.0.0.1:{listener.port}")
+    address = f"127.0.0.1:{listener.port}"
+    assert check_address(address) == address
+
+
+def test_a_job_joins_the_ray_that_started_it_whatever_others_there_are(
+    listener: SimpleNamespace,
+) -> None:
+    listener.answer = bytes([0, 0, 0, 4, 0, 0, 0, 0, 0])
+    child = "from hypertune.engine.nodes import check_address; print(check_address('auto'))"
+    raylet = "import subprocess, sys; subprocess.run([sys.executable, '-c', sys.argv[1]])"
+    address = f"127.0.0.1:{listener.port}"
+    said = subprocess.run(
+        [sys.executable, "-c", raylet, child, f"--gcs-address={address}"],
+        env={**os.environ, "RAY_ADDRESS": "127.0.0.1:1"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert said.stdout.strip() == address, said.stderr
 
 
 def test_another_server_at_the_address_is_told(listener: SimpleNamespace) -> None:

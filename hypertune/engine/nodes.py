@@ -1,5 +1,6 @@
 """A cluster: whether it is there, and whether each of its nodes can do a study's work."""
 
+import contextlib
 import hashlib
 import platform
 import socket
@@ -9,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import psutil
 import ray
 import torch
 from ray._private.services import canonicalize_bootstrap_address
@@ -24,11 +26,14 @@ _ANSWER_S = 10.0
 _HTTP2_HELLO = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0, 0, 4, 0, 0, 0, 0, 0])
 
 
-def check_address(address: str) -> None:
+def check_address(address: str) -> str:
     """Check that a Ray head answers at an address, which Ray itself would try for ten minutes.
 
     Args:
         address: ``auto`` or ``HOST:PORT``.
+
+    Returns:
+        The ``HOST:PORT`` of it.
 
     Raises:
         SettingError: None does.
@@ -38,7 +43,9 @@ def check_address(address: str) -> None:
             f"--address must be auto or HOST:PORT of a Ray head, but got '{address}': the driver "
             "runs inside of the cluster. From elsewhere hand the study over with hypertune submit."
         )
-    found = canonicalize_bootstrap_address(address) or ""
+    found = (
+        (address == "auto" and _address_above()) or canonicalize_bootstrap_address(address) or ""
+    )
     host, _, port = found.rpartition(":")
     name = address if address == found else f"{address} ({found})"
     try:
@@ -53,6 +60,20 @@ def check_address(address: str) -> None:
             f"What answers at the address {name} is no Ray head: give the port of ray start "
             "--head, 6379 unless told otherwise, not that of its dashboard."
         )
+    return found
+
+
+def _address_above() -> str | None:
+    """Return the address of the Ray that this process is a job of.
+
+    With several on a machine Ray takes any of them for the one, and tells its jobs so.
+    """
+    with contextlib.suppress(psutil.Error):
+        for process in psutil.Process().parents():
+            for word in process.cmdline():
+                if word.startswith("--gcs-address="):
+                    return word.partition("=")[2]
+    return None
 
 
 def capacity(

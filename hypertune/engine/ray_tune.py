@@ -243,7 +243,7 @@ def ray_session(settings: Settings) -> Iterator[bool]:
         # token (~/.ray/auth_token), sets RAY_AUTH_MODE for its processes, and does so where the
         # variable is not set before: it may come from a shell that is to talk to another Ray.
         if address:
-            check_address(address)
+            address = check_address(address)
         else:
             os.environ.pop("RAY_AUTH_MODE", None)
         with contextlib.nullcontext() if address else _for_this_process_alone(signal.SIGTERM):
