@@ -31,6 +31,7 @@ A result survives the kill of the process at once (it is in the operating system
 loss of power once `Journal.sync` has run, which the driver does every half second.
 """
 
+import contextlib
 import json
 import math
 import os
@@ -136,23 +137,32 @@ class Journal:
         self._dirty = False
         if read_only and not path.is_file():
             raise JournalError(f"There is no journal at '{path}'.")
-        try:
-            # Not mode=ro for readers: those of a WAL file may have to make its shared-memory file.
-            self._db = sqlite3.connect(path, timeout=30, isolation_level=None)
-            (version,) = self._db.execute("PRAGMA user_version").fetchone()
-            if version != FORMAT and (read_only or version != 0):
-                raise JournalError(
-                    f"'{path}' has format {version}, but this version reads {FORMAT}."
-                )
-            if read_only:
-                self._db.execute("PRAGMA query_only = ON")
-                self._db.execute("SELECT 1 FROM study, trials, results, events LIMIT 0")
-            else:
-                self._db.execute("PRAGMA journal_mode = WAL")
-                self._db.execute("PRAGMA synchronous = NORMAL")
-                self._db.executescript(f"BEGIN; {_SCHEMA} PRAGMA user_version = {FORMAT}; COMMIT;")
-        except sqlite3.Error as error:
-            raise JournalError(f"The journal '{path}' cannot be opened: {error}.") from error
+        with contextlib.ExitStack() as on_failure:
+            try:
+                # Not mode=ro for readers: those of a WAL file may have to make its shared-memory
+                # file.
+                self._db = sqlite3.connect(path, timeout=30, isolation_level=None)
+                on_failure.callback(self._db.close)
+                self._prepare(read_only)
+            except sqlite3.Error as error:
+                raise JournalError(f"The journal '{path}' cannot be opened: {error}.") from error
+            on_failure.pop_all()
+
+    def _prepare(self, read_only: bool) -> None:
+        (version,) = self._db.execute("PRAGMA user_version").fetchone()
+        if version == 0 and read_only:
+            raise JournalError(f"The journal '{self.path}' holds nothing: no study began.")
+        if version not in (0, FORMAT):
+            raise JournalError(
+                f"'{self.path}' has format {version}, but this version reads {FORMAT}."
+            )
+        if read_only:
+            self._db.execute("PRAGMA query_only = ON")
+            self._db.execute("SELECT 1 FROM study, trials, results, events LIMIT 0")
+        else:
+            self._db.execute("PRAGMA journal_mode = WAL")
+            self._db.execute("PRAGMA synchronous = NORMAL")
+            self._db.executescript(f"BEGIN; {_SCHEMA} PRAGMA user_version = {FORMAT}; COMMIT;")
 
     def close(self) -> None:
         """Bring everything to the disk and close the file."""
@@ -265,13 +275,22 @@ class Journal:
 
     # ---- reading: anybody ----
 
+    def _read(self, query: str, *values: Any) -> list[tuple[Any, ...]]:
+        try:
+            return self._db.execute(query, values).fetchall()
+        except sqlite3.Error as error:
+            raise JournalError(
+                f"The journal '{self.path}' cannot be read: {error}. If the file is "
+                "damaged, .recover of SQLite's command line saves what is left of it."
+            ) from error
+
     def study(self) -> dict[str, Any]:
         """Return all keys of ``study``."""
-        return {key: json.loads(v) for key, v in self._db.execute("SELECT key, value FROM study")}
+        return {key: json.loads(v) for key, v in self._read("SELECT key, value FROM study")}
 
     def trials(self) -> list[TrialRow]:
         """Return all trials by id."""
-        return [self._trial(row) for row in self._db.execute("SELECT * FROM trials ORDER BY id")]
+        return [self._trial(row) for row in self._read("SELECT * FROM trials ORDER BY id")]
 
     def trial(self, trial: int) -> TrialRow:
         """Return one trial.
@@ -279,10 +298,10 @@ class Journal:
         Raises:
             KeyError: There is none of this id.
         """
-        row = self._db.execute("SELECT * FROM trials WHERE id = ?", (trial,)).fetchone()
-        if row is None:
+        rows = self._read("SELECT * FROM trials WHERE id = ?", trial)
+        if not rows:
             raise KeyError(trial)
-        return self._trial(row)
+        return self._trial(rows[0])
 
     @staticmethod
     def _trial(row: tuple[Any, ...]) -> TrialRow:
@@ -298,9 +317,8 @@ class Journal:
         where, of = ("", ()) if trial is None else ("trial = ? AND ", (trial,))
         return [
             ResultRow(id=i, trial=k, epoch=epoch, t_ms=t_ms, metrics=_load(metrics))
-            for i, k, epoch, t_ms, metrics in self._db.execute(
-                f"SELECT * FROM results WHERE {where}id > ? ORDER BY id LIMIT ?",
-                (*of, after, limit),
+            for i, k, epoch, t_ms, metrics in self._read(
+                f"SELECT * FROM results WHERE {where}id > ? ORDER BY id LIMIT ?", *of, after, limit
             )
         ]
 
@@ -316,10 +334,10 @@ class Journal:
         where, of = ("", ()) if trial is None else ("trial = ? AND ", (trial,))
         return [
             EventRow(id=i, t_ms=t_ms, kind=k, trial=trial, data=json.loads(data))
-            for i, t_ms, k, trial, data in self._db.execute(
+            for i, t_ms, k, trial, data in self._read(
                 f"SELECT * FROM events WHERE {where}id > ? AND (? IS NULL OR kind = ?) "
                 "ORDER BY id LIMIT ?",
-                (*of, after, kind, kind, limit),
+                *(*of, after, kind, kind, limit),
             )
         ]
 
@@ -336,18 +354,16 @@ class Journal:
             if following is not None and following.kind == "search_end":
                 end = following.t_ms
             else:
-                (end,) = self._db.execute(
+                ((end,),) = self._read(
                     "SELECT max(t_ms) FROM ("
                     "SELECT t_ms FROM events WHERE id >= ? AND id < ? "
                     "AND kind IN ('search_start', 'job', 'worker', 'lost') UNION ALL "
                     "SELECT t_ms FROM results WHERE t_ms < ? "
                     "AND trial NOT IN (SELECT id FROM trials WHERE role = 'rerun'))",
-                    (
-                        mark.id,
-                        following.id if following else sys.maxsize,
-                        following.t_ms if following else sys.maxsize,
-                    ),
-                ).fetchone()
+                    mark.id,
+                    following.id if following else sys.maxsize,
+                    following.t_ms if following else sys.maxsize,
+                )
             spans.append((mark.t_ms, end))
         return spans
 

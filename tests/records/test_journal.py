@@ -157,6 +157,25 @@ def test_reader_needs_a_journal(tmp_path: Path) -> None:
         Journal(tmp_path / "text.db", read_only=True)
 
 
+def test_a_journal_that_is_damaged_or_empty_is_told(tmp_path: Path) -> None:
+    path = tmp_path / "journal.db"
+    with contextlib.closing(Journal(path)) as journal:
+        for trial in range(200):
+            journal.add_trial(trial, {"x": 0.5}, seed=0)
+    with path.open("r+b") as file:
+        file.seek(4096)  # the schema is on the page before
+        file.write(b"\xff" * (path.stat().st_size - 4096))
+    with (
+        contextlib.closing(Journal(path, read_only=True)) as journal,
+        pytest.raises(JournalError, match="cannot be read: database disk image is malformed"),
+    ):
+        journal.trials()
+
+    (tmp_path / "empty.db").touch()
+    with pytest.raises(JournalError, match="holds nothing: no study began"):
+        Journal(tmp_path / "empty.db", read_only=True)
+
+
 @pytest.mark.parametrize(
     "read_only",
     [
