@@ -208,7 +208,7 @@ def simulate(
         folder,
         {},
         n_concurrent=options.workers,
-        progress=Progress(metric="loss", n_trials=0, planned_epochs=0, started=time.time()),
+        progress=Progress(metric="loss", n_trials=0, planned_epochs=0, started=time.monotonic()),
         observer=lambda progress: None,
     )
     free_at, own, key = 0.0, 0.0, 0

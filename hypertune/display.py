@@ -97,7 +97,7 @@ class Display:
         text = _progress_text(progress)
         if self._live is not None:
             # Whoever attaches later sees the time of the search, not of the looking.
-            began = self._bar.get_time() - (time.time() - progress.started)
+            began = self._bar.get_time() - (time.monotonic() - progress.started)
             self._bar.tasks[0].start_time = began
             self._bar.update(
                 self._task,
@@ -117,14 +117,14 @@ class Display:
         if progress.stage == "start":
             self._out.print("Starting Ray ...")
             return
-        took = duration(time.time() - progress.started)
+        took = duration(time.monotonic() - progress.started)
         more = "" if left is None else f", about {duration(left)} left"
         self._out.print(f"{took} {stage}: {text}{more}")
 
 
 def seconds_left(progress: Progress) -> float | None:
     """Return the expected time to the end of the search; None while it cannot be told."""
-    now = time.time()
+    now = time.monotonic()
     if progress.stage != "search" or progress.n_epochs < 3:
         return None
     # An upper estimate: trials that converge end earlier.

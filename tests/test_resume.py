@@ -633,7 +633,7 @@ def test_nothing_is_trained_after_the_time_budget(
 
     def late(self: Journal, trial: int, epoch: int, *args: Any, **kwargs: Any) -> bool:
         if (trial, epoch) == (2, 4):
-            monkeypatch.setattr("time.time", lambda now=time.time: now() + 2000.0)
+            monkeypatch.setattr("time.monotonic", lambda now=time.monotonic: now() + 2000.0)
         return add_result(self, trial, epoch, *args, **kwargs)
 
     monkeypatch.setattr(Journal, "add_result", late)

@@ -66,7 +66,8 @@ class Watch:
         self._read_on(about, {trial.id for trial in searched})
         start, stage = self._session()
         began_ms, told = (start.t_ms, start.data) if start else (None, {})
-        started = time.time() if began_ms is None else began_ms / 1000
+        began_s = 0.0 if began_ms is None else time.time() - began_ms / 1000
+        started = time.monotonic() - max(0.0, began_s)  # the clock may have been set back
         budget = told.get("time_budget_s")
         if any(t.state == "running" and t.role == "replicate" for t in trials):
             stage = "repeat"
@@ -145,7 +146,7 @@ def progress_file(job: str) -> str:
 def read_progress(text: str) -> Progress:
     """Return what a job has told; times by the clock of the driver's node become those of ours."""
     told = json.loads(text)
-    ahead = told.pop("now") - time.time()
+    ahead = told.pop("now") - time.monotonic()
     for name in ("started", "deadline"):
         if told[name] is not None:
             told[name] -= ahead
@@ -154,7 +155,7 @@ def read_progress(text: str) -> Progress:
 
 def _write(path: Path, values: Mapping[str, Any]) -> None:
     scratch = path.with_suffix(".tmp")
-    scratch.write_text(json.dumps({**values, "now": time.time()}) + "\n")
+    scratch.write_text(json.dumps({**values, "now": time.monotonic()}) + "\n")
     scratch.replace(path)
 
 

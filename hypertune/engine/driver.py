@@ -52,7 +52,10 @@ T = TypeVar("T")
 
 @dataclass(kw_only=True)
 class Progress:
-    """How a search is going, for whoever shows it. Values are those of the study's metric."""
+    """How a search is going, for whoever shows it. Values are those of the study's metric.
+
+    ``started`` and ``deadline`` are of the monotonic clock: that of the day may be set meanwhile.
+    """
 
     metric: str
     n_trials: int
@@ -276,7 +279,7 @@ class Driver:
     def overdue(self) -> bool:
         """The time budget is spent: no more training, but the test part is still opened."""
         deadline = self.progress.deadline
-        return deadline is not None and time.time() > deadline
+        return deadline is not None and time.monotonic() > deadline
 
     @property
     def stopped_by(self) -> str | None:

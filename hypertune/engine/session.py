@@ -148,7 +148,7 @@ class _Session:
         folder, progress = journal.path.parent, self.progress
         uploader = Uploader(journal.path, self.settings.store)
         uploader.start()
-        progress.stage, progress.started = "search", time.time()
+        progress.stage, progress.started = "search", time.monotonic()
         if time_budget_s is not None:
             progress.deadline = progress.started + time_budget_s
         driver = Driver(
@@ -220,7 +220,7 @@ def _at_hand(
         metric=study.metric,
         n_trials=search.n_trials or 0,
         planned_epochs=planned_epochs(search),
-        started=time.time(),
+        started=time.monotonic(),
         note=prepared.warm.text if prepared.warm is not None else "",
     )
     if observer is not None:

@@ -86,7 +86,7 @@ def test_a_driver_in_a_job_tells_its_progress_and_no_other_does(
     monkeypatch.setenv(attach.JOB, "mine-2")
     monkeypatch.setattr(attach, "_log_folder", lambda: str(tmp_path))
     tell = published(shown.append)
-    progress = Progress(metric="loss", n_trials=4, planned_epochs=9, started=time.time())
+    progress = Progress(metric="loss", n_trials=4, planned_epochs=9, started=time.monotonic())
     tell(progress)
     (path,) = tmp_path.iterdir()
     assert path.name == attach.progress_file("mine-2")
@@ -107,7 +107,7 @@ def test_a_driver_in_a_job_tells_its_progress_and_no_other_does(
 
 def test_times_of_another_machine_become_those_of_this_one() -> None:
     told = asdict(Progress(metric="m", n_trials=1, planned_epochs=1, started=5000.0))
-    now = time.time()
+    now = time.monotonic()
     there = {**told, "started": now + 900, "deadline": now + 1100, "now": now + 1000}
     here = attach.read_progress(json.dumps(there))
     assert here.started == pytest.approx(now - 100, abs=60)
