@@ -14,7 +14,7 @@
   be refused, and is resumed when it is not); as root only, who may mount one;
 - *servers*: a journal grows by 100 results a second; its uploader delivers to a real MLflow server
   through a proxy that answers 500, 401 or 403, hangs, or loses answers after the server has done
-  its work; the server is also killed, and comes back after some seconds;
+  its work; the server is also killed, and comes back after 5, 30 or 90 seconds;
 - *uploaders*: two at once deliver a journal that grows; the one or the other is SIGKILLed, and a
   new one started.
 
@@ -577,7 +577,7 @@ def server_faults(folder: Path, n: int, rng: random.Random) -> tuple[int, Counte
             kind = ("500", "lost answer", "401", "hang", "403", "lost answer", "kill")[k % 7]
             if kind == "kill":
                 servers.close()
-                time.sleep(rng.choice([1, 5, 30, 90] if k % 49 == 48 else [1, 5]))
+                time.sleep((5, 30, 90)[k // 7 % 3])
                 handler.target = serve()
             else:
                 handler.trouble = kind
