@@ -105,6 +105,7 @@ def _classes(part: str, told: Arrays) -> Said:
             f"Least often told right is '{names[worst]}': {confusion[worst, worst]} of "
             f"{n_each[worst]}."
         )
+    if not right.all() and "certainty" in told:
         sure, unsure = told["certainty"][~right].mean(), told["certainty"][right].mean()
         sentences.append(
             f"Where it is wrong it is sure to {show(float(sure))} on average, where it is right to "
@@ -115,19 +116,23 @@ def _classes(part: str, told: Arrays) -> Said:
             "row": int(told["rows"][i]),
             "truth": names[told["truth"][i]],
             "told": names[told["told"][i]],
-            "certainty": float(told["certainty"][i]),
-            "chance": float(told["chance"][i]),
+            **{name: float(told[name][i]) for name in ("certainty", "chance") if name in told},
         }
         for i in told["worst"]
     ]
     drawn = [_confusion(part, names, confusion)]
-    if rows and told["worst_x"].ndim > 2:
+    if rows and "worst_x" in told and told["worst_x"].ndim > 2:
         drawn.append(_worst(part, told["worst_x"], rows))
     return Said(
         part=part,
         sentences=sentences,
         figures=drawn,
-        columns=["row of the data", "true", "told", "certainty", "chance of the true one"],
+        columns=[
+            "row of the data",
+            "true",
+            "told",
+            *(["certainty", "chance of the true one"] if "certainty" in told else []),
+        ],
         rows=[[show(value) for value in row.values()] for row in rows],
         record={
             "n": len(right),

@@ -8,6 +8,7 @@ the estimator is fitted in one go, and its trial has converged after one epoch.
 import inspect
 import json
 import math
+import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +20,7 @@ from numpy.typing import NDArray
 from hypertune.errors import choices
 from hypertune.space import Config, Space
 from hypertune.study import RESERVED
-from hypertune.trainable.loop import digest
+from hypertune.trainable.loop import Told, digest, told_of_classes
 from hypertune.trainable.own import OwnLoop, OwnTask, set_seeds
 
 Kind = Literal["classification", "regression"]
@@ -34,12 +35,13 @@ class Parts:
     """A data set in parts: inputs and targets of each. No test part while the search is on.
 
     Inputs are as ``transform`` left them, the fitted preprocessing; None if there is none.
+    ``test_rows`` are those of the test part in the data.
     """
 
     train: tuple[Any, Any]
     val: tuple[Any, Any]
     test: tuple[Any, Any] | None
-    n_test: int
+    test_rows: NDArray[np.int64]
     transform: Any = None
 
 
@@ -96,10 +98,8 @@ class Estimator(OwnTask):
 
     def load(self, *, test: bool) -> Parts:
         x, y, *rest = self.source()
-        parts = [
-            (_rows(x, rows), _rows(y, rows))
-            for rows in self._split(np.asarray(y), np.asarray(rest[0]) if rest else None)
-        ]
+        split = self._split(np.asarray(y), np.asarray(rest[0]) if rest else None)
+        parts = [(_rows(x, rows), _rows(y, rows)) for rows in split]
         fitted = None
         if self.preprocess is not None:
             fitted = self.preprocess().fit(parts[0][0])
@@ -108,13 +108,17 @@ class Estimator(OwnTask):
             train=parts[0],
             val=parts[1],
             test=parts[2] if test else None,
-            n_test=len(parts[2][1]),
+            test_rows=split[2],
             transform=fitted,
         )
 
     def data_set(self, data: Parts) -> dict[str, Any]:
         """Return what identifies the data, as plain values."""
-        sizes = {"n_train": len(data.train[1]), "n_val": len(data.val[1]), "n_test": data.n_test}
+        sizes = {
+            "n_train": len(data.train[1]),
+            "n_val": len(data.val[1]),
+            "n_test": len(data.test_rows),
+        }
         return {"digest": digest(*data.train, *data.val), "source": self.data, **sizes}
 
     def _split(self, y: NDArray[Any], groups: NDArray[Any] | None) -> tuple[NDArray[np.int64], ...]:
@@ -159,6 +163,26 @@ class Estimator(OwnTask):
         from sklearn.metrics import get_scorer
 
         return {f"{part}_{name}": float(get_scorer(name)(model, *data)) for name in self.scoring}
+
+    def told(self, model: Any, data: Parts) -> Told:
+        """Return what a fitted estimator said of the test part."""
+        assert data.test is not None
+        x, y = data.test[0], np.asarray(data.test[1])
+        said = np.asarray(model.predict(x))
+        if self.kind == "regression":
+            return {"truth": y, "told": said, "rows": data.test_rows}
+        classes = np.unique(np.concatenate([np.asarray(data.train[1]), y, said]))
+        shares = None
+        if hasattr(model, "predict_proba"):
+            shares = np.zeros((len(y), len(classes)))
+            shares[:, np.searchsorted(classes, model.classes_)] = model.predict_proba(x)
+        return told_of_classes(
+            [str(name) for name in classes],
+            np.searchsorted(classes, y),
+            np.searchsorted(classes, said),
+            data.test_rows,
+            shares,
+        )
 
     def baselines(self, data: Parts, *, test: bool) -> Mapping[str, Mapping[str, float]]:
         """The majority or the mean; and a linear model, where all inputs are numbers."""
@@ -269,7 +293,12 @@ class EstimatorLoop(OwnLoop):
 
     def test(self, data: Parts) -> Mapping[str, float]:
         assert data.test is not None
-        return self._task.scores(self.best_model(), "test", data.test)
+        model = self.best_model()
+        try:
+            self.told = {"test": self._task.told(model, data)}
+        except Exception:  # pictures alone depend on it; a scorer asks for less
+            traceback.print_exc()
+        return self._task.scores(model, "test", data.test)
 
     def save(self, folder: Path) -> None:
         super().save(folder)

@@ -5,7 +5,7 @@ import hashlib
 import inspect
 import math
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -199,12 +199,47 @@ Told = Mapping[str, NDArray[Any]]
 """What a model said of a test set, and what is true, as arrays by name.
 
 Of classes ``truth`` and ``told`` (numbers of ``classes``), ``certainty`` and ``chance``
-(probability of the class that was told, and of the true one), ``rows`` (of the data set), and the
-samples that it was most wrong about: ``worst`` (their places) and ``worst_x`` (their inputs as they
-came). Of numbers ``truth``, ``told`` and ``rows``. Of a series ``values`` (from the first origin
-on), ``first`` (its place in the series), ``origins`` (places in ``values``) and ``told``, shape
-(origin, horizon).
+(probability of the class that was told, and of the true one; not from a model that tells none),
+``rows`` (of the data set), and the samples that it was most wrong about: ``worst`` (their places)
+and ``worst_x`` (their inputs as they came, where that can be drawn). Of numbers ``truth``, ``told``
+and ``rows``. Of a series ``values`` (from the first origin on), ``first`` (its place in the
+series), ``origins`` (places in ``values``) and ``told``, shape (origin, horizon).
 """
+_N_WORST = 12
+
+
+def told_of_classes(
+    classes: Sequence[str],
+    truth: NDArray[np.int64],
+    told: NDArray[np.int64],
+    rows: NDArray[np.int64],
+    shares: NDArray[Any] | None,
+) -> dict[str, NDArray[Any]]:
+    """Return what a model said of classes.
+
+    Args:
+        classes: Their names.
+        truth: Numbers of the true ones, shape (sample,).
+        told: The same of those that the model said.
+        rows: Of the data set.
+        shares: Probabilities, shape (sample, class); None from a model that tells none.
+    """
+    wrong = np.flatnonzero(told != truth)
+    said = {
+        "classes": np.array(classes),
+        "truth": truth.astype(np.int16),
+        "told": told.astype(np.int16),
+        "rows": rows,
+    }
+    if shares is None:
+        return {**said, "worst": wrong[:_N_WORST]}
+    chance = shares[np.arange(len(truth)), truth]
+    return {
+        **said,
+        "certainty": shares[np.arange(len(told)), told].astype(np.float32),
+        "chance": chance.astype(np.float32),
+        "worst": wrong[np.argsort(chance[wrong], kind="stable")][:_N_WORST],
+    }
 
 
 @dataclass(frozen=True, kw_only=True)

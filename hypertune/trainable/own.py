@@ -16,6 +16,7 @@ from torch import nn
 from hypertune.errors import choices
 from hypertune.space import Config, Space
 from hypertune.study import Loop, Task
+from hypertune.trainable.loop import Told
 
 Saves = Literal["any time", "at the end", "never"]
 
@@ -55,10 +56,12 @@ class OwnLoop(ABC):
     Attributes:
         epoch: Epochs reported so far.
         saves: When `save` may be called.
+        told: What the model said of the test sets, once it was tested, where that is known.
     """
 
     epoch = 0
     saves: Saves = "never"
+    told: Mapping[str, Told] = {}
 
     @property
     def converged(self) -> bool:

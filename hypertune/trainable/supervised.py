@@ -27,6 +27,7 @@ from hypertune.trainable.loop import (
     digest,
     model_problems,
     n_parameters,
+    told_of_classes,
 )
 from hypertune.trainable.metrics import class_metrics, number_metrics
 from hypertune.trainable.optim import Rule, is_real, is_whole
@@ -43,7 +44,6 @@ _SMOOTHING: Rule = (lambda v: is_real(v) and 0 <= v < 1, "a number from 0 to bel
 _INVERSE_PENALTIES = (0.003, 0.03, 0.3)
 _N_TO_TUNE = 5000
 _RIDGE_PENALTIES = (0.1, 1.0, 10.0, 100.0, 1000.0)
-_N_WORST = 12
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -297,23 +297,14 @@ class Supervised:
             truth = samples.y.astype(np.float32)
             return {"truth": truth, "told": _numbers(outputs, data), "rows": rows}
         shares = torch.softmax(_log_odds(outputs, samples), dim=1).numpy()  # (n, class)
-        truth, told = samples.y.astype(np.int64), shares.argmax(axis=1)
-        chance = shares[np.arange(len(truth)), truth]
-        wrong = np.flatnonzero(told != truth)
-        worst = wrong[np.argsort(chance[wrong], kind="stable")][:_N_WORST]
+        told = told_of_classes(
+            samples.classes, samples.y.astype(np.int64), shares.argmax(axis=1), rows, shares
+        )
+        worst = told["worst"]
         x = samples.x[worst] * data.sd + data.mean
         if samples.lengths is not None:
             x[np.arange(x.shape[1]) >= samples.lengths[worst, None]] = np.nan  # after the end
-        return {
-            "classes": np.array(samples.classes),
-            "truth": truth.astype(np.int16),
-            "told": told.astype(np.int16),
-            "certainty": shares.max(axis=1).astype(np.float32),
-            "chance": chance.astype(np.float32),
-            "rows": rows,
-            "worst": worst,
-            "worst_x": x.astype(np.float32),
-        }
+        return {**told, "worst_x": x.astype(np.float32)}
 
     def baselines(self, data: ScaledParts, *, test: bool) -> dict[str, dict[str, float]]:
         """Majority and logistic regression, or mean and ridge; penalties by validation."""

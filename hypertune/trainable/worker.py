@@ -277,9 +277,10 @@ class Worker(tune.Trainable):
 
     def _judge(self, loop: Loop, test_data: Any) -> dict[str, Any]:
         metrics = {name: float(value) for name, value in loop.test(test_data).items()}
-        if isinstance(loop, TensorLoop) and self.job.told is not None:
+        told = loop.told if isinstance(loop, TensorLoop | OwnLoop) else {}
+        if told and self.job.told is not None:
             try:
-                save_told(Path(self.job.told), loop.told)
+                save_told(Path(self.job.told), told)
             except OSError:  # pictures alone depend on it
                 traceback.print_exc()
         self._drop_loop()

@@ -67,6 +67,15 @@ def test_worst_errors_are_drawn_as_what_they_are(x: Any, n_traces: int, tmp_path
         assert len(told.figures[1].data) == n_traces
 
 
+def test_model_that_tells_no_probabilities_is_shown_without(tmp_path: Path) -> None:
+    said = {k: v for k, v in classes().items() if k not in ("certainty", "chance", "worst_x")}
+    (told,) = read_told(studied(tmp_path, {"test": said}))
+
+    assert told.columns == ["row of the data", "true", "told"]
+    assert told.rows[0] == ["13", "cat", "dog"]
+    assert (len(told.sentences), len(told.figures)) == (3, 1)
+
+
 def test_model_without_an_error_has_none_to_show(tmp_path: Path) -> None:
     some = classes()
     right = classes(told=some["truth"], worst=np.zeros(0, int), worst_x=np.zeros((0, 1, 4, 4)))

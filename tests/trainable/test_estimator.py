@@ -20,6 +20,7 @@ from sklearn.linear_model import LogisticRegression, SGDClassifier
 from sklearn.neural_network import MLPClassifier
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
+from sklearn.svm import LinearSVC
 
 from hypertune import Study, estimator
 from hypertune.errors import StudyError
@@ -119,6 +120,41 @@ def test_trial_that_goes_on_and_one_that_is_tested_are_fitted_to_the_same_result
     part = task.load(test=True).test
     assert part is not None
     assert tested == task.scores(fresh._model, "test", part)
+
+
+@pytest.mark.parametrize("make", [LogisticRegression, LinearSVC])
+def test_what_it_said_of_each_sample_of_the_test_part_is_kept(make: Any) -> None:
+    def named() -> tuple[Any, Any]:
+        x, y = load_iris(return_X_y=True)
+        return x[:, :1], np.array(["setosa", "versicolor", "virginica"])[y]
+
+    task = estimator(make, named, kind="classification")
+    loop = loop_of(task)
+    loop.step()
+    scores = loop.test(task.load(test=True))
+
+    told = loop.told["test"]
+    x, y = named()
+    names = told["classes"]
+    assert names[told["truth"]].tolist() == y[told["rows"]].tolist()
+    assert names[told["told"]].tolist() == loop.best_model().predict(x[told["rows"]]).tolist()
+    assert np.mean(told["truth"] == told["told"]) == pytest.approx(scores["test_accuracy"])
+    assert ("chance" in told) == (make is LogisticRegression)
+    if "chance" in told:
+        wrong = told["chance"][told["worst"]]
+        assert sorted(wrong) == wrong.tolist()
+
+
+def test_numbers_that_it_said_are_kept() -> None:
+    task = estimator(GradientBoostingRegressor, REGRESSION, kind="regression")
+    loop = loop_of(task)
+    loop.step()
+    loop.test(task.load(test=True))
+
+    told = loop.told["test"]
+    x, y = REGRESSION()
+    assert told["truth"].tolist() == y[told["rows"]].tolist()
+    assert told["told"].tolist() == loop.best_model().predict(x[told["rows"]]).tolist()
 
 
 def test_seed_is_that_of_the_trial_and_nested_values_reach_the_estimator() -> None:
