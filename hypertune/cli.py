@@ -177,7 +177,7 @@ def run(
     study, settings = _settled(ctx.params)
     cluster.check_code()
     if or_resume and engine.has_study(settings):
-        _go_on(settings, space)
+        _go_on(study, settings, space, {name for name in ctx.params if _is_given(ctx, name)})
         return
     out = display.console()
     if dry_run:
@@ -244,12 +244,13 @@ def _settled(given: Mapping[str, Any], **changes: Any) -> "tuple[Study, Settings
     return study, settings
 
 
-def _go_on(settings: "Settings", space: str) -> None:
+def _go_on(study: "Study", settings: "Settings", space: str, asked: set[str]) -> None:
     """Go on with the study of a name, as `run --or-resume` does; a finished one is only shown."""
     from hypertune import display, engine
 
     out = display.console()
     folder = engine.study_folder(settings.studies_dir, settings.name or "", settings.storage)
+    engine.refuse_other(folder, study, settings, asked)
     changes = {
         "n_trials": settings.n_trials,
         "n_concurrent": settings.n_concurrent,

@@ -1,7 +1,7 @@
 """How a study is to be run: the settings of `run` and of the command line, checked."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -33,6 +33,7 @@ _RECORDED = (
     "diagnose",
     "tensorboard",
 )
+_CHANGEABLE = ("n_concurrent", "until_decided", "storage")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
 
@@ -186,6 +187,22 @@ class Settings:
                 f"--until-decided needs --n-repeats of at least 1, but got {self.n_repeats}."
             )
 
+    def differing(self, record: Mapping[str, Any], asked: Collection[str]) -> list[str]:
+        """Return what is asked for otherwise than a study began, in words.
+
+        Args:
+            record: The journal's ``settings``.
+            asked: Names of flags that were given; what else there is may be as it was. So may what
+                `resume` can change.
+        """
+        return [
+            f"{_flag(name)} {'none' if before is None else before}, not {now}"
+            for name in _RECORDED
+            if _flag_name(name) in asked
+            and name not in _CHANGEABLE
+            and (now := getattr(self, name)) != (before := record.get(name))
+        ]
+
     def record(self) -> dict[str, Any]:
         """Return what a later session goes on with, as plain values without credentials."""
         return {name: getattr(self, name) for name in _RECORDED} | {
@@ -260,8 +277,12 @@ def _storage_problems(storage: str) -> list[str]:
     return [f"--storage must be a folder, or begin with one of {known} but got '{storage}'."]
 
 
+def _flag_name(name: str) -> str:
+    return name.removesuffix("_s").removesuffix("_bytes")
+
+
 def _flag(name: str) -> str:
-    return "--" + name.removesuffix("_s").removesuffix("_bytes").replace("_", "-")
+    return "--" + _flag_name(name).replace("_", "-")
 
 
 def parse_size(text: str, name: str = "size") -> float:

@@ -779,14 +779,19 @@ def test_run_or_resume_begins_goes_on_here_or_elsewhere_and_ends_for_good(
     shared.mkdir()
     monkeypatch.setattr("hypertune.engine.session.check_nodes", lambda settings: None)
 
-    def call(folder: str) -> tuple[int, str]:
+    err = ""
+
+    def call(folder: str, *more: str) -> tuple[int, str]:
+        nonlocal err
         args = ["run", "--space", str(TOY), "--method", "random", "--n-trials", "4"]
         args += ["--name", "s", "--or-resume", "--storage", str(shared), "--n-concurrent", "1"]
-        args += ["--studies-dir", str(tmp_path / folder / "studies")]
+        args += ["--studies-dir", str(tmp_path / folder / "studies"), *more]
         monkeypatch.setattr(sys, "argv", ["hypertune", *args])
         with pytest.raises(SystemExit) as end:
             cli.main()
-        return int(end.value.code or 0), capsys.readouterr().out
+        said = capsys.readouterr()
+        err = said.err
+        return int(end.value.code or 0), said.out
 
     one.kill_at = 12
     with pytest.raises(Killed):
@@ -814,5 +819,20 @@ def test_run_or_resume_begins_goes_on_here_or_elsewhere_and_ends_for_good(
     assert "Study 's' is finished." in out
     assert "4 searched, 4 of them to the end" in out
     assert one.n_reports == n_reports
+    # It is not shown as the answer to another question, nor as one that was found otherwise.
+    assert call("there", "--space", "batch_lr")[0] == 2
+    assert "Study 's' is one of 'toy', not of 'batch_lr'" in err
+    others = ["--method", "tpe", "--max-epochs", "3", "--set", "sleep_s=0.5", "--seed", "7"]
+    others += ["--cpus-per-trial", "2", "--time-budget", "9m"]
+    assert call("there", *others)[0] == 2
+    for expected in (
+        "--method random, not tpe",
+        "--cpus-per-trial 1.0, not 2.0",
+        "--time-budget none, not 540.0",
+        "--seed 0, not 7",
+        "--max-epochs 9, not 3",
+        "--set sleep_s=0.0, not 0.5",
+    ):
+        assert expected in err
     with contextlib.closing(Journal(there / "journal.db", read_only=True)) as journal:
         assert len(journal.events(kind="search_start")) == 3

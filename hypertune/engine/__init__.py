@@ -8,6 +8,7 @@ a promotion, a resumed study and a lost worker are one and the same: another job
 """
 
 from hypertune.engine.driver import Observer, Progress
+from hypertune.engine.earlier import refuse_other
 from hypertune.engine.explain import Explanation, explain
 from hypertune.engine.folder import (
     delete,
@@ -40,6 +41,7 @@ __all__ = [
     "planned_epochs",
     "prepare",
     "read_outcome",
+    "refuse_other",
     "rerun",
     "resume",
     "run",

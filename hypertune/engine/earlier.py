@@ -3,7 +3,7 @@
 import contextlib
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -202,6 +202,42 @@ class Earlier:
         """The study's file is not what it was when the study began."""
         path = Path(self.about["source"])
         return path.is_file() and source_hash(path) != self.about["source_sha256"]
+
+
+def refuse_other(folder: Path, study: Study, settings: Settings, asked: Collection[str]) -> None:
+    """Refuse to go on with a study that is not the one that is asked for.
+
+    Args:
+        folder: The study's folder.
+        study: The study that is asked for.
+        settings: Its settings.
+        asked: Names of the flags that were given.
+
+    Raises:
+        JournalError: There is no readable journal.
+        SettingError: It is another study, or began in another way.
+    """
+    with contextlib.closing(Journal(folder / "journal.db", read_only=True)) as journal:
+        about = journal.study()
+    name = folder.name
+    if about["space"] != study.name:
+        raise SettingError(
+            f"Study '{name}' is one of '{about['space']}', not of '{study.name}': choose another "
+            "--name."
+        )
+    differing = settings.of(study).differing(about["settings"], asked)
+    differing += [
+        f"--set {key}={about['fixed'].get(key)}, not {value}"
+        for key, value in (study.fixed.items() if "set_" in asked else ())
+        if json.loads(json.dumps(value)) != about["fixed"].get(key)
+    ]
+    if "max_epochs" in asked and settings.max_epochs != about["max_epochs"]:
+        differing.append(f"--max-epochs {about['max_epochs']}, not {settings.max_epochs}")
+    if differing:
+        raise SettingError(
+            f"Study '{name}' began with {'; '.join(differing)}: leave that out to go on with it, "
+            "or choose another --name."
+        )
 
 
 def source_hash(path: Path) -> str:
