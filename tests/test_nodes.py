@@ -15,8 +15,9 @@ import grpc
 import pytest
 import ray
 
+from hypertune.engine import nodes
 from hypertune.engine.driver import Driver, Progress
-from hypertune.engine.nodes import Following, capacity, check_address
+from hypertune.engine.nodes import Following, capacity, check_address, show_token
 from hypertune.engine.prepare import prepare
 from hypertune.engine.ray_tune import ray_session
 from hypertune.errors import SettingError
@@ -276,8 +277,31 @@ def test_an_address_where_nothing_listens_is_told_at_once() -> None:
         port = server.getsockname()[1]
     with pytest.raises(SettingError, match=r"No Ray head answers at the address .* refused"):
         check_address(f"127.0.0.1:{port}")
-    with pytest.raises(SettingError, match="hand the study over with hypertune submit"):
-        check_address("ray://127.0.0.1:10001")
+    for odd in ("ray://127.0.0.1:10001", "nonsense", ":6379", "127.0.0.1:"):
+        with pytest.raises(SettingError, match="hand the study over with hypertune submit"):
+            check_address(odd)
+
+
+@pytest.mark.parametrize(
+    ("before", "there", "after"),
+    [(None, True, "token"), (None, False, None), ("disabled", True, "disabled")],
+)
+def test_a_cluster_is_shown_the_token_where_there_is_one(
+    before: str | None, there: bool, after: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    modes = [before]
+    config = SimpleNamespace(initialize=lambda _: modes.append(os.environ["RAY_AUTH_MODE"]))
+    loader = SimpleNamespace(has_token=lambda *, ignore_auth_mode: there)
+    monkeypatch.setattr(nodes, "Config", config)
+    monkeypatch.setattr(
+        nodes, "AuthenticationTokenLoader", SimpleNamespace(instance=lambda: loader)
+    )
+    monkeypatch.delenv("RAY_AUTH_MODE", raising=False)
+    if before is not None:
+        monkeypatch.setenv("RAY_AUTH_MODE", before)
+
+    assert show_token() == there
+    assert os.environ.get("RAY_AUTH_MODE") == after == modes[-1]
 
 
 @pytest.mark.parametrize("address", [None, "127.0.0.1:6379"])

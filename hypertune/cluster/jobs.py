@@ -25,7 +25,7 @@ from ray.exceptions import AuthenticationError
 from hypertune.cluster.attach import CODE, JOB, progress_file, read_progress
 from hypertune.cluster.luggage import Luggage
 from hypertune.engine import Progress
-from hypertune.engine.nodes import code_version
+from hypertune.engine.nodes import code_version, show_token
 from hypertune.errors import SettingError, choices
 from hypertune.records import redact
 from hypertune.settings import Settings
@@ -228,7 +228,6 @@ class Cluster:
                 f"Ray's job server is spoken with by {' and '.join(missing)}, not installed here; "
                 "run: pip install 'hypertune[cluster]'"
             )
-        from ray._raylet import Config  # type: ignore[attr-defined]
         from ray.job_submission import JobSubmissionClient
 
         url = urlsplit(self.address)
@@ -242,11 +241,9 @@ class Cluster:
             ) from error
         logging.getLogger("ray.dashboard.modules.dashboard_sdk").setLevel(logging.WARNING)
         logging.getLogger("ray._private.runtime_env.packaging").setLevel(logging.ERROR)
+        logging.getLogger("ray.dashboard.modules.job.sdk").setLevel(logging.WARNING)
+        show_token()
         with self._told(), _own_address():
-            if not os.environ.get("RAY_AUTH_MODE"):
-                # Ray has it off here, whatever token there is; a cluster without asks for none.
-                os.environ["RAY_AUTH_MODE"] = "token"
-                Config.initialize("")  # as Ray does where it sets the mode itself
             self._client = JobSubmissionClient(self.address)
         # It would wait for ever for a server that hangs.
         self._client._do_request = partial(self._client._do_request, timeout=_TIMEOUT_S)
@@ -269,6 +266,8 @@ class Cluster:
             raise SettingError(f"{self.address} does not answer: {error}") from error
         except (ConnectionError, OSError, RuntimeError, ValueError) as error:
             text = redact(str(error)).strip()
+            if not hasattr(self, "_client"):
+                text += " It must be the address of Ray's job server (the dashboard, port 8265)."
             raise SettingError(f"{self.address} cannot do that: {text}") from error
 
     # ---- jobs ----

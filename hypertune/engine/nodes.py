@@ -2,6 +2,7 @@
 
 import contextlib
 import hashlib
+import os
 import platform
 import socket
 import threading
@@ -14,6 +15,7 @@ import psutil
 import ray
 import torch
 from ray._private.services import canonicalize_bootstrap_address
+from ray._raylet import AuthenticationTokenLoader, Config  # type: ignore[attr-defined]
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from hypertune.errors import SettingError
@@ -38,7 +40,8 @@ def check_address(address: str) -> str:
     Raises:
         SettingError: None does.
     """
-    if "://" in address:
+    host, _, port = address.rpartition(":")
+    if address != "auto" and ("://" in address or not host or not port.isdigit()):
         raise SettingError(
             f"--address must be auto or HOST:PORT of a Ray head, but got '{address}': the driver "
             "runs inside of the cluster. From elsewhere hand the study over with hypertune submit."
@@ -46,7 +49,8 @@ def check_address(address: str) -> str:
     found = (
         (address == "auto" and _address_above()) or canonicalize_bootstrap_address(address) or ""
     )
-    host, _, port = found.rpartition(":")
+    if address == "auto":
+        host, _, port = found.rpartition(":")
     name = address if address == found else f"{address} ({found})"
     try:
         with socket.create_connection((host.strip("[]"), int(port)), _ANSWER_S) as connection:
@@ -61,6 +65,18 @@ def check_address(address: str) -> str:
             "--head, 6379 unless told otherwise, not that of its dashboard."
         )
     return found
+
+
+def show_token() -> bool:
+    """Show Ray's token to a cluster, where there is one; return whether there is.
+
+    Ray does so by itself at the address ``auto`` alone. A cluster that asks for none takes it.
+    """
+    there = bool(AuthenticationTokenLoader.instance().has_token(ignore_auth_mode=True))
+    if there and not os.environ.get("RAY_AUTH_MODE"):
+        os.environ["RAY_AUTH_MODE"] = "token"
+        Config.initialize("")  # Ray has read the environment before
+    return there
 
 
 def _address_above() -> str | None:

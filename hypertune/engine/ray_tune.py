@@ -17,7 +17,7 @@ from ray.tune.search import Searcher as RaySearcher
 from ray.tune.stopper import Stopper
 
 from hypertune.engine.driver import Driver
-from hypertune.engine.nodes import check_address
+from hypertune.engine.nodes import check_address, show_token
 from hypertune.engine.ray_schedulers import Following
 from hypertune.errors import SettingError
 from hypertune.settings import Settings
@@ -206,6 +206,20 @@ def _for_this_process_alone(number: int) -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
+def _hint(has_token: bool) -> str:
+    mode = os.environ.get("RAY_AUTH_MODE")
+    if has_token and mode == "token":
+        return (
+            "Is the token in ~/.ray/auth_token, or where RAY_AUTH_TOKEN_PATH says, the cluster's?"
+        )
+    if has_token:
+        return f"With RAY_AUTH_MODE={mode} it is not shown a token."
+    return (
+        "There is no token here: if the cluster asks for one, put it into ~/.ray/auth_token, "
+        "readable by you alone, or into a file that RAY_AUTH_TOKEN_PATH names."
+    )
+
+
 @contextlib.contextmanager
 def ray_session(settings: Settings) -> Iterator[bool]:
     """Have Ray at hand: the one that is connected already, or one of our own that ends with us.
@@ -236,14 +250,14 @@ def ray_session(settings: Settings) -> Iterator[bool]:
         "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
         "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1"),
     }
-    address = settings.address or os.environ.get("RAY_ADDRESS")
+    address, has_token = settings.address or os.environ.get("RAY_ADDRESS"), False
     try:
         # "local": without an address it would join whatever Ray somebody has left running here.
         # It listens on all interfaces, whatever one asks for. One that is started here asks for a
         # token (~/.ray/auth_token), sets RAY_AUTH_MODE for its processes, and does so where the
         # variable is not set before: it may come from a shell that is to talk to another Ray.
         if address:
-            address = check_address(address)
+            address, has_token = check_address(address), show_token()
         else:
             os.environ.pop("RAY_AUTH_MODE", None)
         with contextlib.nullcontext() if address else _for_this_process_alone(signal.SIGTERM):
@@ -257,7 +271,7 @@ def ray_session(settings: Settings) -> Iterator[bool]:
         raise
     except Exception as error:  # Ray's are of many kinds, some of them plain exceptions
         what = f"joined at the address '{address}'" if address else "started"
-        hint = " Has this process the cluster's token (RAY_AUTH_TOKEN_PATH)?" if address else ""
+        hint = f" {_hint(has_token)}" if address else ""
         raise SettingError(f"Ray cannot be {what}: {error}.{hint}") from error
     try:
         yield bool(address)
