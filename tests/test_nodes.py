@@ -296,9 +296,9 @@ def test_a_cluster_is_shown_the_token_where_there_is_one(
     monkeypatch.setattr(
         nodes, "AuthenticationTokenLoader", SimpleNamespace(instance=lambda: loader)
     )
-    monkeypatch.delenv("RAY_AUTH_MODE", raising=False)
-    if before is not None:
-        monkeypatch.setenv("RAY_AUTH_MODE", before)
+    environ = {name: value for name, value in os.environ.items() if name != "RAY_AUTH_MODE"}
+    mode = {} if before is None else {"RAY_AUTH_MODE": before}
+    monkeypatch.setattr("os.environ", environ | mode)  # a copy, which nothing is left in
 
     assert show_token() == there
     assert os.environ.get("RAY_AUTH_MODE") == after == modes[-1]
