@@ -5,6 +5,7 @@
 #SBATCH --cpus-per-task=8
 #SBATCH --gpus-per-node=4
 #SBATCH --time=4:00:00
+#SBATCH --exclusive
 #SBATCH --signal=B:TERM@300
 #SBATCH --requeue
 #SBATCH --open-mode=append
@@ -19,25 +20,25 @@ mkdir -p -m 700 "$studies"
 [ -O "$studies" ] || { echo "'$studies' belongs to somebody else." >&2; exit 1; }
 
 # Ray listens on all interfaces of its nodes: it asks for the token in this file.
-export RAY_AUTH_MODE=token RAY_AUTH_TOKEN_PATH=/home/me/.ray/auth_token
-export RAY_USAGE_STATS_ENABLED=0 RAY_SYMMETRIC_RUN_CLUSTER_WAIT_TIMEOUT=300
+export RAY_AUTH_MODE=token RAY_AUTH_TOKEN_PATH=/home/me/.ray/auth_token RAY_USAGE_STATS_ENABLED=0
 export PATH=/shared/venv/bin:"$PATH"
-
-head=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
-port=$((20000 + SLURM_JOB_ID % 10000))
-scratch=$(mktemp -d)
+unset RAY_ADDRESS
+scratch=$(mktemp -d /tmp/hypertune-XXXXXX)
 export HYPERTUNE_PID_FILE="$scratch/driver.pid"
 
 # SLURM tells this shell alone, which tells the driver alone: Ray must live while that ends.
-told=no
+again=no
 tell_driver() {
-    told=yes
     if [ -s "$HYPERTUNE_PID_FILE" ]; then
         kill -TERM "$(cat "$HYPERTUNE_PID_FILE")"
     else # it has not begun
         kill -TERM "$steps"
     fi
 }
+
+export RAY_SYMMETRIC_RUN_CLUSTER_WAIT_TIMEOUT=300
+head=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
+port=$((20000 + SLURM_JOB_ID % 10000))
 srun --ntasks="$SLURM_JOB_NUM_NODES" --ntasks-per-node=1 --cpus-per-task=8 \
     ray symmetric-run --address "$head:$port" --min-nodes "$SLURM_JOB_NUM_NODES" \
     --num-cpus=8 --num-gpus=4 --include-dashboard=false -- \
@@ -45,25 +46,38 @@ srun --ntasks="$SLURM_JOB_NUM_NODES" --ntasks-per-node=1 --cpus-per-task=8 \
     /shared/venv/bin/python -m hypertune.cli run --space gru_window --gpus-per-trial 0.5 --storage /shared/hypertune \
     --name "$name" --or-resume --studies-dir "$studies" --address "$head:$port" &
 steps=$!
-trap tell_driver TERM
+trap 'again=yes; tell_driver' TERM # before the wall limit: the job is queued again
+trap 'again=no; tell_driver' USR1 # the end that its owner wants
 wait "$steps"
 status=$?
-while [ "$told" = yes ] && kill -0 "$steps" 2> /dev/null; do # the trap ends the first wait
+while kill -0 "$steps" 2> /dev/null; do # a trap ends a wait
     wait "$steps"
     status=$?
 done
 rm -rf "$scratch"
 
-# What is there to read goes home; the journal that is searched with stays on the local disk.
+# What is there to read goes home; the journal that is searched with stays on the local disk. What
+# was there and is not an earlier copy, or was gone on with since, is kept.
 if [ -e "$studies/$name/journal.db" ]; then
+    home="$results/$name" new="$results/.$name.$SLURM_JOB_ID"
     mkdir -p "$results"
-    rm -rf "$results/$name"
-    cp -R "$studies/$name" "$results/"
+    rm -rf "$new"
+    if cp -R "$studies/$name" "$new" && touch "$new/batch-copy"; then
+        if [ -e "$home" ] && { [ ! -e "$home/batch-copy" ] || [ "$home/journal.db" -nt "$home/batch-copy" ]; }; then
+            mv "$home" "$home.before-$SLURM_JOB_ID"
+            echo "'$home' was there before: it is '$home.before-$SLURM_JOB_ID' now."
+        fi
+        rm -rf "$home"
+        mv "$new" "$home"
+    else
+        rm -rf "$new"
+        echo "The study could not be copied to '$home'; it is in '$studies/$name' on $(hostname)." >&2
+    fi
 fi
 
 # A signal ended the search (130), or the wait for Ray (143): there is more to do. A job that was
 # cancelled is not queued again.
-if [ "$told" = yes ] && { [ "$status" = 130 ] || [ "$status" = 143 ]; }; then
+if [ "$again" = yes ] && { [ "$status" = 130 ] || [ "$status" = 143 ]; }; then
     case $(scontrol show job --oneliner "$SLURM_JOB_ID") in
         *JobState=RUNNING*) scontrol requeue "$SLURM_JOB_ID" ;;
     esac

@@ -590,7 +590,7 @@ def show_batch(out: Console, request: "Request", script: Path, number: str) -> N
     rows = [
         ("script", f"{script}: sbatch takes it again, and the study goes on"),
         ("log", f"tail -f {request.name}-{number}.log"),
-        ("end it", f"scancel {number}"),
+        ("end it", f"scancel --batch --signal=USR1 {number}: cleanly, and for good"),
         ("results", f"studies/{request.name}, when a run of the job has ended"),
     ]
     if request.settings.tracking_uri is None:

@@ -16,7 +16,14 @@ import numpy as np
 import ray
 import torch
 
-from hypertune.engine import capacity, load_data, planned_epochs, prepare, usable_folder
+from hypertune.engine import (
+    capacity,
+    cpus_here,
+    load_data,
+    planned_epochs,
+    prepare,
+    usable_folder,
+)
 from hypertune.errors import SettingError
 from hypertune.records import redact
 from hypertune.settings import Settings
@@ -88,7 +95,7 @@ def make_plan(study: Study, settings: Settings, *, probe: bool) -> Plan:
     space, n_trials = study.search_space, search.n_trials or 0
     n_epochs = planned_epochs(search)
     n_repeated = 0 if saves(study.trainable) else planned_epochs(search, saves=False) - n_epochs
-    cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cpus = cpus_here()
     here = {"CPU": float(cpus), "GPU": float(torch.cuda.device_count())}
     if os.environ.get("RAY_ADDRESS") or ray.is_initialized():
         here = {"CPU": 1e6, "GPU": 1e6}  # what that Ray has shows when it is joined

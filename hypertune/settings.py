@@ -1,5 +1,6 @@
 """How a study is to be run: the settings of `run` and of the command line, checked."""
 
+import math
 import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
@@ -126,21 +127,21 @@ class Settings:
             "sync_timeout_s": (self.sync_timeout_s, 0, "at least 0"),
         }
         for name, (value, least, rule) in rules.items():
-            if value is not None and not value >= least:
+            if value is not None and not least <= value < math.inf:
                 problems.append(f"{_flag(name)} must be {rule}, but got {value}.")
         for name in ("cpus_per_trial", "trial_timeout_s", "time_budget_s"):
             value = getattr(self, name)
-            if value is not None and not value > 0:
+            if value is not None and not 0 < value < math.inf:
                 problems.append(f"{_flag(name)} must be more than 0, but got {value}.")
         for name, amount in self.resources.items():
             if name.upper() in ("CPU", "GPU"):
                 problems.append(f"--resources names no {name}: see --{name.lower()}s-per-trial.")
-            elif not amount > 0 or (amount > 1 and amount != int(amount)):
+            elif not 0 < amount < math.inf or (amount > 1 and amount != int(amount)):
                 problems.append(
                     "--resources must be name=amount, with amounts that are whole numbers or "
                     f"between 0 and 1, but got {name}={amount:g}."
                 )
-        if self.gpus_per_trial > 1 and self.gpus_per_trial != int(self.gpus_per_trial):
+        if 1 < self.gpus_per_trial < math.inf and self.gpus_per_trial % 1:
             problems.append(
                 "--gpus-per-trial must be a whole number, or a fraction of one GPU, but got "
                 f"{self.gpus_per_trial}."

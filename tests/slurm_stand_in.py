@@ -1,4 +1,4 @@
-"""A SLURM of one node and one job, which really runs scripts: sbatch, scontrol and srun."""
+"""A SLURM of one machine and one job, which really runs scripts: sbatch, scontrol and srun."""
 
 import os
 import subprocess
@@ -42,6 +42,7 @@ def main(folder: Path) -> None:
     """Run the script, and run it again as often as it was queued again."""
     script = (folder / "script.sh").read_text()
     (log,) = [line for line in script.splitlines() if line.startswith("#SBATCH --output=")]
+    (nodes,) = [line for line in script.splitlines() if line.startswith("#SBATCH --nodes=")]
     output = Path(log.partition("=")[2].replace("%j", JOB))
     n = 0
     while True:
@@ -50,7 +51,7 @@ def main(folder: Path) -> None:
         env = {
             **os.environ,
             "SLURM_JOB_ID": JOB,
-            "SLURM_JOB_NUM_NODES": "1",
+            "SLURM_JOB_NUM_NODES": nodes.partition("=")[2],
             "SLURM_JOB_NODELIST": "here",
             "SLURM_RESTART_COUNT": str(n),
         }

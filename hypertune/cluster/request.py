@@ -19,7 +19,7 @@ from hypertune.cluster.jobs import (
 )
 from hypertune.cluster.luggage import Luggage, pack
 from hypertune.cluster.slurm import Batch, batch_script, check_slurm, token_file
-from hypertune.errors import Checks
+from hypertune.errors import Checks, SettingError
 from hypertune.settings import Settings
 from hypertune.study import Study, study_names
 
@@ -159,9 +159,15 @@ def batch_ready(request: Request, batch: Batch) -> str:
     """Return the batch script of a study.
 
     Raises:
-        SettingError: The token of Ray can be read by others.
+        SettingError: A study of this name is here already, or the token of Ray can be read by
+            others.
     """
     settings = request.settings
+    if (Path("studies") / request.name).exists() and "or_resume" not in request.flags:
+        raise SettingError(
+            f"A study is in studies/{request.name} here already, where that of the job goes in the "
+            "end: choose another --name, or let the same study go on with --or-resume."
+        )
     changes: dict[str, Any] = {
         name: str(Path(value).expanduser().resolve())
         for name, (_, value) in request.flags.items()

@@ -1,8 +1,10 @@
 """Studies as batch jobs of SLURM: a script that starts Ray on its nodes, and takes itself up again.
 
-The script runs ``ray symmetric-run`` with the driver inside. Before the wall limit SLURM tells the
-script, which tells the driver, which ends cleanly; then the job is queued again, and goes on with
-the study from its journal, on whatever node that is. It does so until the study is finished.
+On one node, which others may share, the driver has a Ray of its own. On several, which are the
+job's alone, the script runs ``ray symmetric-run`` with the driver inside: that wants fixed ports,
+and ends all of its user's Rays on a node. Before the wall limit SLURM tells the script, which tells
+the driver, which ends cleanly; then the job is queued again, and goes on with the study from its
+journal, on whatever node that is. It does so until the study is finished.
 """
 
 import os
@@ -27,6 +29,7 @@ STUDIES_DIR = "${SLURM_TMPDIR:-${TMPDIR:-/tmp}}/hypertune-${USER:-$(id -un)}/stu
 _WARN_S = 300
 _TIME = re.compile(r"\d+(-\d+(:\d+){0,2}|(:\d+){0,2})?")
 _MEMORY = re.compile(r"\d+[KMGT]?")
+_WORD = re.compile(r"[\w.@:+,-]+")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,7 +82,12 @@ class Batch:
                 "--memory must be a whole number with K, M, G or T, such as 32G, but got "
                 f"'{self.memory}'."
             )
-        odd = [one for one in self.options if not one.startswith("-") or "\n" in one]
+        problems += [
+            f"--{name} must be a name that SLURM knows, but got {value!r}."
+            for name, value in (("partition", self.partition), ("account", self.account))
+            if value is not None and not _WORD.fullmatch(value)
+        ]
+        odd = [one for one in self.options if not one.startswith("-") or not one.isprintable()]
         problems += [
             f"--sbatch-option must be one of sbatch's, such as --qos=high, but got {one!r}."
             for one in odd
@@ -101,7 +109,7 @@ class Batch:
             "time": self.time_limit,
         }
         given = [f"--{name}={value}" for name, value in asked.items() if value is not None]
-        return [*given, *self.options]
+        return [*given, *(["--exclusive"] if self.nodes > 1 else []), *self.options]
 
 
 def _seconds(text: str) -> int:
@@ -166,6 +174,7 @@ def batch_script(
         bin=quote(str(Path(python).parent)),
         token=quote(str(token)),
         folder=quote(str(folder)),
+        nodes=batch.nodes,
         cpus=batch.cpus,
         gpus=batch.gpus,
     )

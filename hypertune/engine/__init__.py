@@ -18,7 +18,7 @@ from hypertune.engine.folder import (
     study_folders,
     usable_folder,
 )
-from hypertune.engine.nodes import capacity
+from hypertune.engine.nodes import capacity, cpus_here
 from hypertune.engine.outcome import Outcome, is_finished, note_report, read_outcome
 from hypertune.engine.prepare import load_data, planned_epochs, prepare
 from hypertune.engine.rerun import Rerun, rerun
@@ -31,6 +31,7 @@ __all__ = [
     "Progress",
     "Rerun",
     "capacity",
+    "cpus_here",
     "delete",
     "explain",
     "has_study",

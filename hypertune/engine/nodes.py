@@ -128,6 +128,12 @@ def capacity(
     )
 
 
+def cpus_here() -> int:
+    """Return how many CPUs this process may use, which may be fewer than there are."""
+    allowed = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else ()
+    return len(allowed) or os.cpu_count() or 1
+
+
 def carried(node: Mapping[str, float], bundle: Mapping[str, float]) -> float:
     """Return how many trials a node carries."""
     return min(_fits(node.get(kind, 0.0), amount) for kind, amount in bundle.items())

@@ -17,7 +17,7 @@ from ray.tune.search import Searcher as RaySearcher
 from ray.tune.stopper import Stopper
 
 from hypertune.engine.driver import Driver
-from hypertune.engine.nodes import check_address, show_token
+from hypertune.engine.nodes import check_address, cpus_here, show_token
 from hypertune.engine.ray_schedulers import Following
 from hypertune.errors import SettingError
 from hypertune.settings import Settings
@@ -261,8 +261,11 @@ def ray_session(settings: Settings) -> Iterator[bool]:
         else:
             os.environ.pop("RAY_AUTH_MODE", None)
         with contextlib.nullcontext() if address else _for_this_process_alone(signal.SIGTERM):
+            # Ray itself would take all CPUs that it sees, those of other jobs as well.
+            narrower = cpus_here() < (os.cpu_count() or 1)
             ray.init(
                 address=address or "local",
+                num_cpus=cpus_here() if narrower and not address else None,
                 include_dashboard=False,
                 log_to_driver=settings.verbose,
                 logging_level="INFO" if settings.verbose else "ERROR",

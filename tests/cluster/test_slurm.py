@@ -18,7 +18,7 @@ from hypertune.errors import SettingError
 Call = Callable[..., tuple[int, str, str]]
 DRIVER = """#!/bin/bash
 # In the place of Python: a driver that ends cleanly when it is told to, and then has more to do.
-echo "driver $* $RAY_AUTH_MODE $RAY_AUTH_TOKEN_PATH" >> {folder}/driver.log
+echo "driver $* $RAY_OVERRIDE_RESOURCES $RAY_AUTH_MODE $RAY_AUTH_TOKEN_PATH" >> {folder}/driver.log
 while [ "$1" != --studies-dir ]; do shift; done
 mkdir -p "$2/far"
 if [ -e "$2/far/journal.db" ]; then echo "finished" >> "$2/far/journal.db"; exit {status}; fi
@@ -68,6 +68,8 @@ def call(
         (["--nodes", "0"], "--nodes must be at least 1, but got 0"),
         (["--memory", "8GB"], "--memory must be a whole number with K, M, G or T"),
         (["--sbatch-option", "qos=high"], "--sbatch-option must be one of sbatch's"),
+        (["--partition", "gpu\nrm -rf x"], "--partition must be a name that SLURM knows"),
+        (["--account", "a b;c"], "--account must be a name that SLURM knows, but got 'a b;c'"),
         (["--storage", "gone"], "--storage must be the full path of a folder that is there"),
         (["--no-wait"], "--no-wait: not with --slurm"),
     ],
@@ -109,6 +111,7 @@ def test_a_dry_run_shows_a_script_that_bash_can_read_and_sends_nothing(
         "--gpus-per-node=4",
         "--mem=32G",
         "--time=1-12",
+        "--exclusive",
         "--qos=high",
         "--signal=B:TERM@300",
         "--requeue",
@@ -124,6 +127,15 @@ def test_a_dry_run_shows_a_script_that_bash_can_read_and_sends_nothing(
     done = subprocess.run(["bash", "-n"], input=script, text=True, capture_output=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
     assert not list(tmp_path.glob("*.sbatch"))
+
+
+def test_a_study_that_is_here_already_is_not_written_over(call: Call, tmp_path: Path) -> None:
+    (tmp_path / "studies" / "far").mkdir(parents=True)
+    args = ["--space", "gru_window", "--storage", str(tmp_path), "--time-limit", "1:00:00"]
+    status, _out, err = call(*args, "--name", "far", "--dry-run")
+    assert status == 2
+    assert "A study is in studies/far here already" in err
+    assert call(*args, "--name", "far", "--or-resume", "--dry-run")[0] == 0
 
 
 def test_a_token_that_others_can_read_is_refused(call: Call, tmp_path: Path) -> None:
@@ -154,15 +166,24 @@ def wait_for(path: Path, text: str = "") -> None:
 
 
 @pytest.mark.parametrize(
-    ("state", "status", "ended"),
+    ("nodes", "signal", "state", "status", "ended"),
     [
-        ("RUNNING", 0, ["130", "0"]),  # queued again, and finished then
-        ("RUNNING", 1, ["130", "1"]),  # queued again, and failed then: that is the end, too
-        ("CANCELLED", 0, ["130"]),
+        # What --signal=B:TERM does: it is queued again, and finished then; or failed then.
+        (1, "TERM", "RUNNING", 0, ["130", "0"]),
+        (2, "TERM", "RUNNING", 0, ["130", "0"]),
+        (1, "TERM", "RUNNING", 1, ["130", "1"]),
+        (1, "TERM", "CANCELLED", 0, ["130"]),
+        (2, "USR1", "RUNNING", 0, ["130"]),  # the end that its owner wants
     ],
 )
-def test_before_the_wall_limit_the_driver_ends_cleanly_and_the_job_goes_on(
-    state: str, status: int, ended: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_driver_that_is_told_ends_cleanly_and_before_the_wall_limit_the_job_goes_on(
+    nodes: int,
+    signal: str,
+    state: str,
+    status: int,
+    ended: list[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     for name, value in stand_in(tmp_path / "slurm").items():
         monkeypatch.setenv(name, value)
@@ -176,7 +197,7 @@ def test_before_the_wall_limit_the_driver_ends_cleanly_and_the_job_goes_on(
     script = tmp_path / "far.sbatch"
     script.write_text(
         slurm.batch_script(
-            Batch(time_limit="1:00:00", cpus=2),
+            Batch(time_limit="1:00:00", cpus=2, nodes=nodes),
             {"--space": "mine.py", "--storage": "/shared", "--set": ["a=1", "b=2 3"]},
             name="far",
             studies_dir=None,
@@ -185,12 +206,15 @@ def test_before_the_wall_limit_the_driver_ends_cleanly_and_the_job_goes_on(
             folder=tmp_path,
         )
     )
+    mine = tmp_path / "studies" / "far" / "journal.db"
+    mine.parent.mkdir(parents=True)
+    mine.write_text("mine")
     assert send_batch(script) == JOB
 
     wait_for(tmp_path / "searching")
     (tmp_path / "slurm" / "state").write_text(state)
     shell = int((tmp_path / "slurm" / "shell.pid").read_text())
-    subprocess.run(["kill", "-TERM", str(shell)], check=True)  # what --signal=B:TERM does
+    subprocess.run(["kill", f"-{signal}", str(shell)], check=True)
     wait_for(tmp_path / "slurm" / "state", "COMPLETED")
 
     log = (tmp_path / f"far-{JOB}.log").read_text()
@@ -201,8 +225,17 @@ def test_before_the_wall_limit_the_driver_ends_cleanly_and_the_job_goes_on(
         assert "run --space mine.py --storage /shared --set a=1 --set b=2 3 --name far" in line
         assert "--or-resume" in line
         assert line.endswith(f"token {tmp_path / 'token'}")
-    (ray, *_more) = (tmp_path / "ray.log").read_text().splitlines()
-    assert ray.startswith("ray symmetric-run --address 127.0.0.1:20007 --min-nodes 1 --num-cpus=2")
-    # The journal is on the local disk while it is searched with, and goes home then.
-    home = (tmp_path / "studies" / "far" / "journal.db").read_text().splitlines()
+        assert ('{"CPU": 2, "GPU": 0}' in line) == (nodes == 1)
+        assert ("--address 127.0.0.1:20007" in line) == (nodes > 1)
+    ray = tmp_path / "ray.log"
+    assert ray.exists() == (nodes > 1)
+    if nodes > 1:
+        expected = "ray symmetric-run --address 127.0.0.1:20007 --min-nodes 2 --num-cpus=2"
+        assert ray.read_text().startswith(expected)
+    # The journal is on the local disk while it is searched with, and goes home then; what was there
+    # before is kept.
+    studies = tmp_path / "studies"
+    assert sorted(path.name for path in studies.iterdir()) == ["far", f"far.before-{JOB}"]
+    assert (studies / f"far.before-{JOB}" / "journal.db").read_text() == "mine"
+    home = (studies / "far" / "journal.db").read_text().splitlines()
     assert home == ["began", "told to end", "finished"][: len(ended) + 1]
