@@ -555,6 +555,8 @@ def show_job_plan(
 
 def show_ended(out: Console, job: "Job", words: str) -> None:
     """Print how a job ended, and its last words."""
+    out.print(Text("What it said at its end; folders and commands are those of its node:"))
+    out.print()
     out.print(Text(words))
     code = "" if job.exit_code is None else f", exit status {job.exit_code}"
     out.print()

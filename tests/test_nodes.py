@@ -5,7 +5,7 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -17,7 +17,7 @@ import ray
 
 from hypertune.engine import nodes
 from hypertune.engine.driver import Driver, Progress
-from hypertune.engine.nodes import Following, capacity, check_address, show_token
+from hypertune.engine.nodes import Following, capacity, check_address, check_nodes, show_token
 from hypertune.engine.prepare import prepare
 from hypertune.engine.ray_tune import ray_session
 from hypertune.errors import SettingError
@@ -280,6 +280,43 @@ def test_an_address_where_nothing_listens_is_told_at_once() -> None:
     for odd in ("ray://127.0.0.1:10001", "nonsense", ":6379", "127.0.0.1:"):
         with pytest.raises(SettingError, match="hand the study over with hypertune submit"):
             check_address(odd)
+
+
+@pytest.mark.parametrize(
+    ("nodes_with_cpus", "storage", "asked"),
+    [
+        (["own"], None, False),
+        (["own"], "/shared", True),
+        (["a"], None, True),
+        (["own", "a"], None, True),
+    ],
+)
+def test_nodes_are_asked_where_any_but_the_drivers_trains(
+    nodes_with_cpus: list[str],
+    storage: str | None,
+    asked: bool,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    there = {"own": 0.0} | dict.fromkeys(nodes_with_cpus, 2.0)
+    seen: list[str] = []
+
+    def problems(found: Sequence[Mapping[str, Any]], *_: object) -> list[str]:
+        seen.extend(node["NodeID"] for node in found)
+        return []
+
+    monkeypatch.setattr(
+        nodes,
+        "alive_nodes",
+        lambda: [{"NodeID": name, "Resources": {"CPU": n}} for name, n in there.items()],
+    )
+    context = SimpleNamespace(get_node_id=lambda: "own")
+    monkeypatch.setattr(ray, "get_runtime_context", lambda: context)
+    monkeypatch.setattr(nodes, "_problems", problems)
+    settings = Settings(studies_dir=tmp_path, storage=None if storage is None else str(tmp_path))
+    check_nodes(settings)
+    assert seen == (nodes_with_cpus if asked else [])
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize(

@@ -304,7 +304,7 @@ class Cluster:
         if jobs and not known:
             raise SettingError(
                 f"There was a job for a study '{name}' on this cluster: choose another --name, or "
-                "let it go on with --or-resume."
+                "let the study go on, or begin if it did not, with --or-resume."
             )
 
     def submit(

@@ -183,13 +183,14 @@ class Following:
 def check_nodes(settings: Settings) -> None:
     """Check that all nodes have what a trial needs: same versions, and common checkpoints.
 
-    One node alone needs no check, it is the driver's; unless checkpoints go elsewhere.
+    The driver's own node alone needs no check, unless checkpoints go elsewhere.
 
     Raises:
         SettingError: Some of them have not. All that is wrong is said at once.
     """
     nodes = [node for node in alive_nodes() if node["Resources"].get("CPU", 0) > 0]
-    if len(nodes) < 2 and settings.storage is None:
+    own = ray.get_runtime_context().get_node_id()
+    if settings.storage is None and all(node["NodeID"] == own for node in nodes):
         return
     place = _common_place(settings)
     try:

@@ -204,7 +204,7 @@ def test_two_drivers_on_one_study_are_refused_and_a_name_is_not_taken_twice() ->
     server.check("new", known=False)
     with pytest.raises(SettingError, match="Study 'on' is under way on the cluster, as job on"):
         server.check("on", known=True)
-    with pytest.raises(SettingError, match="choose another --name, or let it go on with --or-res"):
+    with pytest.raises(SettingError, match="choose another --name, or let the study go on"):
         server.check("off", known=False)
     server.check("off", known=True)
 
