@@ -297,11 +297,13 @@ class _Judge:
         def rest(config: Mapping[str, Any]) -> str:
             return identity({k: v for k, v in config.items() if k != parameter.key})
 
-        runs, texts = {}, {}
+        runs, texts, names = {}, {}, {}
         for config, rows in replicates(self.data).items():
             known = self.data.flats[rows["trial"].iloc[0]]
             if rest(known) == rest(flat):
-                runs[config], texts[config] = rows, level_text(known[parameter.key])
+                value = known[parameter.key]
+                runs[config], texts[config] = rows, level_text(value)
+                names[texts[config]] = f"the default with {parameter.name} {show(value)}"
         configs, values = blocks(self.data, runs) if len(runs) > 1 else ([], np.zeros((0, 0)))
         if len(configs) < 2 or values.shape[1] < MIN_REPEATS:
             return None
@@ -313,7 +315,7 @@ class _Judge:
                 f"each level of {parameter.name} with all else as in the default",
                 "replicates on fresh seeds",
                 effects.from_replicates(values, groups, groups, alpha=alpha),
-                {level: f"{level} in the default configuration" for level in groups},
+                names,
                 f"on {n} fresh seeds",
                 n,
                 "repeats of each",

@@ -344,7 +344,7 @@ def test_levels_are_compared_at_the_default_where_that_was_run(tmp_path: Path) -
     (said,) = (s for s in found if "as in the default" in s.estimand)
     assert said.outcome == "better"
     assert said.contrasts[0].difference == pytest.approx(np.mean(gru_losses) - np.mean(lstm_losses))
-    assert "lstm in the default configuration beats gru in the default" in said.sentences[0]
+    assert "the default with cell lstm beats the default with cell gru by" in said.sentences[0]
 
     other = judge_factor(
         load(write_study(tmp_path / "o", replicates(gru_losses, lstm_losses))), "cell"
