@@ -29,4 +29,5 @@ study = Study(
     mode="min",
     max_epochs=27,
     n_trials=48,
+    n_repeats=8,
 )

@@ -29,5 +29,6 @@ study = Study(
     mode="min",
     max_epochs=27,
     n_trials=48,
+    n_repeats=8,
     goal="answer",
 )

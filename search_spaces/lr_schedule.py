@@ -40,5 +40,6 @@ study = Study(
     mode="min",
     max_epochs=18,
     n_trials=36,
+    n_repeats=8,
     goal="answer",
 )

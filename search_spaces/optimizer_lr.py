@@ -28,4 +28,5 @@ study = Study(
     mode="min",
     max_epochs=27,
     n_trials=40,
+    n_repeats=8,
 )

@@ -33,4 +33,5 @@ study = Study(
     mode="min",
     max_epochs=54,
     n_trials=36,
+    n_repeats=5,
 )

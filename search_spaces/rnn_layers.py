@@ -32,5 +32,6 @@ study = Study(
     mode="min",
     max_epochs=27,
     n_trials=30,
+    n_repeats=8,
     goal="answer",
 )

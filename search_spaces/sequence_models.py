@@ -31,4 +31,5 @@ study = Study(
     mode="min",
     max_epochs=27,
     n_trials=36,
+    n_repeats=5,
 )
