@@ -469,6 +469,7 @@ class Proxy(http.server.BaseHTTPRequestHandler):
     """Hands requests on to a server, unless there is trouble."""
 
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True  # an answer in two parts would wait for its acknowledgement
     target = ""
     trouble: str | None = None
 
