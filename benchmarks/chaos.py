@@ -125,7 +125,7 @@ def results(folder: Path) -> Rows:
 
 def compare(folder: Path, store: Path, seen: Rows, *, may_be_lost: bool = False) -> Counter[str]:
     """Return how much is lost, duplicated and wrong in a finished study, once all is delivered."""
-    deliver(folder / "journal.db", f"sqlite:///{store}", timeout_s=600)
+    deliver_all(folder / "journal.db", f"sqlite:///{store}")
     found: Counter[str] = Counter(lost=0, duplicated=0, wrong=0)
     rows = results(folder)
     found["lost"] += sum(rows.get(key) != row for key, row in seen.items())
@@ -149,6 +149,12 @@ def compare(folder: Path, store: Path, seen: Rows, *, may_be_lost: bool = False)
         for trial in trials:
             print(f"  {trial.id} {trial.role} {trial.state} {trial.reason}", file=sys.stderr)
     return found
+
+
+def deliver_all(journal: Path, uri: str) -> None:
+    """Bring MLflow up to date; what takes too long counts as lost, and this is told."""
+    if left := deliver(journal, uri, timeout_s=600).pending:
+        print(f"{journal.parent.name}: {left} records are not delivered yet", file=sys.stderr)
 
 
 def in_mlflow(store: Path, study_id: str, rows: Rows, trials: set[int]) -> Counter[str]:
@@ -587,7 +593,7 @@ def server_faults(folder: Path, n: int, rng: random.Random) -> tuple[int, Counte
         stop.set()
         writer.join()
         uploader.finish(60)
-        deliver(study / "journal.db", url, timeout_s=300)
+        deliver_all(study / "journal.db", url)
     servers.close()
     with contextlib.closing(Journal(study / "journal.db", read_only=True)) as journal:
         trials = {trial.id for trial in journal.trials()}
@@ -624,7 +630,7 @@ def two_uploaders(folder: Path, n: int, rng: random.Random) -> tuple[int, Counte
     writer.join()
     for uploader in two:
         uploader.finish(60)
-    deliver(study / "journal.db", uri, timeout_s=300)
+    deliver_all(study / "journal.db", uri)
     with contextlib.closing(Journal(study / "journal.db", read_only=True)) as journal:
         trials = {trial.id for trial in journal.trials()}
     return n, in_mlflow(store, "uploaders", results(study), trials)
