@@ -102,7 +102,10 @@ def one(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> OneWorker:
     )
     monkeypatch.setattr("hypertune.trainable.worker._REPORT_EVERY_S", 0.0)
     monkeypatch.setattr("ray.tune.trainable.trainable.DEFAULT_STORAGE_PATH", str(tmp_path / "ray"))
-    monkeypatch.setattr(ray, "nodes", lambda: [{"Alive": True, "Resources": {"CPU": 1.0}}])
+    node = {"NodeID": "here", "Alive": True, "Resources": {"CPU": 1.0}}
+    here = SimpleNamespace(get_node_id=lambda: "here")
+    monkeypatch.setattr(ray, "nodes", lambda: [node])
+    monkeypatch.setattr(ray, "get_runtime_context", lambda: here)
     monkeypatch.setattr(ray, "get_gpu_ids", list)
     monkeypatch.setattr(ray, "put", lambda data: data)
     monkeypatch.setattr(ray, "get", lambda data: data)

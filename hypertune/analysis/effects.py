@@ -46,6 +46,7 @@ _N_BEST = 32
 _JITTER = 1e-6
 _N_DRAWS = 500
 _FIT_STEPS = 60
+_MAX_TRIALS = 1000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -206,6 +207,8 @@ class Surrogate:
 
     Losses stay in the metric's own unit, in which a seed's noise is about the same everywhere: a
     scale that is stretched near the best makes it look larger there, and the levels more alike.
+    Of more than a thousand trials a thousand are taken by lot, since its time and memory grow with
+    the third and second power; by their losses they must not be chosen.
 
     Args:
         data: The study. Failed trials, simple models and replicates are left out, and so are trials
@@ -223,9 +226,12 @@ class Surrogate:
         trials = data.full[data.full["trial"].isin(list(data.flats))]
         points = self._encoding.points([data.flats[trial] for trial in trials["trial"]])
         losses = data.sign * finite(trials["value"])
-        self.n_full = len(losses)
         # Where the best may be: around what is known to be good.
         self._best = points[np.argsort(losses, kind="stable")[:_N_BEST]]
+        if len(losses) > _MAX_TRIALS:
+            taken = np.random.default_rng(0).choice(len(losses), _MAX_TRIALS, replace=False)
+            points, losses = points[taken], losses[taken]
+        self.n_full = len(losses)
         # A few runs that diverged must not be all that there is to explain: Tukey's outer fence.
         low, high = np.quantile(losses, (0.25, 0.75))
         losses = np.minimum(losses, high + 3 * max(high - low, 1e-12))
