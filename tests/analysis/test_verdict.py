@@ -212,6 +212,24 @@ def test_kinds_of_statements_share_the_error(tmp_path: Path) -> None:
     assert beside.low < alone.low < alone.high < beside.high
 
 
+def test_of_very_many_trials_the_model_is_given_some_by_lot(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rng = np.random.default_rng(0)
+    trials = [
+        Made(losses=[1 + (u - 0.5) ** 2] * 9, config={**DEFAULT, "lr": float(10 ** (3 * u - 4))})
+        for u in rng.random(40)
+    ]
+    data = load(write_study(tmp_path / "many", trials))
+    whole = effects.Surrogate(data)
+    monkeypatch.setattr(effects, "_MAX_TRIALS", 20)
+    part = effects.Surrogate(data)
+
+    assert (whole.n_full, part.n_full) == (40, 20)
+    drawn = part.tuned([{"lr": 10**-2.5}, {"lr": 1e-4}], np.random.default_rng(1)).mean(axis=0)
+    assert drawn[0] < drawn[1]  # where the best is
+
+
 def test_the_models_intervals_grow_with_its_errors(tmp_path: Path) -> None:
     """A model that errs on what it is not shown is believed the less."""
 
