@@ -89,7 +89,7 @@ class _Listener(_Unpicklable, tune.Callback):
         self, iteration: int, trials: list[RayTrial], trial: RayTrial, **info: Any
     ) -> None:
         self.driver.stopped_in_pause(trial.trial_id)
-        # Ray keeps what has ended, with the last values of each metric: 20 kB a job, read by nobody.
+        # Ray keeps what has ended, and the last values of each metric: 20 kB a job for nobody.
         trial.run_metadata.metric_n_steps.clear()
         trial.run_metadata.metric_analysis.clear()
 
