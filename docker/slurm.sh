@@ -31,7 +31,7 @@ again=no
 tell_driver() {
     if [ -s "$HYPERTUNE_PID_FILE" ]; then
         kill -TERM "$(cat "$HYPERTUNE_PID_FILE")"
-    else # it has not begun
+    else # it has not begun, or no step is around it
         kill -TERM "$steps"
     fi
 }

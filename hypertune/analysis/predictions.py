@@ -105,12 +105,12 @@ def _classes(part: str, told: Arrays) -> Said:
             f"Least often told right is '{names[worst]}': {confusion[worst, worst]} of "
             f"{n_each[worst]}."
         )
-    if not right.all() and "certainty" in told:
-        sure, unsure = told["certainty"][~right].mean(), told["certainty"][right].mean()
-        sentences.append(
-            f"Where it is wrong it is sure to {show(float(sure))} on average, where it is right to "
-            f"{show(float(unsure))}."
-        )
+        if "certainty" in told:
+            sure, unsure = told["certainty"][~right].mean(), told["certainty"][right].mean()
+            sentences.append(
+                f"Where it is wrong it is sure to {show(float(sure))} on average, where it is "
+                f"right to {show(float(unsure))}."
+            )
     rows = [
         {
             "row": int(told["rows"][i]),

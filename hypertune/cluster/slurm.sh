@@ -28,7 +28,7 @@ again=no
 tell_driver() {
     if [ -s "$HYPERTUNE_PID_FILE" ]; then
         kill -TERM "$(cat "$HYPERTUNE_PID_FILE")"
-    else # it has not begun
+    else # it has not begun, or no step is around it
         kill -TERM "$steps"
     fi
 }
@@ -39,7 +39,6 @@ export RAY_TMPDIR="$scratch" RAY_OVERRIDE_RESOURCES='{"CPU": {{ cpus }}, "GPU": 
 {{ python }} -m hypertune.cli run {{ flags }} \
     --name "$name" --or-resume --studies-dir "$studies" &
 steps=$!
-echo "$steps" > "$HYPERTUNE_PID_FILE"
 {%- else %}
 
 export RAY_SYMMETRIC_RUN_CLUSTER_WAIT_TIMEOUT=300

@@ -337,7 +337,11 @@ class Journal:
             for i, t_ms, k, trial, data in self._read(
                 f"SELECT * FROM events WHERE {where}id > ? AND (? IS NULL OR kind = ?) "
                 "ORDER BY id LIMIT ?",
-                *(*of, after, kind, kind, limit),
+                *of,
+                after,
+                kind,
+                kind,
+                limit,
             )
         ]
 
