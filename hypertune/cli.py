@@ -95,8 +95,9 @@ def run(
     goal: Annotated[
         str | None,
         typer.Option(
-            help="best or answer: a trial goes on by its rank among all, or within its level of "
-            "the question's factor, whose levels then get equal budgets. Default: the study's."
+            help="answer: the best of each level or range of the factors run again, and levels of "
+            "the first choice of at most four get equal budgets. best: only the best ones do. "
+            "Default: the study's."
         ),
     ] = None,
     start: Annotated[Path | None, typer.Option(help="JSON file of configs to try first.")] = None,
@@ -116,7 +117,7 @@ def run(
     trial_timeout: Annotated[str, typer.Option(help="An epoch may take so long.")] = "10m",
     n_repeats: Annotated[
         int | None,
-        typer.Option(help="Fresh seeds to run the best and the default again on."),
+        typer.Option(help="Fresh seeds to run the best of each level and the default again on."),
     ] = None,
     until_decided: Annotated[
         bool,

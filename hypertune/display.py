@@ -125,7 +125,7 @@ class Display:
 def seconds_left(progress: Progress) -> float | None:
     """Return the expected time to the end of the search; None while it cannot be told."""
     now = time.monotonic()
-    if progress.stage != "search" or progress.n_epochs < 3:
+    if progress.stage not in ("search", "repeat") or progress.n_epochs < 3:
         return None
     # An upper estimate: trials that converge end earlier.
     rate = (now - progress.started) / progress.n_epochs
@@ -136,7 +136,10 @@ def seconds_left(progress: Progress) -> float | None:
 def _progress_text(progress: Progress) -> str:
     ended = [f"{n} {reason}" for reason, n in sorted(progress.n_ended.items()) if n]
     counts = [f"{progress.n_started}/{progress.n_trials} trials", f"{progress.n_running} running"]
-    if progress.n_waiting:
+    if progress.stage == "repeat":
+        of = "" if progress.n_again_due is None else f"/{progress.n_again_due}"
+        counts, ended = [f"{progress.n_again}{of} runs", counts[1]], []
+    elif progress.n_waiting:
         counts.append(f"{progress.n_waiting} waiting")
     text = ", ".join(counts + ended)
     if progress.best is not None:
@@ -160,6 +163,8 @@ def show_plan(out: Console, study: Study, settings: Settings, plan: Plan) -> Non
     share = plan.n_epochs / plan.max_epochs
     # What a scheduler of Ray's saves cannot be played through beforehand.
     about = "about" if METHODS[settings.method].ray is None else "at most"
+    factors = " and ".join(settings.compared(study))
+    again = f"the best of each level or range of {factors}" if factors else "the best two"
     rows = [
         ("space", f"{size} configs"),
         ("fixed", ", ".join(f"{k}={v}" for k, v in flat_names(study.fixed).items()) or "nothing"),
@@ -170,8 +175,8 @@ def show_plan(out: Console, study: Study, settings: Settings, plan: Plan) -> Non
         (
             "budget",
             f"{plan.n_trials} trials of up to {plan.max_epochs} epochs; {about} {plan.n_epochs} "
-            f"epochs in all, as much as {share:.3g} trials in full; then the default in full, and "
-            f"it and the best on {settings.of(study).n_repeats} fresh seeds",
+            f"epochs in all, as much as {share:.3g} trials in full; then the default, and it and "
+            f"{again} on {settings.of(study).n_repeats} fresh seeds: {plan.n_again} at most",
         ),
         ("at a time", f"{plan.n_concurrent} trials"),
         ("study", f"{plan.folder}"),
@@ -210,18 +215,18 @@ def show_plan(out: Console, study: Study, settings: Settings, plan: Plan) -> Non
 
 def goal_text(study: Study, settings: Settings) -> str:
     """Say what a search is for, and what that means for it."""
-    if (settings.goal or study.goal) == "best":
-        return "best: a trial goes on by its rank among all"
+    if not settings.compared(study):
+        return "best: a trial goes on by its rank among all, and the best ones run again"
     factor = study.fair_factor
     if factor is None:
         return (
-            "answer, but no factor is a choice of at most four levels, so that a trial goes on by "
-            f"its rank among all: {study.why_not_fair}"
+            f"answer: the best of each level or range of {' and '.join(study.factors)} run again; "
+            f"a trial goes on by its rank among all ({study.why_not_fair})"
         )
     levels = ", ".join(map(str, factor.choices))
     return (
-        f"answer: the levels of {factor.name} ({levels}) get equal budgets, and a trial goes on by "
-        "its rank within its level"
+        f"answer: the levels of {factor.name} ({levels}) get equal budgets, a trial goes on by its "
+        "rank within its level, and the best of each run again"
     )
 
 

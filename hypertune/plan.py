@@ -21,6 +21,7 @@ from hypertune.engine import (
     cpus_here,
     load_data,
     planned_epochs,
+    planned_repeats,
     prepare,
     usable_folder,
 )
@@ -61,6 +62,7 @@ class Plan:
         n_configs: Distinct configs in the space; None if there are infinitely many.
         feasible: Share of random configs that break no constraint.
         n_trials, max_epochs, n_epochs: The budget; epochs in all, if no trial converges early.
+        n_again: Epochs besides, of the default and of runs on fresh seeds, at most.
         n_repeated: Epochs besides, where promoted trials train again from the start.
         n_concurrent: Trials at a time, by what this machine has.
         folder, store: Where records go.
@@ -75,6 +77,7 @@ class Plan:
     n_trials: int
     max_epochs: int
     n_epochs: int
+    n_again: int
     n_repeated: int
     n_concurrent: int
     folder: Path
@@ -95,6 +98,7 @@ def make_plan(study: Study, settings: Settings, *, probe: bool) -> Plan:
     space, n_trials = study.search_space, search.n_trials or 0
     n_epochs = planned_epochs(search)
     n_repeated = 0 if saves(study.trainable) else planned_epochs(search, saves=False) - n_epochs
+    n_again = planned_repeats(study, settings)
     cpus = cpus_here()
     here = {"CPU": float(cpus), "GPU": float(torch.cuda.device_count())}
     if os.environ.get("RAY_ADDRESS") or ray.is_initialized():
@@ -110,12 +114,17 @@ def make_plan(study: Study, settings: Settings, *, probe: bool) -> Plan:
         n_trials=n_trials,
         max_epochs=study.max_epochs,
         n_epochs=n_epochs,
+        n_again=n_again,
         n_repeated=n_repeated,
         n_concurrent=n_concurrent,
         folder=folder,
         store=redact(settings.store),
         free_bytes=shutil.disk_usage(root).free,
-        probe=_probe(study, settings, n_epochs + n_repeated, n_concurrent) if probe else None,
+        probe=(
+            _probe(study, settings, n_epochs + n_repeated + n_again, n_concurrent)
+            if probe
+            else None
+        ),
         note=prepared.warm.text if prepared.warm is not None else "",
     )
 

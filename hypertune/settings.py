@@ -2,7 +2,7 @@
 
 import math
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -61,8 +61,9 @@ class Settings:
             node.
         trial_timeout_s: Seconds that one epoch may take before its trial counts as hung.
         other_data: Data to run the study on in place of its own.
-        n_repeats: Fresh seeds on which the best configs, of each level of the factors as well, and
-            the default run again in full after the search; None for the study's own number.
+        n_repeats: Fresh seeds on which the best configs, for an answer those of each level or range
+            of the factors, and the default run again in full after the search; None for the study's
+            own number.
         until_decided: Go on after the search, within the time budget, until each factor of the
             question is decided.
         seed: Of the search and of the trials.
@@ -174,6 +175,10 @@ class Settings:
         """Return these settings with the study's own values where they leave it to the study."""
         n_repeats = study.n_repeats if self.n_repeats is None else self.n_repeats
         return replace(self, goal=self.goal or study.goal, n_repeats=n_repeats)
+
+    def compared(self, study: Study) -> Sequence[str]:
+        """Return the factors whose levels or ranges run again on fresh seeds."""
+        return study.factors if self.of(study).goal == "answer" else ()
 
     def check_end(self) -> None:
         """Check that a study that goes on until it is decided has an end.

@@ -28,6 +28,10 @@ from hypertune.errors import StudyError, choices
 
 Value: TypeAlias = Any
 """A plain value: None, bool, int, float, str, or lists and dicts of them."""
+N_RANGES = 3
+"""Ranges in which the values of a number are compared."""
+MAX_VALUES = 4
+"""A number of no more values than that is compared value by value."""
 Flat: TypeAlias = dict[str, Value]
 Config: TypeAlias = dict[str, Value]
 
@@ -78,6 +82,36 @@ class Parameter(ABC):
     @abstractmethod
     def contains(self, value: Value) -> bool:
         """Say whether ``value`` is allowed."""
+
+    @property
+    @abstractmethod
+    def numeric(self) -> bool:
+        """Whether it is a matter of more or less."""
+
+    @property
+    def by_range(self) -> bool:
+        """Whether its values are compared by ranges, not one by one."""
+        return self.numeric and (self.n_values is None or self.n_values > MAX_VALUES)
+
+    def parts(self) -> list[str]:
+        """Return what its values are compared as: each, or three ranges that are searched alike."""
+        if not self.by_range:
+            return [level_text(value) for value in self.values()]
+        return [
+            _brief(low) if low == high else f"{_brief(low)} to {_brief(high)}"
+            for low, high in self._ranges()
+        ]
+
+    def part(self, value: Value) -> str:
+        """Return which one of its `parts` a value belongs to."""
+        return self.parts()[self._range_of(value)] if self.by_range else level_text(value)
+
+    def _range_of(self, value: Value) -> int:
+        return int(N_RANGES * self.to_unit(value))
+
+    @abstractmethod
+    def _ranges(self) -> list[tuple[Value, Value]]:
+        """Return the lowest and the highest value of each range."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -142,6 +176,20 @@ class Number(Parameter):
         x = math.log(value) if self.log else float(value)
         return min(max((x - low) / (high - low), 0.0), 1.0 - 2**-53) if high > low else 0.5
 
+    @property
+    def numeric(self) -> bool:
+        return True
+
+    def _ranges(self) -> list[tuple[Value, Value]]:
+        ends = [self.from_unit(k / N_RANGES) for k in range(N_RANGES)]
+        if self.step is None:
+            return list(zip(ends, [*ends[1:], self.high], strict=True))
+        # The first multiple of each: what is nearest to its end may still belong below.
+        first = [self._index(value) for value in ends]
+        first = [m + (self._range_of(self._multiple(m)) < k) for k, m in enumerate(first)]
+        last = [m - 1 for m in first[1:]] + [self._index(self.high)]
+        return [(self._multiple(a), self._multiple(b)) for a, b in zip(first, last, strict=True)]
+
     def rule(self) -> str:
         kind = "an integer" if self.integer else "a number"
         step = f" in steps of {self.step:g}" if self.step not in (None, 1) else ""
@@ -175,6 +223,14 @@ class Categorical(Parameter):
         return len(self.choices) > 2 and all(
             isinstance(c, int | float) and not isinstance(c, bool) for c in self.choices
         )
+
+    def _range_of(self, value: Value) -> int:
+        return N_RANGES * (2 * sorted(self.choices).index(value) + 1) // (2 * len(self.choices))
+
+    def _ranges(self) -> list[tuple[Value, Value]]:
+        ordered = sorted(self.choices)
+        within = [[v for v in ordered if self._range_of(v) == k] for k in range(N_RANGES)]
+        return [(values[0], values[-1]) for values in within]
 
     def values(self) -> Iterator[Value]:
         return iter(self.choices)
@@ -338,6 +394,10 @@ def identity(config: Mapping[str, Value]) -> str:
 def level_text(level: Value) -> str:
     """Return a level of a choice as records and frames spell it."""
     return level if isinstance(level, str) else json.dumps(level)
+
+
+def _brief(value: Value) -> str:
+    return f"{value:.3g}" if isinstance(value, float) else level_text(value)
 
 
 def _exact(value: float) -> Decimal:

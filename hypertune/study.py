@@ -110,9 +110,10 @@ class Study:
         constraints: What must hold before a config is trained, by name: a limit to a size that the
             task can tell, such as ``{"n_parameters": "<= 1e6"}``, or a function of the config that
             says whether it may be tried. What breaks one is never trained.
-        goal: What a search is for, unless told otherwise: the ``best`` config; or an ``answer``,
-            where the levels of the question's factor get equal budgets and a trial goes on by its
-            rank within its level.
+        goal: What a study is for, unless told otherwise. For an ``answer`` the best config of each
+            level or range of the factors runs again, and the levels of the question's first choice
+            of at most four get equal budgets: a trial goes on by its rank within its level. For the
+            ``best`` config only the best ones run again, and a trial goes on by its rank among all.
         hypothesis: What is expected, in a sentence; journaled before the first trial.
         margin: The smallest difference of the metric that matters; None for a hundredth of the best
             value.
@@ -134,7 +135,7 @@ class Study:
     mode: Literal["min", "max"] = "min"
     fixed: Mapping[str, Any] = field(default_factory=dict)
     constraints: Mapping[str, str | Callable[[Config], bool]] = field(default_factory=dict)
-    goal: Goal = "best"
+    goal: Goal = "answer"
     hypothesis: str = ""
     margin: float | None = None
     name: str = "study"
@@ -273,12 +274,6 @@ class Study:
         ]
         if self.goal not in ("best", "answer"):
             problems.append(f"goal must be 'best' or 'answer', but got {self.goal!r}")
-        known = all(name in space.names for name in self.factors)
-        if self.goal == "answer" and known and self.why_not_fair:
-            problems.append(
-                "goal 'answer' takes a factor that is a choice of at most four levels, but "
-                f"{self.why_not_fair}"
-            )
         if not self.factors:
             problems.append("factors must name at least one parameter that the question is about")
         problems += [f"default: {problem}" for problem in space.problems(self.default)]

@@ -30,4 +30,5 @@ study = Study(
     max_epochs=27,
     n_trials=48,
     n_repeats=8,
+    goal="answer",
 )

@@ -32,4 +32,5 @@ study = Study(
     max_epochs=27,
     n_trials=30,
     n_repeats=8,
+    goal="answer",
 )

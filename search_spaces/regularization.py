@@ -34,4 +34,5 @@ study = Study(
     max_epochs=54,
     n_trials=36,
     n_repeats=5,
+    goal="answer",
 )

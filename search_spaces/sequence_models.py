@@ -32,4 +32,5 @@ study = Study(
     max_epochs=27,
     n_trials=36,
     n_repeats=5,
+    goal="answer",
 )

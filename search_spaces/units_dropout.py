@@ -28,4 +28,5 @@ study = Study(
     mode="max",
     max_epochs=27,
     n_trials=30,
+    goal="answer",
 )

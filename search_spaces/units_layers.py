@@ -29,4 +29,5 @@ study = Study(
     max_epochs=27,
     n_trials=36,
     n_repeats=8,
+    goal="answer",
 )

@@ -32,7 +32,7 @@ from hypertune.records import Delivery, Journal
 from hypertune.records.mlflow_runs import n_sessions
 from hypertune.records.snapshot import Snapshots, study_place
 from hypertune.settings import Settings
-from hypertune.study import Study
+from hypertune.study import Goal, Study
 from hypertune.trainable.worker import Worker
 
 
@@ -383,8 +383,9 @@ def test_a_full_disk_ends_the_search_and_fails_no_trial(
     assert (again.error, again.stopped_by) == (None, None)
 
 
-def test_the_best_ones_also_of_each_level_and_the_default_run_again_on_the_same_fresh_seeds(
-    toy: Study, one: OneWorker, tmp_path: Path
+@pytest.mark.parametrize("goal", ["answer", "best"])
+def test_what_the_goal_asks_for_and_the_default_run_again_on_the_same_fresh_seeds(
+    goal: Goal, toy: Study, one: OneWorker, tmp_path: Path
 ) -> None:
     study = replace(
         toy,
@@ -392,7 +393,8 @@ def test_the_best_ones_also_of_each_level_and_the_default_run_again_on_the_same_
         default={**toy.default, "level": "a"},
         factors=("level",),
     )
-    folder = engine.run(study, settings(tmp_path, method="random", n_repeats=2, seed=5)).folder
+    how = settings(tmp_path, method="random", n_repeats=2, seed=5, goal=goal)
+    folder = engine.run(study, how).folder
     with contextlib.closing(Journal(folder / "journal.db", read_only=True)) as journal:
         trials = journal.trials()
         again = [t for t in trials if t.role == "replicate"]
@@ -403,9 +405,9 @@ def test_the_best_ones_also_of_each_level_and_the_default_run_again_on_the_same_
         level: min(t.config["x"] for t in searched if t.config["level"] == level)
         for level in ("a", "b")
     }
-    expected = {(best["a"], "a"), (best["b"], "b"), (0.5, "a")}
     top = sorted((t.config["x"], t.config["level"]) for t in searched)[:2]
-    expected |= set(top)
+    chosen = {(x, level) for level, x in best.items()} if goal == "answer" else set(top)
+    expected = {*chosen, (0.5, "a")}
     for repeat in (1, 2):
         block = [t for t in again if t.repeat == repeat]
         assert {(t.config["x"], t.config["level"]) for t in block} == expected

@@ -103,7 +103,7 @@ def test_what_is_no_duration_is_refused(text: str) -> None:
 
 
 def test_what_is_left_to_the_study_is_taken_from_it() -> None:
-    study = replace(load_study("optimizer_lr"), n_repeats=7)
+    study = replace(load_study("optimizer_lr"), n_repeats=7, goal="best")
     left = Settings().of(study)
     assert (left.goal, left.n_repeats) == ("best", 7)
     said = Settings(goal="answer", n_repeats=0).of(study)

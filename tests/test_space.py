@@ -289,3 +289,30 @@ def test_a_space_comes_back_from_its_record(spec: dict[str, Any]) -> None:
     for _ in range(50):
         config = space.nest(space.sample(rng))
         assert identity(again.nest(again.flatten(config))) == identity(config)
+
+
+@pytest.mark.parametrize(
+    ("domain", "parts"),
+    [
+        (tune.loguniform(1e-4, 1e-1), ["0.0001 to 0.001", "0.001 to 0.01", "0.01 to 0.1"]),
+        (tune.uniform(0, 0.6), ["0 to 0.2", "0.2 to 0.4", "0.4 to 0.6"]),
+        (tune.quniform(0, 1, 0.1), ["0 to 0.3", "0.4 to 0.6", "0.7 to 1"]),
+        (tune.lograndint(4, 257), ["4 to 14", "15 to 61", "62 to 256"]),
+        (tune.lograndint(1, 6), ["1", "2", "3 to 5"]),
+        (tune.randint(1, 5), ["1", "2", "3", "4"]),
+        (tune.randint(1, 6), ["1 to 2", "3", "4 to 5"]),
+        (tune.choice([8, 16, 32, 64, 128, 256, 512]), ["8 to 16", "32 to 128", "256 to 512"]),
+        (tune.choice([512, 8, 64, 1, 2]), ["1 to 2", "8", "64 to 512"]),
+        (tune.choice([1, 2, 3]), ["1", "2", "3"]),
+        (tune.choice(["a", "b", None, True, 0.5]), ["a", "b", "null", "true", "0.5"]),
+    ],
+)
+def test_a_number_is_compared_by_ranges_and_a_choice_by_levels(
+    domain: Any, parts: list[str]
+) -> None:
+    (parameter,) = Space({"x": domain}).parameters
+    assert parameter.parts() == parts
+    drawn = [parameter.from_unit(k / 600) for k in range(600)]
+    counts = {part: [parameter.part(v) for v in drawn].count(part) for part in parts}
+    assert sum(counts.values()) == 600
+    assert min(counts.values()) > 0

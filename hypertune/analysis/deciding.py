@@ -30,7 +30,8 @@ def undecided(folder: Path, *, ended: bool = False) -> list[Undecided]:
     """Return the factors that a study does not decide.
 
     A factor is decided if one of its statements tells its best level from every other one, or says
-    that they differ by less than matters; of a number, if some value is told apart.
+    that they differ by less than matters; of a number, of which neighbours may well be as good, if
+    it says so of any other value or range.
 
     Args:
         folder: The study's folder.
@@ -54,7 +55,9 @@ def _left(factor: Factor) -> Undecided | None:
         behind = {c.b for c in said.contrasts}  # the better one is the first of a contrast
         best = next((c.a for c in said.contrasts if c.a not in behind), None)
         left = [c for c in said.contrasts if c.a == best and c.outcome == "undecided"]
-        if said.outcome in ("better", "equal") and not left:
+        of_best = [c for c in said.contrasts if c.a == best]
+        told = factor.numeric and len(left) < len(of_best)
+        if said.outcome in ("better", "equal") and (told or not left):
             return None
         if best is None or not left:
             continue

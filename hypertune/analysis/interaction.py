@@ -11,7 +11,7 @@ from scipy.stats import t as student
 
 from hypertune.analysis.effects import Surrogate
 from hypertune.analysis.frames import StudyData
-from hypertune.analysis.statements import MIN_FULL, Outcome, Statement, cannot_say, is_number
+from hypertune.analysis.statements import MIN_FULL, Outcome, Statement, cannot_say
 from hypertune.analysis.words import show
 from hypertune.space import Parameter, identity
 
@@ -117,7 +117,7 @@ def _say(
 
 def _values(data: StudyData, parameter: Parameter) -> list[Any]:
     """Return the levels that enough trials in full had; of numbers a low, middle and high one."""
-    if is_number(parameter):
+    if parameter.numeric:
         if parameter.n_values is not None and parameter.n_values <= 12:
             values = list(parameter.values())
             return [values[k] for k in sorted({0, len(values) // 2, len(values) - 1})]

@@ -8,9 +8,11 @@ import pandas as pd
 from hypertune.analysis.effects import Floats
 from hypertune.analysis.frames import StudyData, finite
 from hypertune.records import Champion, Run, champion
-from hypertune.space import identity
+from hypertune.search.candidates import Promise, promise
+from hypertune.space import Parameter, identity
 
 _COLUMNS = ("trial", "role", "label", "reason", "repeat", "epochs", "n_mutations")
+_UNRANKED = promise(full=False, epoch=0, loss=math.inf, number=0)
 MIN_REPEATS = 3
 """Repeats that configs must share to be compared."""
 
@@ -24,6 +26,34 @@ def replicates(data: StudyData) -> dict[str, pd.DataFrame]:
         if flat := data.flats.get(trial):
             groups.setdefault(identity(flat), []).append(trial)
     return {config: rows[rows["trial"].isin(trials)] for config, trials in groups.items()}
+
+
+def leaders(
+    data: StudyData, parameter: Parameter, runs: Mapping[str, pd.DataFrame]
+) -> dict[str, str]:
+    """Return a config of each level or range: of those that ran again what the search ranked first.
+
+    What ran again has no say in that, so that its values are those of a config like any other.
+
+    Args:
+        data: The study.
+        parameter: The factor.
+        runs: Replicates by config.
+    """
+    rows = data.searched[~data.searched["reason"].isin(["failed", "lost"])]
+    ranks: dict[str, Promise] = {}
+    for trial, full, epochs, loss in zip(
+        rows["trial"], rows["full"], rows["epochs"], data.sign * finite(rows["value"]), strict=True
+    ):
+        config = identity(data.flats[trial]) if trial in data.flats else ""
+        if config in runs and math.isfinite(loss):
+            rank = promise(full=bool(full), epoch=int(epochs), loss=float(loss), number=int(trial))
+            ranks[config] = min(rank, ranks.get(config, rank))
+    found: dict[str, str] = {}
+    for config in sorted(runs, key=lambda c: ranks.get(c, _UNRANKED)):
+        flat = data.flats[runs[config]["trial"].iloc[0]]
+        found.setdefault(parameter.part(flat[parameter.key]), config)
+    return {part: found[part] for part in parameter.parts() if part in found}
 
 
 def blocks(data: StudyData, runs: Mapping[str, pd.DataFrame]) -> tuple[list[str], Floats]:

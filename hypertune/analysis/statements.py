@@ -4,8 +4,6 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias
 
-from hypertune.space import Number, Parameter
-
 Outcome = Literal["better", "equal", "undecided", "none"]
 MIN_FULL = 5
 """Trials in full of each level that a statement about levels needs, from searched trials."""
@@ -42,10 +40,17 @@ Said: TypeAlias = Callable[[float], Statement]
 
 @dataclass(frozen=True, kw_only=True)
 class Factor:
-    """What is said of one factor, the strongest statement first."""
+    """What is said of one factor, the strongest statement first.
+
+    Attributes:
+        name: Of the factor.
+        statements: Each with an estimand of its own.
+        numeric: It is a matter of more or less: neighbours may be as good as the best.
+    """
 
     name: str
     statements: list[Statement]
+    numeric: bool = False
 
     @property
     def sentence(self) -> str:
@@ -58,12 +63,3 @@ class Factor:
 def cannot_say(estimand: str, basis: str, sentence: str) -> Statement:
     """Return what is said where the data do not carry a statement."""
     return Statement(estimand=estimand, basis=basis, outcome="none", sentences=[sentence])
-
-
-def is_number(parameter: Parameter) -> bool:
-    """Say whether a factor is a matter of more or less: a number, or a choice of several."""
-    if isinstance(parameter, Number):
-        return True
-    values = list(parameter.values())
-    numbers = [v for v in values if isinstance(v, int | float) and not isinstance(v, bool)]
-    return len(values) > 2 and len(numbers) == len(values)

@@ -25,7 +25,7 @@ from hypertune.analysis import effects
 from hypertune.analysis.frames import StudyData, finite
 from hypertune.analysis.importance import Importance, importances
 from hypertune.analysis.interaction import interaction
-from hypertune.analysis.replicates import MIN_REPEATS, blocks, replicates
+from hypertune.analysis.replicates import MIN_REPEATS, blocks, leaders, replicates
 from hypertune.analysis.search_review import by_chance, following, review
 from hypertune.analysis.statements import (
     MIN_FULL,
@@ -35,7 +35,6 @@ from hypertune.analysis.statements import (
     Said,
     Statement,
     cannot_say,
-    is_number,
 )
 from hypertune.analysis.words import show
 from hypertune.analysis.worth import worth
@@ -153,15 +152,12 @@ class _Judge:
             return Factor(name=name, statements=[none])
         parameter = parameters[0]
         ways: dict[str, Statement | Said] = {}
-        if is_number(parameter):
-            ways["levels"] = self._response(parameter)
-        else:
-            ways["levels"] = self._levels(parameter)
-            ways["champions"] = self._champions(parameter)
+        respond = self._response if parameter.numeric else self._levels
+        ways["levels"] = respond(parameter)
+        ways["champions"] = self._champions(parameter)
         if (at_default := self._at_default(parameter)) is not None:
             ways["default"] = at_default
-        if isinstance(parameter, Categorical):
-            ways["averages"] = self._averages(parameter)
+        ways["averages"] = self._averages(parameter)
         carried = sum(_WEIGHTS[key] for key, way in ways.items() if not isinstance(way, Statement))
         statements = [
             way if isinstance(way, Statement) else way(self.alpha * _WEIGHTS[key] / carried)
@@ -169,21 +165,23 @@ class _Judge:
         ]
         rank = {"better": 0, "equal": 1, "undecided": 2, "none": 3}
         statements.sort(key=lambda s: rank[s.outcome])
-        return Factor(name=name, statements=statements)
+        return Factor(name=name, statements=statements, numeric=parameter.numeric)
 
-    def _of_level(self, parameter: Parameter, trials: pd.DataFrame) -> list[list[int]]:
-        values = list(parameter.values())
-        return [
-            [t for t in trials["trial"] if _same(self.data.flats.get(t, {}).get(parameter.key), v)]
-            for v in values
-        ]
+    def _of_part(self, parameter: Parameter, trials: pd.DataFrame) -> list[list[int]]:
+        """Return the trials of each level or range of a factor."""
+        found: dict[str, list[int]] = {part: [] for part in parameter.parts()}
+        for trial in trials["trial"]:
+            flat = self.data.flats.get(trial, {})
+            if parameter.key in flat:
+                found[parameter.part(flat[parameter.key])].append(trial)
+        return list(found.values())
 
     def _levels(self, parameter: Parameter) -> Statement | Said:
         """Compare levels, each at its best, by the model of the trials in full."""
         assert isinstance(parameter, Categorical)
         estimand = f"each level of {parameter.name} with all else tuned for it"
         basis = "a model of the trials in full"
-        n = [len(trials) for trials in self._of_level(parameter, self.full)]
+        n = [len(trials) for trials in self._of_part(parameter, self.full)]
         texts = [level_text(level) for level in parameter.choices]
         kept = [k for k, count in enumerate(n) if count >= MIN_FULL]
         counts = ", ".join(f"{count} of {text}" for text, count in zip(texts, n, strict=True))
@@ -215,9 +213,10 @@ class _Judge:
 
         return say
 
-    def _averages(self, parameter: Categorical) -> Statement | Said:
-        """Compare the means of levels, where all configs are a random sample of the space."""
-        estimand = f"each level of {parameter.name} on average over all else in the space"
+    def _averages(self, parameter: Parameter) -> Statement | Said:
+        """Compare the means of levels or ranges, where all configs are a random sample."""
+        kind = "range" if parameter.by_range else "level"
+        estimand = f"each {kind} of {parameter.name} on average over all else in the space"
         basis = "configurations drawn by chance, in full"
         drawn = self.searched[by_chance(self.data).loc[self.searched.index]]
         rest = len(self.searched) - len(drawn)
@@ -229,14 +228,14 @@ class _Judge:
             )
             return cannot_say(estimand, basis, sentence)
         samples = {}
-        for level, trials in zip(parameter.choices, self._of_level(parameter, drawn), strict=True):
+        for level, trials in zip(parameter.parts(), self._of_part(parameter, drawn), strict=True):
             if len(trials) >= MIN_DRAWN:
                 rows = drawn[drawn["trial"].isin(trials)]
-                samples[level_text(level)] = self.sign * finite(rows["value"])
+                samples[level] = self.sign * finite(rows["value"])
         if len(samples) < 2 or any(np.ptp(sample) == 0 for sample in samples.values()):
             sentence = (
                 f"What {parameter.name} does on average this search cannot say: it takes "
-                f"{MIN_DRAWN} trials of each of two levels, and some spread among them."
+                f"{MIN_DRAWN} trials of each of two {kind}s, and some spread among them."
             )
             return cannot_say(estimand, basis, sentence)
         end = f"on average over {len(drawn)} configurations drawn by chance"
@@ -251,24 +250,21 @@ class _Judge:
         return say
 
     def _champions(self, parameter: Parameter) -> Statement | Said:
-        """Compare the best configs that were found of each level, on fresh seeds."""
-        estimand = f"the best configurations found of each level of {parameter.name}"
+        """Compare the best configs that were found of each level or range, on fresh seeds."""
+        kind = "range" if parameter.by_range else "level"
+        estimand = f"the best configurations found of each {kind} of {parameter.name}"
         basis = "replicates on fresh seeds"
         runs = replicates(self.data)
-        texts: dict[str, str] = {}
-        for config in runs:
-            flat = self.data.flats[runs[config]["trial"].iloc[0]]
-            texts[config] = level_text(flat[parameter.key])
-        levels = [t for t in map(level_text, parameter.values()) if t in texts.values()]
-        if len(levels) < 2:
+        found = leaders(self.data, parameter, runs)
+        if len(found) < 2:
             return cannot_say(
                 estimand,
                 basis,
-                f"No two levels of {parameter.name} were run again on fresh seeds.",
+                f"No two {kind}s of {parameter.name} were run again on fresh seeds.",
             )
-        configs, values = blocks(self.data, runs)
-        groups = [texts[config] for config in configs]
-        levels = [level for level in levels if level in groups]
+        configs, values = blocks(self.data, {config: runs[config] for config in found.values()})
+        levels = [level for level, config in found.items() if config in configs]
+        values = values[[configs.index(found[level]) for level in levels]]
         if len(levels) < 2 or values.shape[1] < MIN_REPEATS:
             sentence = (
                 f"Replicates of {parameter.name} share {values.shape[1]} seeds: "
@@ -277,13 +273,17 @@ class _Judge:
             return cannot_say(estimand, basis, sentence)
         n = values.shape[1]
         names = {level: f"the best {level} configuration found" for level in levels}
+        if parameter.numeric:
+            names = {level: f"the best configuration found at {level}" for level in levels}
         # What another search would find is another question: `compare` has an answer.
-        end = f"on {n} fresh seeds (of these configurations, not of the levels)"
+        end = f"on {n} fresh seeds (of these configurations, not of the {kind}s)"
         unit, effort = "repeats of each", self._effort(parameter)
 
         def say(alpha: float) -> Statement:
-            found = effects.from_replicates(values, groups, levels, alpha=alpha)
-            return self._statement(parameter, estimand, basis, found, names, end, n, unit, effort)
+            compared = effects.from_replicates(values, levels, levels, alpha=alpha)
+            return self._statement(
+                parameter, estimand, basis, compared, names, end, n, unit, effort
+            )
 
         return say
 
@@ -341,15 +341,14 @@ class _Judge:
     def _effort(self, parameter: Parameter) -> str:
         """Say how hard each level was searched: a level that got less is not the worse for it."""
         parts = []
-        for level, trials in zip(
-            parameter.values(), self._of_level(parameter, self.searched), strict=True
+        for part, trials in zip(
+            parameter.parts(), self._of_part(parameter, self.searched), strict=True
         ):
             rows = self.searched[self.searched["trial"].isin(trials)]
             n_full, epochs = int(rows["full"].sum()), int(rows["epochs"].sum())
-            parts.append(
-                f"{level_text(level)} {len(rows)} trials, {n_full} in full, {epochs} epochs"
-            )
-        return f"How hard each level was searched: {'; '.join(parts)}."
+            parts.append(f"{part}: {len(rows)} trials, {n_full} in full, {epochs} epochs")
+        kind = "range" if parameter.by_range else "level"
+        return f"How hard each {kind} was searched: {'; '.join(parts)}."
 
     def _contrasts(self, found: effects.Effects, n: int) -> list[Contrast]:
         contrasts = []
@@ -551,7 +550,3 @@ def _ranges(places: Sequence[int], texts: Sequence[str]) -> str:
     return ", ".join(
         texts[r[0]] if len(r) == 1 else f"{texts[r[0]]} to {texts[r[-1]]}" for r in runs
     )
-
-
-def _same(a: Any, b: Any) -> bool:
-    return identity({"": a}) == identity({"": b})

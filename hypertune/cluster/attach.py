@@ -80,6 +80,7 @@ class Watch:
             n_started=len(searched),
             n_running=sum(trial.state == "running" for trial in trials),
             n_waiting=sum(trial.state == "waiting" for trial in searched),
+            n_again=sum(t.role == "replicate" and t.state != "waiting" for t in trials),
             n_ended=Counter(t.reason for t in searched if t.reason is not None),
             n_epochs=self._n_epochs,
             best=None if self._best is None else self._best[1],

@@ -20,7 +20,7 @@ from hypertune.engine.folder import (
 )
 from hypertune.engine.nodes import capacity, cpus_here
 from hypertune.engine.outcome import Outcome, is_finished, note_report, read_outcome
-from hypertune.engine.prepare import load_data, planned_epochs, prepare
+from hypertune.engine.prepare import load_data, planned_epochs, planned_repeats, prepare
 from hypertune.engine.rerun import Rerun, rerun
 from hypertune.engine.session import resume, run
 
@@ -40,6 +40,7 @@ __all__ = [
     "load_data",
     "note_report",
     "planned_epochs",
+    "planned_repeats",
     "prepare",
     "read_outcome",
     "refuse_other",

@@ -24,9 +24,10 @@ from hypertune.records import (
     told_file,
 )
 from hypertune.search import Job, Reason, Search, Trial
+from hypertune.search.candidates import candidates, ranked
 from hypertune.settings import Settings
-from hypertune.space import Categorical, Config, as_plain, identity, level_text
-from hypertune.study import MAX_FAIR_LEVELS, Study
+from hypertune.space import Config, as_plain, identity
+from hypertune.study import Study
 from hypertune.trainable.worker import WorkerJob, hang_file
 
 FINAL = (*FULL, "failed", "lost")
@@ -34,7 +35,6 @@ FINAL = (*FULL, "failed", "lost")
 MAX_LOST = 2
 """A job whose worker died is tried again so many times, unless it gets further each time."""
 _DRAIN_S = 10.0
-_N_TOP = 2  # the best of a search, besides those of levels, that run again
 _KEPT = 20  # checkpoints of a finished study
 _SYNC_EVERY_S = 0.5
 _COUNT_EVERY_S = 0.2  # over all trials, which at 10,000 of them would take longer than they do
@@ -54,7 +54,9 @@ T = TypeVar("T")
 class Progress:
     """How a search is going, for whoever shows it. Values are those of the study's metric.
 
-    ``started`` and ``deadline`` are of the monotonic clock: that of the day may be set meanwhile.
+    ``n_again`` counts the runs on fresh seeds that have begun, of those that are due in this
+    session; None while that is not known. ``started`` and ``deadline`` are of the monotonic clock:
+    that of the day may be set meanwhile.
     """
 
     metric: str
@@ -66,6 +68,8 @@ class Progress:
     n_running: int = 0
     n_waiting: int = 0
     n_ended: dict[str, int] = field(default_factory=dict)
+    n_again: int = 0
+    n_again_due: int | None = None
     n_epochs: int = 0
     best: float | None = None
     best_trial: int | None = None
@@ -430,6 +434,7 @@ class Driver:
             label = f"{due.label}, repeat {due.repeat}"
             trial = self._add_trial(due.config, role="replicate", label=label, repeat=due.repeat)
         self.repeats[trial] = replace(due, trial=trial)
+        self.progress.n_again += 1
         return self._send(
             key, trial, due.config, self.search.max_epochs, None, seed=self._seed(due.repeat)
         )
@@ -442,12 +447,16 @@ class Driver:
         """Return the replicates that are to be sent yet, once the search is over."""
         if self.to_repeat is None:
             self.to_repeat = self._repeats_due()
+            done, due = self.progress.n_again, len(self.to_repeat)
+            self.progress.n_again_due = done + due
+            to_come = due * self.search.max_epochs
+            self.progress.planned_epochs = self.progress.n_epochs + to_come
         return self.to_repeat
 
     def _repeats_due(self) -> list[Repeat]:
         """Return the replicates that are due, but for those that earlier sessions have made."""
-        candidates = self._candidates(self._ranked(range(len(self.ids))))
-        if not candidates:
+        candidates = self._candidates(self.search.trials[: len(self.ids)])
+        if "best" not in candidates:  # nothing in full: there is nothing to confirm
             return []
         configs = {key: self.search.space.nest(t.flat) for key, t in candidates.items()}
         configs["default"] = dict(self.study.default)
@@ -477,7 +486,7 @@ class Driver:
         """Return on how many fresh seeds a config is to run: more where a look asked for it."""
         flat, n = self.search.space.flatten(config), self.n_repeats
         texts = {
-            parameter.name: level_text(flat[parameter.key])
+            parameter.name: parameter.part(flat[parameter.key])
             for parameter in self.search.space.parameters
             if parameter.key in flat
         }
@@ -535,33 +544,11 @@ class Driver:
         levels = {one.factor: list(one.levels) for one in repeats}
         return {**look, "levels": levels, "n_repeats": now + more}
 
-    def _candidates(self, ranked: Sequence[Trial]) -> dict[str, Trial]:
-        """Return the trials in full whose configs may be recommended, by what they are.
-
-        They are the best of all, and of each level of factors that have few.
-
-        Args:
-            ranked: Trials in full, the best one first.
-        """
+    def _candidates(self, trials: Iterable[Trial]) -> dict[str, Trial]:
+        """Return those of some trials whose configs run again on fresh seeds, by what they are."""
         # One whose config was changed on the way is no sample of a config: it cannot be repeated.
-        ranked = [t for t in ranked if self.ids[t.number] not in self.changes]
-        chosen = {"best" if k == 0 else f"number {k + 1}": t for k, t in enumerate(ranked[:_N_TOP])}
-        for parameter in self.search.space.parameters:
-            if parameter.name not in self.study.factors or parameter.condition is not None:
-                continue
-            if not isinstance(parameter, Categorical) or len(parameter.choices) > MAX_FAIR_LEVELS:
-                continue
-            for index, level in enumerate(parameter.choices):
-                of_level = (t for t in ranked if parameter.index(t.flat[parameter.key]) == index)
-                if (leader := next(of_level, None)) is not None:
-                    chosen[f"best of {parameter.name}={level}"] = leader
-        return chosen
-
-    def _ranked(self, numbers: Iterable[int]) -> list[Trial]:
-        """Return those of some trials that are in full, the best one first."""
-        trials = (self.search.trials[number] for number in numbers)
-        full = [t for t in trials if t.full and math.isfinite(t.best[t.epoch])]
-        return sorted(full, key=lambda t: (t.best[t.epoch], t.number))
+        unchanged = [t for t in trials if self.ids[t.number] not in self.changes]
+        return candidates(unchanged, self.search.space, self.settings.compared(self.study))
 
     def _next_test(self, key: str) -> WorkerJob | None:
         """Return a job that looks at the test part, when all training is over.
@@ -979,8 +966,8 @@ class Driver:
 
         One that is beaten will always be: earlier ones that were given up need no second look.
         """
-        ranked = self._ranked(numbers)
-        chosen = [*self._candidates(ranked).values(), *ranked[:1]]  # changed on the way or not
+        trials = [self.search.trials[number] for number in numbers]
+        chosen = [*self._candidates(trials).values(), *ranked(trials)[:1]]  # changed or not
         return numbers & {0, *(trial.number for trial in chosen)}
 
     def _note_best(self, trial: int, value: float) -> None:

@@ -17,6 +17,7 @@ from hypertune.errors import Checks, SettingError, StudyError
 from hypertune.methods import METHODS, make_search
 from hypertune.records import has_tensorboard
 from hypertune.search import Search
+from hypertune.search.candidates import most_candidates
 from hypertune.search.schedulers.full import Full
 from hypertune.search.searchers.random import Random
 from hypertune.settings import Settings
@@ -186,7 +187,7 @@ def _ray_scheduler(
 
 def fair_factor(study: Study, settings: Settings) -> Categorical | None:
     """Return the factor whose levels get equal budgets; None if none does."""
-    return study.fair_factor if (settings.goal or study.goal) == "answer" else None
+    return study.fair_factor if settings.compared(study) else None
 
 
 def _start_configs(study: Study, path: Path | None) -> list[dict[str, Any]]:
@@ -208,6 +209,13 @@ def _start_configs(study: Study, path: Path | None) -> list[dict[str, Any]]:
     if problems:
         raise SettingError("\n".join(problems))
     return configs
+
+
+def planned_repeats(study: Study, settings: Settings) -> int:
+    """Return how many epochs the runs on fresh seeds take at most."""
+    # Besides them the default, once for the search and on each fresh seed.
+    n_configs = most_candidates(study.search_space, settings.compared(study)) + 1
+    return ((settings.of(study).n_repeats or 0) * n_configs + 1) * study.max_epochs
 
 
 def planned_epochs(search: Search, *, saves: bool = True) -> int:

@@ -20,7 +20,13 @@ from hypertune.engine.earlier import Earlier, source_hash
 from hypertune.engine.folder import locked, new_folder, refuse_network, usable_folder
 from hypertune.engine.nodes import Following, alive_nodes, capacity, check_nodes
 from hypertune.engine.outcome import Outcome
-from hypertune.engine.prepare import Prepared, load_data, planned_epochs, prepare
+from hypertune.engine.prepare import (
+    Prepared,
+    load_data,
+    planned_epochs,
+    planned_repeats,
+    prepare,
+)
 from hypertune.engine.ray_tune import ray_session, search_on_ray
 from hypertune.engine.trained import keep_best_model
 from hypertune.errors import SettingError
@@ -219,7 +225,7 @@ def _at_hand(
     progress = Progress(
         metric=study.metric,
         n_trials=search.n_trials or 0,
-        planned_epochs=planned_epochs(search),
+        planned_epochs=planned_epochs(search) + planned_repeats(study, settings),
         started=time.monotonic(),
         note=prepared.warm.text if prepared.warm is not None else "",
     )

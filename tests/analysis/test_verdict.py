@@ -11,6 +11,7 @@ from made_studies import DEFAULT, Made, write_study
 from scipy import stats
 
 from hypertune.analysis import effects
+from hypertune.analysis.deciding import undecided
 from hypertune.analysis.frames import load
 from hypertune.analysis.replicates import blocks
 from hypertune.analysis.replicates import replicates as replicates_of
@@ -52,7 +53,7 @@ def test_replicates_give_the_paired_t_interval(mode: str, better: str, tmp_path:
     said = of_configs(folder).sentences
     assert said[0].startswith(f"cell: the best {better} configuration found beats the best")
     assert "5 fresh seeds" in said[0]
-    assert "gru 1 trials, 1 in full, 9 epochs; lstm 1 trials" in said[-1]
+    assert "gru: 1 trials, 1 in full, 9 epochs; lstm: 1 trials" in said[-1]
 
 
 def test_what_is_small_is_called_equal_and_what_is_noisy_undecided(tmp_path: Path) -> None:
@@ -454,3 +455,50 @@ def test_repeats_that_only_some_configs_have_follow_those_of_all(tmp_path: Path)
     # One config alone that has more is compared with nothing there.
     data = load(write_study(tmp_path / "b", trials[:5] + trials[7:9] + trials[-2:]))
     assert blocks(data, replicates_of(data))[1].shape == (3, 2)
+
+
+def runs_of(config: dict[str, Any], searched: float, again: Sequence[float]) -> list[Made]:
+    """Return a config as the search found it, and on fresh seeds."""
+    repeats = [
+        Made(losses=[loss] * 9, config=config, role="replicate", repeat=r)
+        for r, loss in enumerate(again, start=1)
+    ]
+    return [Made(losses=[searched] * 9, config=config), *repeats]
+
+
+def test_a_level_is_judged_by_what_the_search_ranked_first_in_it(tmp_path: Path) -> None:
+    # The default ran again too, and has better seeds than the best gru: it has no say in that.
+    best_gru = {**DEFAULT, "lr": 2e-3}
+    made = runs_of(DEFAULT, 0.8, [0.50, 0.51, 0.52])
+    made += runs_of(best_gru, 0.6, [0.70, 0.72, 0.71])
+    made += runs_of(LSTM, 0.7, [0.60, 0.61, 0.615])
+
+    (contrast,) = of_configs(write_study(tmp_path / "s", made)).contrasts
+    assert (contrast.a, contrast.outcome) == ("lstm", "better")
+    paired = stats.ttest_rel([0.70, 0.72, 0.71], [0.60, 0.61, 0.615])
+    interval = paired.confidence_interval(1 - 0.05 * 6 / math.pi**2)
+    assert (contrast.low, contrast.high) == pytest.approx((interval.low, interval.high), rel=1e-3)
+
+
+def test_numbers_are_compared_by_ranges_on_fresh_seeds(tmp_path: Path) -> None:
+    made = [
+        run
+        for units, loss in ((8, 0.9), (30, 0.5), (100, 0.51))
+        for run in runs_of({**DEFAULT, "units": units}, loss, [loss, loss + 0.01, loss + 0.003])
+    ]
+    folder = write_study(tmp_path / "s", made, factors=["units"])
+
+    factor = judge_factor(load(folder), "units")
+    assert factor.numeric
+    assert factor.sentence.startswith(
+        "units: the best configuration found at 20 to 49 beats the best configuration found at "
+        "8 to 19 by 0.4 (95 %: "
+    )
+    assert "not of the ranges" in factor.sentence
+    said = next(s for s in factor.statements if "replicates" in s.basis)
+    assert {(c.a, c.b, c.outcome) for c in said.contrasts} >= {
+        ("20 to 49", "8 to 19", "better"),
+        ("50 to 128", "8 to 19", "better"),
+    }
+    assert "8 to 19: 1 trials, 1 in full, 9 epochs" in said.sentences[-1]
+    assert undecided(folder, ended=True) == []  # one range is told from the best

@@ -1,0 +1,193 @@
+"""Does a shipped study answer its question, as it is run by default? On its own recorded curves.
+
+    python benchmarks/power.py --n-studies 100
+    python benchmarks/power.py gru_window batch_lr --n-repeats 5 8 12
+
+Each study is searched with its default method and budget on the curves that `tables.py` recorded,
+two workers at a time. The best of each level or range of its factors and the default run again on
+fresh seeds, and the verdict is asked for: all as in a real study, but for the training.
+
+Columns: *decided*, studies that decide something of the question ("A beats B", or no difference
+that matters); *of each factor*, those that decide something of it; *false*, in how many of all
+studies and factors "A beats B" of configurations on fresh seeds is wrong of some pair (at most 5 %,
+if all is right); *epochs* of the search and of the repeats. Intervals are of 95 % (Clopper and
+Pearson).
+"""
+
+import argparse
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+from scipy.stats import binomtest
+from tables import CURVES, Floats, play, table
+
+from hypertune.analysis.frames import Record, from_records
+from hypertune.analysis.replicates import leaders, replicates
+from hypertune.analysis.verdict import judge_factor
+from hypertune.methods import DEFAULT_METHOD, make_search
+from hypertune.records import ResultRow
+from hypertune.search.candidates import candidates
+from hypertune.space import identity
+from hypertune.study import Study
+
+
+@dataclass(frozen=True, kw_only=True)
+class Answer:
+    """What one study says.
+
+    Attributes:
+        decided: Whether something is decided, by factor.
+        false: Whether "A beats B" is said of two configurations where it is not so, by factor.
+        epochs: Of the search, and of the repeats.
+    """
+
+    decided: dict[str, bool]
+    false: dict[str, bool]
+    epochs: tuple[int, int]
+
+
+def simulate(name: str, method: str, n_trials: int, n_repeats: int, seed: int) -> Answer:
+    """Run a study on its table, and say what it says."""
+    known = table(name)
+    study, space = known.study, known.space
+    search = make_search(
+        method,
+        space,
+        mode="min",
+        max_epochs=known.max_epochs,
+        n_trials=n_trials,
+        seed=seed,
+        start=[dict(study.default)],
+        fair=study.fair_factor if study.goal == "answer" else None,
+    )
+    play(search, known, seed)
+    records = [
+        _record(t.number, space.nest(t.flat), np.array([*t.losses.values()]), t.reason or "stopped")
+        for t in search.trials
+    ]
+    n_search = sum(t.epoch for t in search.trials)
+    factors = study.factors if study.goal == "answer" else ()
+    chosen = [space.nest(t.flat) for t in candidates(search.trials, space, factors).values()]
+    again = {identity(config): config for config in [*chosen, dict(study.default)]}
+    truth: dict[str, float] = {}
+    rng = np.random.default_rng([seed, 2])
+    for config in again.values():
+        k = known.nearest(config)
+        truth[identity(space.flatten(config))] = float(known.truth[k])
+        for repeat in range(1, n_repeats + 1):
+            curve = known.curve(k, rng)
+            kept = curve[~np.isnan(curve)]
+            reason = "failed" if len(kept) < len(curve) else "complete"
+            records.append(
+                _record(len(records), config, kept, reason, role="replicate", repeat=repeat)
+            )
+    n_again = sum(max((r.epoch for r in record.results), default=0) for record in records)
+    data = from_records(_about(study, n_trials), records)
+    decided, false = {}, {}
+    for factor in (p for p in space.parameters if p.name in study.factors):
+        said = judge_factor(data, factor.name, seed=seed).statements
+        decided[factor.name] = any(s.outcome in ("better", "equal") for s in said)
+        of = leaders(data, factor, replicates(data))
+        of_configs = (s for s in said if "best configurations found" in s.estimand)
+        better = [c for s in of_configs for c in s.contrasts if c.outcome == "better"]
+        false[factor.name] = any(truth[of[c.a]] >= truth[of[c.b]] for c in better)
+    return Answer(decided=decided, false=false, epochs=(n_search, n_again - n_search))
+
+
+def _about(study: Study, n_trials: int) -> dict[str, Any]:
+    return {
+        "name": study.name,
+        "metric": "loss",
+        "mode": "min",  # tables hold losses
+        "test_metric": None,
+        "max_epochs": study.max_epochs,
+        "factors": list(study.factors),
+        "default": dict(study.default),
+        "parameters": study.search_space.plain(),
+        "margin": study.margin,
+        "n_trials": n_trials,
+        "n_sessions": 1,
+    }
+
+
+def _record(
+    trial: int,
+    config: Mapping[str, Any],
+    losses: Floats,
+    reason: str,
+    *,
+    role: str = "search",
+    repeat: int = 0,
+) -> Record:
+    epochs = {int(losses.argmin()) + 1, len(losses)} if len(losses) else set()
+    return Record(
+        trial=trial,
+        role=role,
+        label="",
+        state="ended",
+        reason=reason,
+        detail="",
+        seed=repeat,
+        repeat=repeat,
+        config=dict(config),
+        origin="",
+        results=[
+            ResultRow(id=0, trial=trial, epoch=e, t_ms=e, metrics={"loss": float(losses[e - 1])})
+            for e in sorted(epochs)  # no other epoch counts
+        ],
+    )
+
+
+def main() -> None:
+    known = sorted(path.stem for path in CURVES.glob("*.json"))
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("studies", nargs="*", default=known, help=f"of {', '.join(known)}")
+    parser.add_argument("--method", default=DEFAULT_METHOD)
+    parser.add_argument("--n-studies", type=int, default=100)
+    parser.add_argument("--n-trials", type=int, help="in place of the study's own")
+    parser.add_argument("--n-repeats", type=int, nargs="+", help="in place of the study's own")
+    parser.add_argument("--n-jobs", type=int, default=1, help="processes")
+    args = parser.parse_args()
+    print("| study | trials | repeats | decided | of each factor | false | epochs |")
+    print(f"|{'---|' * 7}", flush=True)
+    with ProcessPoolExecutor(args.n_jobs) as pool:
+        for name in args.studies:
+            study = table(name).study
+            n_trials = args.n_trials or study.n_trials
+            for n_repeats in args.n_repeats or [study.n_repeats]:
+                one = partial(simulate, name, args.method, n_trials, n_repeats)
+                answers = list(pool.map(one, range(args.n_studies)))
+                print(_row(name, n_trials, n_repeats, answers), flush=True)
+
+
+def _row(name: str, n_trials: int, n_repeats: int, answers: Sequence[Answer]) -> str:
+    n = len(answers)
+    false = [wrong for a in answers for wrong in a.false.values()]
+    each = [
+        f"{factor} {sum(a.decided[factor] for a in answers) / n:.2f}"
+        for factor in answers[0].decided
+    ]
+    epochs = np.mean([a.epochs for a in answers], axis=0)
+    cells = [
+        name,
+        str(n_trials),
+        str(n_repeats),
+        _share(sum(any(a.decided.values()) for a in answers), n),
+        ", ".join(each),
+        _share(sum(false), len(false)),
+        f"{epochs[0]:.0f} + {epochs[1]:.0f}",
+    ]
+    return f"| {' | '.join(cells)} |"
+
+
+def _share(k: int, n: int) -> str:
+    ends = binomtest(k, n).proportion_ci(0.95)
+    return f"{k}/{n} = {k / n:.2f} ({ends.low:.2f} to {ends.high:.2f})"
+
+
+if __name__ == "__main__":
+    main()
