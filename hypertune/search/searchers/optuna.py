@@ -46,10 +46,10 @@ class OptunaSearcher(Searcher):
 
     label = ""
     """What chooses, in words."""
-    n_told = 200
+    n_told = 100
     """Of more trials than these the best are told, and some of the others: all of them would take
     too long."""
-    n_best = 100
+    n_best = 50
     """How many are the best."""
 
     @abstractmethod
