@@ -28,5 +28,6 @@ study = Study(
     mode="max",
     max_epochs=27,
     n_trials=30,
+    n_repeats=5,
     goal="answer",
 )

@@ -31,6 +31,6 @@ study = Study(
     mode="max",
     max_epochs=18,
     n_trials=24,
-    n_repeats=5,
+    n_repeats=8,
     goal="answer",
 )
