@@ -26,7 +26,7 @@ from scipy.stats import binomtest
 from tables import CURVES, Floats, play, table
 
 from hypertune.analysis.frames import Record, from_records
-from hypertune.analysis.replicates import leaders, replicates
+from hypertune.analysis.replicates import leaders
 from hypertune.analysis.verdict import judge_factor
 from hypertune.methods import DEFAULT_METHOD, make_search
 from hypertune.records import ResultRow
@@ -91,7 +91,7 @@ def simulate(name: str, method: str, n_trials: int, n_repeats: int, seed: int) -
     for factor in (p for p in space.parameters if p.name in study.factors):
         said = judge_factor(data, factor.name, seed=seed).statements
         decided[factor.name] = any(s.outcome in ("better", "equal") for s in said)
-        of = leaders(data, factor, replicates(data))
+        of = leaders(data, factor)
         of_configs = (s for s in said if "best configurations found" in s.estimand)
         better = [c for s in of_configs for c in s.contrasts if c.outcome == "better"]
         false[factor.name] = any(truth[of[c.a]] >= truth[of[c.b]] for c in better)

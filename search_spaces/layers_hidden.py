@@ -31,6 +31,6 @@ study = Study(
     mode="min",
     max_epochs=27,
     n_trials=30,
-    n_repeats=14,
+    n_repeats=20,
     goal="answer",
 )

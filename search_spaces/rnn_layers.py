@@ -32,6 +32,6 @@ study = Study(
     mode="min",
     max_epochs=27,
     n_trials=30,
-    n_repeats=16,
+    n_repeats=20,
     goal="answer",
 )

@@ -19,8 +19,21 @@ MIN_REPEATS = 3
 
 def replicates(data: StudyData) -> dict[str, pd.DataFrame]:
     """Return the replicates in full of each config, by the text of its identity."""
+    known = _ended(data)
+    full = {config: rows[rows["full"]] for config, rows in known.items()}
+    return {config: rows for config, rows in full.items() if len(rows)}
+
+
+def failures(data: StudyData) -> dict[str, tuple[int, int]]:
+    """Return of each config on how many fresh seeds it failed, and on how many it was tried."""
+    return {
+        config: (int((~rows["full"]).sum()), len(rows)) for config, rows in _ended(data).items()
+    }
+
+
+def _ended(data: StudyData) -> dict[str, pd.DataFrame]:
     rows = data.trials
-    rows = rows[(rows["role"] == "replicate") & rows["full"]]
+    rows = rows[(rows["role"] == "replicate") & (rows["full"] | (rows["reason"] == "failed"))]
     groups: dict[str, list[int]] = {}
     for trial in rows["trial"]:
         if flat := data.flats.get(trial):
@@ -28,18 +41,12 @@ def replicates(data: StudyData) -> dict[str, pd.DataFrame]:
     return {config: rows[rows["trial"].isin(trials)] for config, trials in groups.items()}
 
 
-def leaders(
-    data: StudyData, parameter: Parameter, runs: Mapping[str, pd.DataFrame]
-) -> dict[str, str]:
+def leaders(data: StudyData, parameter: Parameter) -> dict[str, str]:
     """Return a config of each level or range: of those that ran again what the search ranked first.
 
     What ran again has no say in that, so that its values are those of a config like any other.
-
-    Args:
-        data: The study.
-        parameter: The factor.
-        runs: Replicates by config.
     """
+    runs = _ended(data)
     rows = data.searched[~data.searched["reason"].isin(["failed", "lost"])]
     ranks: dict[str, Promise] = {}
     for trial, full, epochs, loss in zip(
@@ -60,7 +67,8 @@ def blocks(data: StudyData, runs: Mapping[str, pd.DataFrame]) -> tuple[list[str]
     """Return configs, and their losses on the repeats that all of them have.
 
     Configs that were not told apart may have been repeated more often than the others: the repeats
-    that all of *them* have follow, as missing for the others.
+    that all of *them* have follow, as missing for the others. Configs with too few repeats to be
+    compared are left out, if two others have enough.
 
     Args:
         data: The study.
@@ -75,10 +83,12 @@ def blocks(data: StudyData, runs: Mapping[str, pd.DataFrame]) -> tuple[list[str]
         .first()
         for config, rows in runs.items()
     }
-    wide = pd.DataFrame(tables)
+    # One that failed on most seeds must not cost the others theirs.
+    enough = {config: table for config, table in tables.items() if len(table) >= MIN_REPEATS}
+    wide = pd.DataFrame(enough if len(enough) > 1 else tables)
     shared, counts = wide.dropna(), wide.count()
     most = wide.loc[:, counts == counts.max()].dropna()
-    if most.shape[1] < 2 or len(most) <= len(shared):
+    if most.shape[1] < 2 or len(shared) < 2 or len(most) <= len(shared):
         wide = shared
     else:
         rest = wide.loc[most.index.difference(shared.index)].copy()

@@ -25,7 +25,7 @@ from hypertune.analysis import effects
 from hypertune.analysis.frames import StudyData, finite
 from hypertune.analysis.importance import Importance, importances
 from hypertune.analysis.interaction import interaction
-from hypertune.analysis.replicates import MIN_REPEATS, blocks, leaders, replicates
+from hypertune.analysis.replicates import MIN_REPEATS, blocks, failures, leaders, replicates
 from hypertune.analysis.search_review import by_chance, following, review
 from hypertune.analysis.statements import (
     MIN_FULL,
@@ -254,8 +254,16 @@ class _Judge:
         kind = "range" if parameter.by_range else "level"
         estimand = f"the best configurations found of each {kind} of {parameter.name}"
         basis = "replicates on fresh seeds"
-        runs = replicates(self.data)
-        found = leaders(self.data, parameter, runs)
+        runs, failed = replicates(self.data), failures(self.data)
+        found, notes = leaders(self.data, parameter), [self._effort(parameter)]
+        for part, config in list(found.items()):
+            n_failed, n_tried = failed[config]
+            if 2 * n_failed > n_tried:
+                notes.append(
+                    f"The best configuration found of {parameter.name} {part} failed on {n_failed} "
+                    f"of {n_tried} fresh seeds: it is not compared."
+                )
+                del found[part]
         if len(found) < 2:
             return cannot_say(
                 estimand,
@@ -277,12 +285,12 @@ class _Judge:
             names = {level: f"the best configuration found at {level}" for level in levels}
         # What another search would find is another question: `compare` has an answer.
         end = f"on {n} fresh seeds (of these configurations, not of the {kind}s)"
-        unit, effort = "repeats of each", self._effort(parameter)
+        unit = "repeats of each"
 
         def say(alpha: float) -> Statement:
             compared = effects.from_replicates(values, levels, levels, alpha=alpha)
             return self._statement(
-                parameter, estimand, basis, compared, names, end, n, unit, effort
+                parameter, estimand, basis, compared, names, end, n, unit, *notes
             )
 
         return say

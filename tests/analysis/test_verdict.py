@@ -445,15 +445,15 @@ def test_levels_that_were_repeated_more_are_compared_by_all_repeats() -> None:
 def test_repeats_that_only_some_configs_have_follow_those_of_all(tmp_path: Path) -> None:
     third = {**DEFAULT, "units": 100}
     trials = replicates([0.9, 0.8, 0.7, 0.6, 0.5], [1.9, 1.8, 1.7, 1.6, 1.5])
-    trials += [Made(losses=[5.0] * 9, config=third, role="replicate", repeat=r) for r in (1, 2)]
+    trials += [Made(losses=[5.0] * 9, config=third, role="replicate", repeat=r) for r in (1, 2, 3)]
     data = load(write_study(tmp_path / "a", trials))
     configs, values = blocks(data, replicates_of(data))
     missing = np.isnan(values)
     assert values.shape == (3, 5)
-    assert missing.sum() == 3
-    assert missing[[k for k, c in enumerate(configs) if "100" in c], 2:].all()
+    assert missing.sum() == 2
+    assert missing[[k for k, c in enumerate(configs) if "100" in c], 3:].all()
     # One config alone that has more is compared with nothing there.
-    data = load(write_study(tmp_path / "b", trials[:5] + trials[7:9] + trials[-2:]))
+    data = load(write_study(tmp_path / "b", trials[:5] + trials[7:9] + trials[-3:-1]))
     assert blocks(data, replicates_of(data))[1].shape == (3, 2)
 
 
@@ -502,3 +502,21 @@ def test_numbers_are_compared_by_ranges_on_fresh_seeds(tmp_path: Path) -> None:
     }
     assert "8 to 19: 1 trials, 1 in full, 9 epochs" in said.sentences[-1]
     assert undecided(folder, ended=True) == []  # one range is told from the best
+
+
+def test_what_fails_on_most_fresh_seeds_is_left_out_of_the_comparison(tmp_path: Path) -> None:
+    made = [
+        run
+        for units, loss in ((8, 0.9), (30, 0.5), (100, 0.4))
+        for run in runs_of({**DEFAULT, "units": units}, loss, [loss, loss + 0.01, loss + 0.003])
+    ]
+    for run in made[-2:]:
+        run.reason, run.losses = "failed", []
+    folder = write_study(tmp_path / "s", made, factors=["units"])
+
+    said = next(s for s in judge_factor(load(folder), "units").statements if s.contrasts)
+    assert [(c.a, c.b, c.outcome) for c in said.contrasts] == [("20 to 49", "8 to 19", "better")]
+    assert said.sentences[-1] == (
+        "The best configuration found of units 50 to 128 failed on 2 of 3 fresh seeds: it is not "
+        "compared."
+    )
