@@ -245,7 +245,8 @@ def show_summary(
     out.print()
     out.print(Text(study["question"], style="bold"))
     if headline is not None:
-        out.print(Text(headline))
+        for sentence in headline.splitlines():
+            out.print(Text(sentence))
         out.print()
     _show_best(out, summary)
     _show_scores(out, summary)
@@ -314,6 +315,10 @@ def _show_best(out: Console, summary: Summary) -> None:
         out.print(
             f"The search's winner was trial {summary.winner}; on {first.n_fresh} fresh seeds this "
             "one is better on average."
+        )
+    if summary.best.role == "replicate":
+        out.print(
+            "The search had stopped this configuration early; the fresh seeds show its worth."
         )
     if not summary.full:
         out.print("No trial was trained in full: this is the best of those that got furthest.")

@@ -424,6 +424,29 @@ def test_what_the_goal_asks_for_and_the_default_run_again_on_the_same_fresh_seed
     assert len(pairs) == len(set(pairs))
 
 
+def test_a_slow_learner_that_was_stopped_early_is_recommended_if_fresh_seeds_show_its_worth(
+    toy: Study, one: OneWorker, tmp_path: Path
+) -> None:
+    # "late" is behind for eight epochs, and far ahead at the ninth; five levels are not kept fair.
+    study = replace(doing(toy, "fine", "lucky", "converge", "nan", "late"), factors=("do",))
+    how = settings(tmp_path, method="asha", n_trials=16, n_repeats=2)
+    folder = engine.run(study, how).folder
+    with contextlib.closing(Journal(folder / "journal.db", read_only=True)) as journal:
+        trials = {t.id: t for t in journal.trials()}
+        looks = {e.data["label"]: e.trial for e in journal.events(kind="test")}
+    late = [t for t in trials.values() if t.role == "search" and t.config["do"] == "late"]
+    assert {t.reason for t in late} == {"stopped"}
+    summary = summarize(folder)
+    assert summary.best is not None
+    best = trials[summary.best.id]
+    assert (best.config["do"], best.role, best.repeat) == ("late", "replicate", 1)
+    assert looks["best"] == best.id
+    assert (folder / "checkpoints" / f"trial-{best.id:03d}").is_dir()
+    # It stays so when the study goes on and is over again.
+    engine.resume(folder, space=study, changes={"n_trials": 17})
+    assert summarize(folder).best == summary.best
+
+
 @pytest.mark.parametrize("method", ["asha", "random", "hyperband", "auto"])
 def test_a_finished_study_is_extended_and_nothing_is_run_twice(
     method: str, toy: Study, one: OneWorker, tmp_path: Path

@@ -93,7 +93,7 @@ def judge(data: StudyData, *, seed: int = 0) -> Verdict:
     found = importances(data, seed=seed)
     return Verdict(
         question=data.study["question"],
-        headline=" ".join(dict.fromkeys(f.sentence for f in factors)),
+        headline="\n".join(dict.fromkeys(f.sentence for f in factors)),
         scope=judge.scope(),
         margin=judge.margin,
         factors=factors,
@@ -401,7 +401,7 @@ class _Judge:
             more = c.n_more or 1
             many = f"more than {_MANY}" if more > _MANY else f"about {more}"
             text = (
-                f"undecided between {a} and {b}: {a} is ahead by {show(c.difference)} "
+                f"undecided between {a} and {b}: {c.a} is ahead by {show(c.difference)} "
                 f"({interval}), {end}; {many} more {unit} would decide."
             )
         return f"{factor}: {text}"

@@ -930,10 +930,17 @@ class Driver:
             self.checkpoints.drop(trial)
         elif number is not None and reason in FULL:
             self._keep_candidates(number)
-        elif trial in self.repeats and reason != "interrupted":
+        elif trial in self.repeats and reason != "interrupted" and not self._stands(trial):
             self.checkpoints.drop(trial)
         if number is not None:
             self._count_end(reason)
+
+    def _stands(self, trial: int) -> bool:
+        """Say whether a run on a fresh seed stands for a config that the search stopped early."""
+        due = self.repeats[trial]
+        full = [self.search.space.nest(t.flat) for t in self.search.trials if t.full]
+        known = map(identity, [*full, dict(self.study.default)])
+        return due.repeat == 1 and identity(due.config) not in known
 
     def _diagnosed(self, trial: int, detail: str | None) -> str | None:
         """Return why a trial ended, with what was wrong inside of it at its last epoch."""
@@ -1017,6 +1024,8 @@ class Driver:
             kept = {self.ids[t.number] for t in self._promising()[:_KEPT]}
             kept |= {self.ids[number] for number in self._worth_keeping(self.kept)}
             kept |= {t for t in [*self.ids[:1], self.default] if t is not None}
+            if (best := read_champion(self.journal)) is not None:
+                kept |= set(best.losses)
             self.checkpoints.keep(kept)
         error = None if self.error is None else f"{type(self.error).__name__}: {self.error}"
         self.journal.add_event("search_end", None, {"stopped_by": self.stopped_by, "error": error})

@@ -42,7 +42,8 @@ class Champion:
     """What a study recommends.
 
     Attributes:
-        trial: The trial that stands for the config: whose model is loaded, and judged on test.
+        trial: The trial that stands for the config: whose model is loaded, and judged on test. Of a
+            config that the search stopped early that is its run on the first fresh seed.
         full: It ran in full; else it is the best of those that got furthest.
         winner: The trial that the search alone would recommend.
         losses: Losses on fresh seeds, the same ones for each, by the trial that stands for a
@@ -82,6 +83,9 @@ def champion(runs: Iterable[Run]) -> Champion | None:
         if not run.mutated:
             stands.setdefault(run.config, run.trial)
     again = [r for r in runs if r.role == "replicate"] if full and not ranked[0].mutated else []
+    for run in again:
+        if run.repeat == 1 and run.reason in FULL:
+            stands.setdefault(run.config, run.trial)
     bad = {r.config for r in again if r.reason in ("failed", "lost")}
     bad |= {r.config for r in again if r.reason in FULL and r.loss is None}
     tables: dict[str, dict[int, float]] = {}

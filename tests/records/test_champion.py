@@ -65,8 +65,10 @@ def runs(rows: Sequence[Row]) -> list[Run]:
          {1: [3.0]}),
         ([("b", "complete", 3.0, 1), ("c", "complete", None, 1)], 1, {1: [3.0]}),
         ([("b", "lost", 3.0, 1), ("c", "failed", 1.0, 1)], 1, {}),
-        # What no trial in full stands for cannot be loaded.
-        ([("z", "complete", 0.0, 1), ("b", "complete", 3.0, 1)], 1, {1: [3.0]}),
+        # For what the search stopped early its run on the first fresh seed stands.
+        ([("z", "complete", 0.5, 1), ("b", "complete", 3.0, 1), ("z", "complete", 0.7, 2),
+          ("b", "complete", 3.5, 2)], 3, {3: [0.5, 0.7], 1: [3.0, 3.5]}),
+        ([("z", "complete", 0.0, 2), ("b", "complete", 3.0, 2)], 1, {1: [3.0]}),
     ],
 )  # fmt: skip
 def test_fresh_seeds_decide(again: list[Row], best: int, losses: dict[int, list[float]]) -> None:
