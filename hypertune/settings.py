@@ -192,6 +192,10 @@ class Settings:
             raise SettingError(
                 f"--until-decided needs --n-repeats of at least 1, but got {self.n_repeats}."
             )
+        if self.until_decided and self.goal == "best":
+            raise SettingError(
+                "--until-decided needs --goal answer, but got best: no levels are compared there."
+            )
 
     def differing(self, record: Mapping[str, Any], asked: Collection[str]) -> list[str]:
         """Return what is asked for otherwise than a study began, in words.

@@ -133,6 +133,8 @@ def test_a_dry_run_shows_the_plan_and_starts_nothing(
     args = ["--space", "optimizer_lr", "--goal", "answer", "--dry-run", "--until-decided"]
     assert call(monkeypatch, tmp_path, *args) == 2
     assert "--until-decided needs a --time-budget" in capsys.readouterr().err
+    assert call(monkeypatch, tmp_path, *args, "--goal", "best", "--time-budget", "9m") == 2
+    assert "--until-decided needs --goal answer, but got best" in capsys.readouterr().err
     args += ["--time-budget", "1h"]
     assert call(monkeypatch, tmp_path, *args) == 0
     shown = capsys.readouterr().out

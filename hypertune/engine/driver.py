@@ -24,7 +24,7 @@ from hypertune.records import (
     told_file,
 )
 from hypertune.search import Job, Reason, Search, Trial
-from hypertune.search.candidates import candidates, ranked
+from hypertune.search.candidates import best_of, candidates, ranked
 from hypertune.settings import Settings
 from hypertune.space import Config, as_plain, identity
 from hypertune.study import Study
@@ -469,7 +469,11 @@ class Driver:
             if t.role == "replicate"
         }
         due = []
-        n_repeats = {key: self._n_repeats(configs[label]) for key, label in labels.items()}
+        n_repeats = dict.fromkeys(labels, self.n_repeats)
+        for label, n in self._more_repeats().items():
+            if label in configs:
+                key = identity(configs[label])
+                n_repeats[key] = max(n_repeats[key], n)
         for repeat in range(1, max(n_repeats.values()) + 1):
             for key, label in labels.items():
                 row = known.get((key, repeat))
@@ -482,18 +486,14 @@ class Driver:
                     )
         return due
 
-    def _n_repeats(self, config: dict[str, Any]) -> int:
-        """Return on how many fresh seeds a config is to run: more where a look asked for it."""
-        flat, n = self.search.space.flatten(config), self.n_repeats
-        texts = {
-            parameter.name: parameter.part(flat[parameter.key])
-            for parameter in self.search.space.parameters
-            if parameter.key in flat
+    def _more_repeats(self) -> dict[str, int]:
+        """Return on how many fresh seeds the best of some levels are to run, as looks asked for."""
+        return {
+            best_of(name, level): look["n_repeats"]
+            for look in self.looks
+            for name, levels in look.get("levels", {}).items()
+            for level in levels
         }
-        for look in self.looks:
-            if any(texts[name] in levels for name, levels in look.get("levels", {}).items()):
-                n = max(n, look["n_repeats"])
-        return n
 
     def _goes_on(self) -> bool:
         """Look at what is decided, and say whether the study goes on since something is not.

@@ -29,6 +29,11 @@ def ranked(trials: Iterable[Trial]) -> list[Trial]:
     )
 
 
+def best_of(factor: str, part: str) -> str:
+    """Return what the best config of a level or range is called."""
+    return f"best of {factor}={part}"
+
+
 def most_candidates(space: Space, factors: Collection[str]) -> int:
     """Return how many configs `candidates` yields at most."""
     if not factors:
@@ -63,5 +68,5 @@ def candidates(trials: Iterable[Trial], space: Space, factors: Collection[str]) 
         for trial in best_first:
             leaders.setdefault(parameter.part(trial.flat[parameter.key]), trial)
         for part, trial in list(leaders.items())[:MAX_PARTS]:
-            chosen[f"best of {parameter.name}={part}"] = trial
+            chosen[best_of(parameter.name, part)] = trial
     return chosen
