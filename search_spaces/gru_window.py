@@ -8,10 +8,10 @@ trained and judged on the same targets; errors are relative to carrying the last
 Baselines on the test part, of which ridge regression is hard to beat: naive 1, seasonal naive
 (eleven years) 1.44, ridge AR of order 96 .759. On half-hourly electricity, where long windows pay:
 naive 1, seasonal naive (a week) .137, ridge AR of order 132 .209.
-Budget: 32 trials of up to 27 epochs; about 200 epochs in all instead of 864; then the best ones on
-fourteen fresh seeds, some 800 epochs. By resampled curves (benchmarks/arm_fair.py) that decides
-between the cells, at a margin of .02, in 83 of 100 studies (57 with five seeds), and of 60 that
-name the better cell 59 are right. Where it does not decide: --until-decided --time-budget 15m.
+Budget: 32 trials of up to 27 epochs, as many epochs for each level of cell, about 200 in all
+instead of 864; then the best of each level or range and the default on fourteen fresh seeds. About
+four minutes on two cores. By resampled curves (benchmarks/power.py) 99 of 100 such studies decide
+something. Where the cells are not told apart: --until-decided --time-budget 15m.
 """
 
 from ray import tune
