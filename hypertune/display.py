@@ -317,9 +317,7 @@ def _show_best(out: Console, summary: Summary) -> None:
             "one is better on average."
         )
     if summary.best.role == "replicate":
-        out.print(
-            "The search had stopped this configuration early; the fresh seeds show its worth."
-        )
+        out.print("The search did not train it to the end; the fresh seeds show its worth.")
     if not summary.full:
         out.print("No trial was trained in full: this is the best of those that got furthest.")
 

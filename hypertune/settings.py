@@ -180,8 +180,11 @@ class Settings:
         """Return the factors whose levels or ranges run again on fresh seeds."""
         return study.factors if self.of(study).goal == "answer" else ()
 
-    def check_end(self) -> None:
+    def check_end(self, *, begun: bool = False) -> None:
         """Check that a study that goes on until it is decided has an end.
+
+        Args:
+            begun: It began as it is, and may go on.
 
         Raises:
             SettingError: It has none, or nothing to go on with.
@@ -192,7 +195,7 @@ class Settings:
             raise SettingError(
                 f"--until-decided needs --n-repeats of at least 1, but got {self.n_repeats}."
             )
-        if self.until_decided and self.goal == "best":
+        if self.until_decided and self.goal == "best" and not begun:
             raise SettingError(
                 "--until-decided needs --goal answer, but got best: no levels are compared there."
             )

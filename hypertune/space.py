@@ -96,15 +96,24 @@ class Parameter(ABC):
     def parts(self) -> list[str]:
         """Return what its values are compared as: each, or three ranges that are searched alike."""
         if not self.by_range:
-            return [level_text(value) for value in self.values()]
-        return [
-            _brief(low) if low == high else f"{_brief(low)} to {_brief(high)}"
-            for low, high in self._ranges()
-        ]
+            texts = [level_text(value) for value in self.values()]
+            unique = len(set(texts)) == len(texts)
+            return texts if unique else [_text(value) for value in self.values()]  # "1" and 1
+        ranges = self._ranges()
+        for digits in range(3, 18):  # as many as tell the ends from each other
+            ends = [(_brief(low, digits), _brief(high, digits)) for low, high in ranges]
+            if all(
+                (a == b) == (low == high) for (a, b), (low, high) in zip(ends, ranges, strict=True)
+            ):
+                break
+        return [low if low == high else f"{low} to {high}" for low, high in ends]
 
     def part(self, value: Value) -> str:
         """Return which one of its `parts` a value belongs to."""
-        return self.parts()[self._range_of(value)] if self.by_range else level_text(value)
+        if self.by_range:
+            return self.parts()[self._range_of(value)]
+        known = [_text(one) for one in self.values()]
+        return self.parts()[known.index(_text(self.from_unit(self.to_unit(value))))]
 
     def _range_of(self, value: Value) -> int:
         return int(N_RANGES * self.to_unit(value))
@@ -396,8 +405,11 @@ def level_text(level: Value) -> str:
     return level if isinstance(level, str) else json.dumps(level)
 
 
-def _brief(value: Value) -> str:
-    return f"{value:.3g}" if isinstance(value, float) else level_text(value)
+def _brief(value: Value, digits: int) -> str:
+    if not isinstance(value, float):
+        return level_text(value)
+    text = f"{value:.{digits}g}"
+    return f"{value:.0f}" if "e+" in text and value < 1e7 else text
 
 
 def _exact(value: float) -> Decimal:

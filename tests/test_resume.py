@@ -344,7 +344,8 @@ def load_model_of(folder: Path, study: Study) -> int:
 def test_checkpoints_keep_to_their_budget_and_trials_without_one_train_again(
     toy: Study, one: OneWorker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    whole = settings(tmp_path, method="asha", n_trials=12, name="whole")
+    # What may be recommended stays whatever it takes: without repeats that is the best one.
+    whole = settings(tmp_path, method="asha", n_trials=12, n_repeats=0, name="whole")
     engine.run(toy, whole)
     n_most = 0
     weigh = Checkpoints.weigh
@@ -355,7 +356,7 @@ def test_checkpoints_keep_to_their_budget_and_trials_without_one_train_again(
         weigh(self, trial)
 
     monkeypatch.setattr(Checkpoints, "weigh", counted)
-    tight = settings(tmp_path, method="asha", n_trials=12, disk_budget_bytes=3.0)  # of a byte each
+    tight = replace(whole, name="tight", disk_budget_bytes=3.0)  # of a byte each
     folder = engine.run(toy, tight).folder
     assert n_most <= 4
     assert record(folder) == record(whole.studies_dir / "whole")
@@ -447,6 +448,18 @@ def test_a_slow_learner_that_was_stopped_early_is_recommended_if_fresh_seeds_sho
     assert summarize(folder).best == summary.best
 
 
+def test_a_default_that_failed_in_the_search_is_recommended_if_fresh_seeds_show_its_worth(
+    toy: Study, one: OneWorker, tmp_path: Path
+) -> None:
+    study = replace(doing(toy, "fine", "unlucky"), default={"x": 0.0, "do": "unlucky"})
+    folder = engine.run(study, settings(tmp_path, method="random", n_repeats=2)).folder
+    summary = summarize(folder)
+    assert summary.best is not None
+    assert (summary.best.config["x"], summary.best.role) == (0.0, "replicate")
+    score = summary.scores[0]
+    assert (score.label, score.trial, score.test) == ("best", summary.best.id, 100.0)
+
+
 @pytest.mark.parametrize("method", ["asha", "random", "hyperband", "auto"])
 def test_a_finished_study_is_extended_and_nothing_is_run_twice(
     method: str, toy: Study, one: OneWorker, tmp_path: Path
@@ -528,6 +541,17 @@ def test_until_decided_repeats_what_is_undecided_and_searches_where_that_is_need
         tests = journal.events(kind="test")
         assert min(e.id for e in tests) > last
         assert sum(e.data["label"] == "best" for e in tests) == 1
+
+
+def test_a_look_that_leads_to_nothing_ends_the_study(
+    toy: Study, one: OneWorker, tmp_path: Path
+) -> None:
+    study, how = of_levels(toy), {"method": "asha", "until_decided": True, "time_budget_s": 1e6}
+    judge = Left(left("a", "b", n_more=1), left("never seen", n_more=1), left("a", n_more=1))
+    outcome = go_on(study, settings(tmp_path, **how), judge)
+    assert (outcome.error, outcome.stopped_by) == (None, None)
+    with contextlib.closing(Journal(outcome.folder / "journal.db", read_only=True)) as journal:
+        assert len(journal.events(kind="look")) == 1
 
 
 def test_a_study_that_goes_on_until_decided_and_is_killed_does_as_if_it_had_not_been(

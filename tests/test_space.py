@@ -304,6 +304,9 @@ def test_a_space_comes_back_from_its_record(spec: dict[str, Any]) -> None:
         (tune.choice([8, 16, 32, 64, 128, 256, 512]), ["8 to 16", "32 to 128", "256 to 512"]),
         (tune.choice([512, 8, 64, 1, 2]), ["1 to 2", "8", "64 to 512"]),
         (tune.choice([1, 2, 3]), ["1", "2", "3"]),
+        (tune.choice(["1", 1]), ['"1"', "1"]),
+        (tune.uniform(1000.0, 1006.0), ["1000 to 1002", "1002 to 1004", "1004 to 1006"]),
+        (tune.uniform(0.999, 0.9996), ["0.999 to 0.9992", "0.9992 to 0.9994", "0.9994 to 0.9996"]),
         (tune.choice(["a", "b", None, True, 0.5]), ["a", "b", "null", "true", "0.5"]),
     ],
 )

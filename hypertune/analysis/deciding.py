@@ -62,7 +62,7 @@ def _left(factor: Factor) -> Undecided | None:
         if best is None or not left:
             continue
         others = [c.b for c in left]
-        if "replicates" in said.basis:
+        if said.of_leaders:
             levels, n_more = [best, *others], max(c.n_more or 1 for c in left)
         elif levels:
             continue  # what repeats say goes before what a model does

@@ -7,14 +7,12 @@ import pandas as pd
 
 from hypertune.analysis.effects import Floats
 from hypertune.analysis.frames import StudyData, finite
-from hypertune.records import Champion, Run, champion
+from hypertune.records import MIN_REPEATS, Champion, Run, champion
 from hypertune.search.candidates import Promise, promise
 from hypertune.space import Parameter, identity
 
 _COLUMNS = ("trial", "role", "label", "reason", "repeat", "epochs", "n_mutations")
 _UNRANKED = promise(full=False, epoch=0, loss=math.inf, number=0)
-MIN_REPEATS = 3
-"""Repeats that configs must share to be compared."""
 
 
 def replicates(data: StudyData) -> dict[str, pd.DataFrame]:
@@ -45,21 +43,31 @@ def leaders(data: StudyData, parameter: Parameter) -> dict[str, str]:
     """Return a config of each level or range: of those that ran again what the search ranked first.
 
     What ran again has no say in that, so that its values are those of a config like any other.
+    Those with enough repeats go before others; the default, which runs again whatever it is, counts
+    only where the search found no better one.
     """
     runs = _ended(data)
     rows = data.searched[~data.searched["reason"].isin(["failed", "lost"])]
     ranks: dict[str, Promise] = {}
+    parts: dict[str, str] = {}
     for trial, full, epochs, loss in zip(
         rows["trial"], rows["full"], rows["epochs"], data.sign * finite(rows["value"]), strict=True
     ):
         config = identity(data.flats[trial]) if trial in data.flats else ""
-        if config in runs and math.isfinite(loss):
+        if config and math.isfinite(loss):
             rank = promise(full=bool(full), epoch=int(epochs), loss=float(loss), number=int(trial))
             ranks[config] = min(rank, ranks.get(config, rank))
+        if config:
+            parts[config] = parameter.part(data.flats[trial][parameter.key])
+    default = data.study["default"]
+    default = "" if data.space.problems(default) else identity(data.space.flatten(default))
+    rivals = [ranks[c] for c in ranks if c != default and parts[c] == parts.get(default)]
+    beaten = default in ranks and min(rivals, default=_UNRANKED) < ranks[default]
     found: dict[str, str] = {}
-    for config in sorted(runs, key=lambda c: ranks.get(c, _UNRANKED)):
-        flat = data.flats[runs[config]["trial"].iloc[0]]
-        found.setdefault(parameter.part(flat[parameter.key]), config)
+    for config in sorted(runs, key=lambda c: (len(runs[c]) < MIN_REPEATS, ranks.get(c, _UNRANKED))):
+        if config != default or not beaten:
+            flat = data.flats[runs[config]["trial"].iloc[0]]
+            found.setdefault(parameter.part(flat[parameter.key]), config)
     return {part: found[part] for part in parameter.parts() if part in found}
 
 

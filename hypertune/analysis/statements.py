@@ -24,7 +24,12 @@ class Contrast:
 
 @dataclass(frozen=True, kw_only=True)
 class Statement:
-    """One thing that is said of a factor, or that cannot be said of it."""
+    """One thing that is said of a factor, or that cannot be said of it.
+
+    Attributes:
+        of_leaders: It compares the best config of each level or range on fresh seeds, of which
+            there may be more.
+    """
 
     estimand: str
     basis: str
@@ -32,6 +37,7 @@ class Statement:
     sentences: list[str]
     levels: list[dict[str, Any]] = field(default_factory=list)
     contrasts: list[Contrast] = field(default_factory=list)
+    of_leaders: bool = False
 
 
 Said: TypeAlias = Callable[[float], Statement]

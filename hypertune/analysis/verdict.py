@@ -14,7 +14,7 @@ of statements that the data carry, and all looks at a study that is extended whi
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import combinations
 from typing import Any
 
@@ -25,7 +25,7 @@ from hypertune.analysis import effects
 from hypertune.analysis.frames import StudyData, finite
 from hypertune.analysis.importance import Importance, importances
 from hypertune.analysis.interaction import interaction
-from hypertune.analysis.replicates import MIN_REPEATS, blocks, failures, leaders, replicates
+from hypertune.analysis.replicates import blocks, failures, leaders, replicates
 from hypertune.analysis.search_review import by_chance, following, review
 from hypertune.analysis.statements import (
     MIN_FULL,
@@ -38,6 +38,7 @@ from hypertune.analysis.statements import (
 )
 from hypertune.analysis.words import show
 from hypertune.analysis.worth import worth
+from hypertune.records import MIN_REPEATS
 from hypertune.space import Categorical, Parameter, identity, level_text
 
 MIN_DRAWN = 4
@@ -54,7 +55,7 @@ class Verdict:
 
     Attributes:
         question: Of the study.
-        headline: The answer, in a sentence or two.
+        headline: The answer, a line for each factor.
         scope: What it holds for.
         margin: The smallest difference of the metric that matters.
         factors: By the study's order.
@@ -264,6 +265,11 @@ class _Judge:
                     f"of {n_tried} fresh seeds: it is not compared."
                 )
                 del found[part]
+            elif n_failed:
+                notes.append(
+                    f"The best configuration found of {parameter.name} {part} failed on {n_failed} "
+                    f"of {n_tried} fresh seeds: it is compared by the others."
+                )
         if len(found) < 2:
             return cannot_say(
                 estimand,
@@ -289,9 +295,10 @@ class _Judge:
 
         def say(alpha: float) -> Statement:
             compared = effects.from_replicates(values, levels, levels, alpha=alpha)
-            return self._statement(
+            said = self._statement(
                 parameter, estimand, basis, compared, names, end, n, unit, *notes
             )
+            return replace(said, of_leaders=True)
 
         return say
 

@@ -6,9 +6,9 @@ import numpy as np
 
 from hypertune.analysis import effects
 from hypertune.analysis.frames import StudyData
-from hypertune.analysis.replicates import MIN_REPEATS, recommended
+from hypertune.analysis.replicates import recommended
 from hypertune.analysis.words import show
-from hypertune.records import Champion
+from hypertune.records import MIN_REPEATS, Champion
 from hypertune.space import identity
 
 

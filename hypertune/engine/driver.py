@@ -507,7 +507,7 @@ class Driver:
         self.journal.sync()
         undecided = self.judge(self.journal.path.parent)
         look = self._extension(undecided) if undecided and not self.overdue else None
-        if look is None:
+        if look is None or not self._leads_on(look):
             self.looked = True
             self.cut_short = bool(undecided) and self.overdue
             return False
@@ -519,6 +519,13 @@ class Driver:
         self.to_repeat = None
         self.progress.stage = "search"
         return True
+
+    def _leads_on(self, look: dict[str, Any]) -> bool:
+        """Say whether there is anything to do after a look: else the next one would be the same."""
+        self.looks.append(look)
+        due = "n_trials" in look or bool(self._repeats_due())
+        self.looks.pop()
+        return due
 
     def _extension(self, undecided: Sequence[Undecided]) -> dict[str, Any] | None:
         """Return what is to be done next about what is undecided; None if nothing can be.
@@ -837,10 +844,7 @@ class Driver:
         elif epoch >= out.job.to_epoch:
             self.journal.set_state(trial, "waiting")
             del self.out[key]
-            self.checkpoints.weigh(trial)
-            if self.checkpoints.too_many:
-                # A trial that lost its checkpoint trains again when it is promoted after all.
-                self.checkpoints.trim(self.ids[t.number] for t in reversed(self._promising()))
+            self._weigh(trial)
         elif out.stopped:
             self._end(key, "stopped", f"{self._stopped_text} after epoch {epoch}")
         elif out.paused:
@@ -930,17 +934,28 @@ class Driver:
             self.checkpoints.drop(trial)
         elif number is not None and reason in FULL:
             self._keep_candidates(number)
-        elif trial in self.repeats and reason != "interrupted" and not self._stands(trial):
-            self.checkpoints.drop(trial)
+        elif trial in self.repeats and reason != "interrupted":
+            if self._stands(trial):
+                self._weigh(trial)
+            else:
+                self.checkpoints.drop(trial)
         if number is not None:
             self._count_end(reason)
+
+    def _weigh(self, trial: int) -> None:
+        """Take note of a trial's checkpoint, and make room where all take too much."""
+        self.checkpoints.weigh(trial)
+        if self.checkpoints.too_many:
+            # A trial that lost its checkpoint trains again when it is promoted after all.
+            self.checkpoints.trim(self.ids[t.number] for t in reversed(self._promising()))
 
     def _stands(self, trial: int) -> bool:
         """Say whether a run on a fresh seed stands for a config that the search stopped early."""
         due = self.repeats[trial]
-        full = [self.search.space.nest(t.flat) for t in self.search.trials if t.full]
-        known = map(identity, [*full, dict(self.study.default)])
-        return due.repeat == 1 and identity(due.config) not in known
+        known = [self.search.space.nest(t.flat) for t in self.search.trials if t.full]
+        if self.default is not None:  # it was trained in full besides
+            known.append(dict(self.study.default))
+        return due.repeat == 1 and identity(due.config) not in map(identity, known)
 
     def _diagnosed(self, trial: int, detail: str | None) -> str | None:
         """Return why a trial ended, with what was wrong inside of it at its last epoch."""

@@ -113,7 +113,7 @@ def resume(
             catch_up(folder, storage)
         earlier = Earlier.read(folder)
         prepared, settings = earlier.replay(space, changes or {})
-        settings.check_end()
+        settings.check_end(begun=True)
         study = prepared.study
         with (
             _at_hand(prepared, settings, observer) as session,

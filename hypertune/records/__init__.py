@@ -1,6 +1,13 @@
 """What is remembered: the journal (the truth) and its MLflow replica."""
 
-from hypertune.records.champion import Champion, Run, champion, read_champion, recommended
+from hypertune.records.champion import (
+    MIN_REPEATS,
+    Champion,
+    Run,
+    champion,
+    read_champion,
+    recommended,
+)
 from hypertune.records.cursors import redact
 from hypertune.records.journal import (
     FULL,
@@ -25,6 +32,7 @@ from hypertune.records.uploader import Delivery, Uploader, delivered
 __all__ = [
     "FULL",
     "HISTOGRAMS",
+    "MIN_REPEATS",
     "Champion",
     "Delivery",
     "EventRow",

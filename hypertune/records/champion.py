@@ -12,6 +12,9 @@ from typing import Any
 from hypertune.records.journal import FULL, Journal, ResultRow, TrialRow, best_result
 from hypertune.space import identity
 
+MIN_REPEATS = 3
+"""Fresh seeds that configs must share to be compared, where some have as many."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Run:
@@ -92,6 +95,9 @@ def champion(runs: Iterable[Run]) -> Champion | None:
     for run in again:
         if run.reason in FULL and run.config in stands and run.config not in bad:
             tables.setdefault(run.config, {})[run.repeat] = _loss(run)
+    # One that was begun late, before the time was up, must not cost the others their seeds.
+    if any(len(table) >= MIN_REPEATS for table in tables.values()):
+        tables = {c: table for c, table in tables.items() if len(table) >= MIN_REPEATS}
     shared = set.intersection(*map(set, tables.values())) if tables else set()
     if not shared:
         return Champion(trial=winner, full=full, winner=winner, losses={})

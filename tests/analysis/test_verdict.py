@@ -13,7 +13,7 @@ from scipy import stats
 from hypertune.analysis import effects
 from hypertune.analysis.deciding import undecided
 from hypertune.analysis.frames import load
-from hypertune.analysis.replicates import blocks
+from hypertune.analysis.replicates import blocks, recommended
 from hypertune.analysis.replicates import replicates as replicates_of
 from hypertune.analysis.statements import Statement
 from hypertune.analysis.summary import summarize
@@ -520,3 +520,25 @@ def test_what_fails_on_most_fresh_seeds_is_left_out_of_the_comparison(tmp_path: 
         "The best configuration found of units 50 to 128 failed on 2 of 3 fresh seeds: it is not "
         "compared."
     )
+
+
+def test_the_default_is_not_called_the_best_found_of_its_level(tmp_path: Path) -> None:
+    made = runs_of({**LSTM}, 0.5, [0.5, 0.51, 0.52])
+    made += runs_of(DEFAULT, 2.0, [2.0, 2.1, 2.05])
+    made += [Made(losses=[0.6] * 9, config={**DEFAULT, "lr": 2e-3})]  # a better gru, not run again
+    said = judge_factor(load(write_study(tmp_path / "s", made)), "cell").statements
+    assert not any(s.of_leaders for s in said)
+    assert any("No two levels of cell were run again" in s.sentences[0] for s in said)
+
+
+def test_a_leader_that_hardly_ran_again_does_not_cost_a_comparison(tmp_path: Path) -> None:
+    made = runs_of({**DEFAULT, "lr": 2e-3}, 0.6, [0.6, 0.61, 0.62])
+    made += runs_of(LSTM, 0.9, [0.9, 0.91, 0.93])
+    made += runs_of({**DEFAULT, "lr": 3e-3}, 0.5, [0.5])  # found when the time was nearly up
+    data = load(write_study(tmp_path / "s", made))
+    (said,) = [s for s in judge_factor(data, "cell").statements if s.of_leaders]
+    assert [(c.a, c.outcome) for c in said.contrasts] == [("gru", "better")]
+    assert "on 3 fresh seeds" in said.sentences[0]
+    best = recommended(data)
+    assert best is not None
+    assert {len(losses) for losses in best.losses.values()} == {3}

@@ -68,6 +68,9 @@ def runs(rows: Sequence[Row]) -> list[Run]:
         # For what the search stopped early its run on the first fresh seed stands.
         ([("z", "complete", 0.5, 1), ("b", "complete", 3.0, 1), ("z", "complete", 0.7, 2),
           ("b", "complete", 3.5, 2)], 3, {3: [0.5, 0.7], 1: [3.0, 3.5]}),
+        # One that hardly ran again does not cost the others their seeds.
+        ([("b", "complete", 3.0, k) for k in (1, 2, 3)] + [("z", "complete", 0.1, 1)], 1,
+         {1: [3.0, 3.0, 3.0]}),
         ([("z", "complete", 0.0, 2), ("b", "complete", 3.0, 2)], 1, {1: [3.0]}),
     ],
 )  # fmt: skip

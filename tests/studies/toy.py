@@ -50,6 +50,10 @@ class ToyLoop:
     def _fail(self) -> None:
         raise ValueError(f"no such luck in epoch {self.epoch}")
 
+    def _unlucky(self) -> None:
+        if self.config["seed"] == 0:
+            raise ValueError("no luck with this seed")
+
     def _converge(self) -> None:
         self.converged = self.epoch == 2
 
