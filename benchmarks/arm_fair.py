@@ -29,8 +29,7 @@ from functools import partial
 from itertools import combinations
 
 import numpy as np
-from scipy.stats import binomtest
-from tables import CURVES, play, table
+from tables import CURVES, play, share, table
 
 from hypertune.analysis import effects
 from hypertune.methods import make_search
@@ -121,14 +120,6 @@ def simulate(
     )
 
 
-def _share(k: int, n: int) -> str:
-    """Return a share with its 95 % interval (Clopper and Pearson)."""
-    if n == 0:
-        return ""
-    ends = binomtest(k, n).proportion_ci(0.95)
-    return f"{k}/{n} = {k / n:.2f} ({ends.low:.2f} to {ends.high:.2f})"
-
-
 def row(way: str, found: Sequence[Found], plain: Sequence[Found]) -> str:
     """Return a line of the table; ``plain`` are the same studies with plain halving."""
     n, said = len(found), [f for f in found if f.said]
@@ -137,10 +128,10 @@ def row(way: str, found: Sequence[Found], plain: Sequence[Found]) -> str:
     reach = 1.96 * extra.std(ddof=1) / math.sqrt(n) if n > 1 else math.inf
     cells = [
         way,
-        _share(sum(f.two_full for f in found), n),
-        _share(sum(f.said or f.equal for f in found), n),
-        _share(sum(f.right for f in said), len(said)),
-        _share(sum(covered), len(covered)),
+        share(sum(f.two_full for f in found), n),
+        share(sum(f.said or f.equal for f in found), n),
+        share(sum(f.right for f in said), len(said)),
+        share(sum(covered), len(covered)),
         f"{np.mean([f.epochs for f in found]):.0f}",
         f"{np.mean([f.regret for f in found]):.3f}",
         "" if way == "plain" else f"{extra.mean():+.3f} ± {reach:.3f}",

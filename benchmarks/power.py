@@ -15,22 +15,22 @@ Pearson).
 """
 
 import argparse
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import numpy as np
-from scipy.stats import binomtest
-from tables import CURVES, Floats, play, table
+from tables import CURVES, play, share, table
+from verdicts import trial_record
 
-from hypertune.analysis.frames import Record, from_records
-from hypertune.analysis.replicates import leaders
+from hypertune.analysis.frames import from_records
+from hypertune.analysis.replicates import leaders, replicates
 from hypertune.analysis.verdict import judge_factor
 from hypertune.methods import DEFAULT_METHOD, make_search
-from hypertune.records import ResultRow
 from hypertune.search.candidates import candidates
+from hypertune.settings import Settings
 from hypertune.space import identity
 from hypertune.study import Study
 
@@ -54,6 +54,7 @@ def simulate(name: str, method: str, n_trials: int, n_repeats: int, seed: int) -
     """Run a study on its table, and say what it says."""
     known = table(name)
     study, space = known.study, known.space
+    factors = Settings().compared(study)
     search = make_search(
         method,
         space,
@@ -62,15 +63,19 @@ def simulate(name: str, method: str, n_trials: int, n_repeats: int, seed: int) -
         n_trials=n_trials,
         seed=seed,
         start=[dict(study.default)],
-        fair=study.fair_factor if study.goal == "answer" else None,
+        fair=study.fair_factor if factors else None,
     )
     play(search, known, seed)
     records = [
-        _record(t.number, space.nest(t.flat), np.array([*t.losses.values()]), t.reason or "stopped")
+        trial_record(
+            t.number,
+            space.nest(t.flat),
+            np.array([*t.losses.values()]),
+            reason=t.reason or "stopped",
+        )
         for t in search.trials
     ]
     n_search = sum(t.epoch for t in search.trials)
-    factors = study.factors if study.goal == "answer" else ()
     chosen = [space.nest(t.flat) for t in candidates(search.trials, space, factors).values()]
     again = {identity(config): config for config in [*chosen, dict(study.default)]}
     truth: dict[str, float] = {}
@@ -83,7 +88,9 @@ def simulate(name: str, method: str, n_trials: int, n_repeats: int, seed: int) -
             kept = curve[~np.isnan(curve)]
             reason = "failed" if len(kept) < len(curve) else "complete"
             records.append(
-                _record(len(records), config, kept, reason, role="replicate", repeat=repeat)
+                trial_record(
+                    len(records), config, kept, role="replicate", reason=reason, repeat=repeat
+                )
             )
     n_again = sum(max((r.epoch for r in record.results), default=0) for record in records)
     data = from_records(_about(study, n_trials), records)
@@ -91,9 +98,9 @@ def simulate(name: str, method: str, n_trials: int, n_repeats: int, seed: int) -
     for factor in (p for p in space.parameters if p.name in study.factors):
         said = judge_factor(data, factor.name, seed=seed).statements
         decided[factor.name] = any(s.outcome in ("better", "equal") for s in said)
-        of = leaders(data, factor)
-        of_configs = (s for s in said if "best configurations found" in s.estimand)
-        better = [c for s in of_configs for c in s.contrasts if c.outcome == "better"]
+        of = leaders(data, factor, replicates(data))
+        of_configs = (s.contrasts for s in said if s.of_leaders)
+        better = [c for contrasts in of_configs for c in contrasts if c.outcome == "better"]
         false[factor.name] = any(truth[of[c.a]] >= truth[of[c.b]] for c in better)
     return Answer(decided=decided, false=false, epochs=(n_search, n_again - n_search))
 
@@ -112,34 +119,6 @@ def _about(study: Study, n_trials: int) -> dict[str, Any]:
         "n_trials": n_trials,
         "n_sessions": 1,
     }
-
-
-def _record(
-    trial: int,
-    config: Mapping[str, Any],
-    losses: Floats,
-    reason: str,
-    *,
-    role: str = "search",
-    repeat: int = 0,
-) -> Record:
-    epochs = {int(losses.argmin()) + 1, len(losses)} if len(losses) else set()
-    return Record(
-        trial=trial,
-        role=role,
-        label="",
-        state="ended",
-        reason=reason,
-        detail="",
-        seed=repeat,
-        repeat=repeat,
-        config=dict(config),
-        origin="",
-        results=[
-            ResultRow(id=0, trial=trial, epoch=e, t_ms=e, metrics={"loss": float(losses[e - 1])})
-            for e in sorted(epochs)  # no other epoch counts
-        ],
-    )
 
 
 def main() -> None:
@@ -176,17 +155,12 @@ def _row(name: str, n_trials: int, n_repeats: int, answers: Sequence[Answer]) ->
         name,
         str(n_trials),
         str(n_repeats),
-        _share(sum(any(a.decided.values()) for a in answers), n),
+        share(sum(any(a.decided.values()) for a in answers), n),
         ", ".join(each),
-        _share(sum(false), len(false)),
+        share(sum(false), len(false)),
         f"{epochs[0]:.0f} + {epochs[1]:.0f}",
     ]
     return f"| {' | '.join(cells)} |"
-
-
-def _share(k: int, n: int) -> str:
-    ends = binomtest(k, n).proportion_ci(0.95)
-    return f"{k}/{n} = {k / n:.2f} ({ends.low:.2f} to {ends.high:.2f})"
 
 
 if __name__ == "__main__":

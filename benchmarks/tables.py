@@ -20,6 +20,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 from ray import tune
+from scipy.stats import binomtest
 
 from hypertune.search import Job, Search
 from hypertune.space import Categorical, Config, Flat, Parameter, Space
@@ -53,7 +54,7 @@ def record(name: str, n_configs: int, n_seeds: int) -> None:
     done = {(row["config"], row["seed"]) for row in rows}
     configs: list[tuple[int, Config]] = []
     for _ in range(n_configs):
-        for level, part in enumerate(factor.parts()):
+        for level, part in enumerate(factor.parts):
             value = None if factor.by_range else list(factor.values())[level]
             while factor.by_range and (value is None or factor.part(value) != part):
                 value = factor.from_unit(rng.random())
@@ -108,7 +109,7 @@ class Table:
             self.space = Space({**study.space, self.factor.name: chosen})
             self.factor = next(p for p in self.space.parameters if p.name == self.factor.name)
             rows = [row for row in rows if row["level"] in pair]
-        self.parts = self.factor.parts()
+        self.parts = self.factor.parts
         # A study's space may have become smaller since.
         rows = [row for row in rows if not self.space.problems(row["c"])]
         numbers = sorted({row["config"] for row in rows})
@@ -220,6 +221,14 @@ def play(search: Search, known: Table, seed: int) -> dict[int, int]:
         search.tell(job.trial, epoch, loss)
         if epoch < job.to_epoch:
             out.append((job, epoch + 1))
+
+
+def share(k: int, n: int) -> str:
+    """Return a share with its 95 % interval (Clopper and Pearson)."""
+    if n == 0:
+        return ""
+    ends = binomtest(k, n).proportion_ci(0.95)
+    return f"{k}/{n} = {k / n:.2f} ({ends.low:.2f} to {ends.high:.2f})"
 
 
 def main() -> None:

@@ -383,7 +383,7 @@ class StudyOfCurves:
         """Return the study as it is recorded by now."""
         nest = self.truth.space.nest
         records = [
-            _record(
+            trial_record(
                 t.number,
                 nest(t.flat),
                 self.curves[t.number][: t.epoch],
@@ -399,7 +399,7 @@ class StudyOfCurves:
                 own = np.random.default_rng([self.seed, 5, trial.number, repeat])
                 curve = self.truth.curve(trial.flat, own, shared=float(shared))
                 records.append(
-                    _record(len(records), config, curve, role="replicate", repeat=repeat)
+                    trial_record(len(records), config, curve, role="replicate", repeat=repeat)
                 )
         about = {
             "name": "simulated",
@@ -450,16 +450,18 @@ def _judged(statement: Statement, values: Mapping[str, float], truth: Truth) -> 
     )
 
 
-def _record(
+def trial_record(
     trial: int,
     config: Mapping[str, Any],
-    curve: Floats,
+    losses: Floats,
     *,
     role: str = "search",
     reason: str = "complete",
     repeat: int = 0,
     origin: str = "",
 ) -> Record:
+    """Return a simulated trial as it is recorded; ``losses`` of shape (epoch,), or of none."""
+    epochs = {int(losses.argmin()) + 1, len(losses)} if len(losses) else set()
     return Record(
         trial=trial,
         role=role,
@@ -472,8 +474,8 @@ def _record(
         config=dict(config),
         origin=origin,
         results=[
-            ResultRow(id=0, trial=trial, epoch=e, t_ms=e, metrics={"loss": float(curve[e - 1])})
-            for e in sorted({int(curve.argmin()) + 1, len(curve)})  # no other epoch counts
+            ResultRow(id=0, trial=trial, epoch=e, t_ms=e, metrics={"loss": float(losses[e - 1])})
+            for e in sorted(epochs)  # no other epoch counts
         ],
     )
 

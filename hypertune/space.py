@@ -19,6 +19,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
+from functools import cached_property
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -93,8 +94,9 @@ class Parameter(ABC):
         """Whether its values are compared by ranges, not one by one."""
         return self.numeric and (self.n_values is None or self.n_values > MAX_VALUES)
 
+    @cached_property
     def parts(self) -> list[str]:
-        """Return what its values are compared as: each, or three ranges that are searched alike."""
+        """What its values are compared as: each, or three ranges that are searched alike."""
         if not self.by_range:
             texts = [level_text(value) for value in self.values()]
             unique = len(set(texts)) == len(texts)
@@ -110,13 +112,15 @@ class Parameter(ABC):
 
     def part(self, value: Value) -> str:
         """Return which one of its `parts` a value belongs to."""
-        if self.by_range:
-            return self.parts()[self._range_of(value)]
-        known = [_text(one) for one in self.values()]
-        return self.parts()[known.index(_text(self.from_unit(self.to_unit(value))))]
+        return self.parts[self._range_of(value) if self.by_range else self._place(value)]
 
+    @abstractmethod
+    def _place(self, value: Value) -> int:
+        """Return the place of a value among `values`; not for continuous parameters."""
+
+    @abstractmethod
     def _range_of(self, value: Value) -> int:
-        return int(N_RANGES * self.to_unit(value))
+        """Return which range a value belongs to, where they are compared by ranges."""
 
     @abstractmethod
     def _ranges(self) -> list[tuple[Value, Value]]:
@@ -189,6 +193,12 @@ class Number(Parameter):
     def numeric(self) -> bool:
         return True
 
+    def _place(self, value: Value) -> int:
+        return self._index(value) - self._index(self.low)
+
+    def _range_of(self, value: Value) -> int:
+        return int(N_RANGES * self.to_unit(value))
+
     def _ranges(self) -> list[tuple[Value, Value]]:
         ends = [self.from_unit(k / N_RANGES) for k in range(N_RANGES)]
         if self.step is None:
@@ -232,6 +242,9 @@ class Categorical(Parameter):
         return len(self.choices) > 2 and all(
             isinstance(c, int | float) and not isinstance(c, bool) for c in self.choices
         )
+
+    def _place(self, value: Value) -> int:
+        return self.index(value)
 
     def _range_of(self, value: Value) -> int:
         return N_RANGES * (2 * sorted(self.choices).index(value) + 1) // (2 * len(self.choices))

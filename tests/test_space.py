@@ -314,7 +314,7 @@ def test_a_number_is_compared_by_ranges_and_a_choice_by_levels(
     domain: Any, parts: list[str]
 ) -> None:
     (parameter,) = Space({"x": domain}).parameters
-    assert parameter.parts() == parts
+    assert parameter.parts == parts
     drawn = [parameter.from_unit(k / 600) for k in range(600)]
     counts = {part: [parameter.part(v) for v in drawn].count(part) for part in parts}
     assert sum(counts.values()) == 600

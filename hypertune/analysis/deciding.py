@@ -54,8 +54,8 @@ def _left(factor: Factor) -> Undecided | None:
     for said in factor.statements:
         behind = {c.b for c in said.contrasts}  # the better one is the first of a contrast
         best = next((c.a for c in said.contrasts if c.a not in behind), None)
-        left = [c for c in said.contrasts if c.a == best and c.outcome == "undecided"]
         of_best = [c for c in said.contrasts if c.a == best]
+        left = [c for c in of_best if c.outcome == "undecided"]
         told = factor.numeric and len(left) < len(of_best)
         if said.outcome in ("better", "equal") and (told or not left):
             return None

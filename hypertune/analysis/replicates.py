@@ -16,20 +16,7 @@ _UNRANKED = promise(full=False, epoch=0, loss=math.inf, number=0)
 
 
 def replicates(data: StudyData) -> dict[str, pd.DataFrame]:
-    """Return the replicates in full of each config, by the text of its identity."""
-    known = _ended(data)
-    full = {config: rows[rows["full"]] for config, rows in known.items()}
-    return {config: rows for config, rows in full.items() if len(rows)}
-
-
-def failures(data: StudyData) -> dict[str, tuple[int, int]]:
-    """Return of each config on how many fresh seeds it failed, and on how many it was tried."""
-    return {
-        config: (int((~rows["full"]).sum()), len(rows)) for config, rows in _ended(data).items()
-    }
-
-
-def _ended(data: StudyData) -> dict[str, pd.DataFrame]:
+    """Return the replicates of each config, in full or failed, by the text of its identity."""
     rows = data.trials
     rows = rows[(rows["role"] == "replicate") & (rows["full"] | (rows["reason"] == "failed"))]
     groups: dict[str, list[int]] = {}
@@ -39,14 +26,20 @@ def _ended(data: StudyData) -> dict[str, pd.DataFrame]:
     return {config: rows[rows["trial"].isin(trials)] for config, trials in groups.items()}
 
 
-def leaders(data: StudyData, parameter: Parameter) -> dict[str, str]:
+def leaders(
+    data: StudyData, parameter: Parameter, runs: Mapping[str, pd.DataFrame]
+) -> dict[str, str]:
     """Return a config of each level or range: of those that ran again what the search ranked first.
 
     What ran again has no say in that, so that its values are those of a config like any other.
     Those with enough repeats go before others; the default, which runs again whatever it is, counts
     only where the search found no better one.
+
+    Args:
+        data: The study.
+        parameter: The factor.
+        runs: Replicates by config.
     """
-    runs = _ended(data)
     rows = data.searched[~data.searched["reason"].isin(["failed", "lost"])]
     ranks: dict[str, Promise] = {}
     parts: dict[str, str] = {}
@@ -68,7 +61,7 @@ def leaders(data: StudyData, parameter: Parameter) -> dict[str, str]:
         if config != default or not beaten:
             flat = data.flats[runs[config]["trial"].iloc[0]]
             found.setdefault(parameter.part(flat[parameter.key]), config)
-    return {part: found[part] for part in parameter.parts() if part in found}
+    return {part: found[part] for part in parameter.parts if part in found}
 
 
 def blocks(data: StudyData, runs: Mapping[str, pd.DataFrame]) -> tuple[list[str], Floats]:
@@ -89,7 +82,8 @@ def blocks(data: StudyData, runs: Mapping[str, pd.DataFrame]) -> tuple[list[str]
         config: pd.Series(data.sign * finite(rows["value"]), index=list(rows["repeat"]))
         .groupby(level=0)
         .first()
-        for config, rows in runs.items()
+        for config, rows in ((config, rows[rows["full"]]) for config, rows in runs.items())
+        if len(rows)
     }
     # One that failed on most seeds must not cost the others theirs.
     enough = {config: table for config, table in tables.items() if len(table) >= MIN_REPEATS}

@@ -25,7 +25,7 @@ from hypertune.analysis import effects
 from hypertune.analysis.frames import StudyData, finite
 from hypertune.analysis.importance import Importance, importances
 from hypertune.analysis.interaction import interaction
-from hypertune.analysis.replicates import blocks, failures, leaders, replicates
+from hypertune.analysis.replicates import blocks, leaders, replicates
 from hypertune.analysis.search_review import by_chance, following, review
 from hypertune.analysis.statements import (
     MIN_FULL,
@@ -121,6 +121,7 @@ class _Judge:
         self.alpha = effects.spent(max(1, int(data.study.get("n_sessions", 1))))
         self.searched = data.searched[data.searched["n_mutations"] == 0]
         self.full = data.full
+        self.runs = replicates(data)
         self.margin = self._margin()
         usable = len(self.full) >= 2 * MIN_FULL and self.full["value"].nunique() > 1
         self.surrogate = effects.Surrogate(data) if usable else None
@@ -170,7 +171,7 @@ class _Judge:
 
     def _of_part(self, parameter: Parameter, trials: pd.DataFrame) -> list[list[int]]:
         """Return the trials of each level or range of a factor."""
-        found: dict[str, list[int]] = {part: [] for part in parameter.parts()}
+        found: dict[str, list[int]] = {part: [] for part in parameter.parts}
         for trial in trials["trial"]:
             flat = self.data.flats.get(trial, {})
             if parameter.key in flat:
@@ -216,7 +217,7 @@ class _Judge:
 
     def _averages(self, parameter: Parameter) -> Statement | Said:
         """Compare the means of levels or ranges, where all configs are a random sample."""
-        kind = "range" if parameter.by_range else "level"
+        kind = _kind(parameter)
         estimand = f"each {kind} of {parameter.name} on average over all else in the space"
         basis = "configurations drawn by chance, in full"
         drawn = self.searched[by_chance(self.data).loc[self.searched.index]]
@@ -229,7 +230,7 @@ class _Judge:
             )
             return cannot_say(estimand, basis, sentence)
         samples = {}
-        for level, trials in zip(parameter.parts(), self._of_part(parameter, drawn), strict=True):
+        for level, trials in zip(parameter.parts, self._of_part(parameter, drawn), strict=True):
             if len(trials) >= MIN_DRAWN:
                 rows = drawn[drawn["trial"].isin(trials)]
                 samples[level] = self.sign * finite(rows["value"])
@@ -252,13 +253,14 @@ class _Judge:
 
     def _champions(self, parameter: Parameter) -> Statement | Said:
         """Compare the best configs that were found of each level or range, on fresh seeds."""
-        kind = "range" if parameter.by_range else "level"
+        kind = _kind(parameter)
         estimand = f"the best configurations found of each {kind} of {parameter.name}"
         basis = "replicates on fresh seeds"
-        runs, failed = replicates(self.data), failures(self.data)
-        found, notes = leaders(self.data, parameter), [self._effort(parameter)]
+        found = leaders(self.data, parameter, self.runs)
+        notes = [self._effort(parameter)]
         for part, config in list(found.items()):
-            n_failed, n_tried = failed[config]
+            n_tried = len(self.runs[config])
+            n_failed = n_tried - int(self.runs[config]["full"].sum())
             if 2 * n_failed > n_tried:
                 notes.append(
                     f"The best configuration found of {parameter.name} {part} failed on {n_failed} "
@@ -276,7 +278,7 @@ class _Judge:
                 basis,
                 f"No two {kind}s of {parameter.name} were run again on fresh seeds.",
             )
-        configs, values = blocks(self.data, {config: runs[config] for config in found.values()})
+        configs, values = blocks(self.data, {c: self.runs[c] for c in found.values()})
         levels = [level for level, config in found.items() if config in configs]
         values = values[[configs.index(found[level]) for level in levels]]
         if len(levels) < 2 or values.shape[1] < MIN_REPEATS:
@@ -313,7 +315,7 @@ class _Judge:
             return identity({k: v for k, v in config.items() if k != parameter.key})
 
         runs, texts, names = {}, {}, {}
-        for config, rows in replicates(self.data).items():
+        for config, rows in self.runs.items():
             known = self.data.flats[rows["trial"].iloc[0]]
             if rest(known) == rest(flat):
                 value = known[parameter.key]
@@ -357,12 +359,12 @@ class _Judge:
         """Say how hard each level was searched: a level that got less is not the worse for it."""
         parts = []
         for part, trials in zip(
-            parameter.parts(), self._of_part(parameter, self.searched), strict=True
+            parameter.parts, self._of_part(parameter, self.searched), strict=True
         ):
             rows = self.searched[self.searched["trial"].isin(trials)]
             n_full, epochs = int(rows["full"].sum()), int(rows["epochs"].sum())
             parts.append(f"{part}: {len(rows)} trials, {n_full} in full, {epochs} epochs")
-        kind = "range" if parameter.by_range else "level"
+        kind = _kind(parameter)
         return f"How hard each {kind} was searched: {'; '.join(parts)}."
 
     def _contrasts(self, found: effects.Effects, n: int) -> list[Contrast]:
@@ -545,6 +547,11 @@ class _Judge:
                 at = parameter.to_unit(flat[parameter.key])
                 counts[int(np.abs(units - at).argmin())] += 1
         return counts
+
+
+def _kind(parameter: Parameter) -> str:
+    """Return what the values of a factor are compared by."""
+    return "range" if parameter.by_range else "level"
 
 
 def _grid(parameter: Parameter) -> list[Any]:

@@ -446,15 +446,15 @@ class Driver:
     def _repeats_left(self) -> list[Repeat]:
         """Return the replicates that are to be sent yet, once the search is over."""
         if self.to_repeat is None:
-            self.to_repeat = self._repeats_due()
+            self.to_repeat = self._repeats_due(self.looks)
             done, due = self.progress.n_again, len(self.to_repeat)
             self.progress.n_again_due = done + due
             to_come = due * self.search.max_epochs
             self.progress.planned_epochs = self.progress.n_epochs + to_come
         return self.to_repeat
 
-    def _repeats_due(self) -> list[Repeat]:
-        """Return the replicates that are due, but for those that earlier sessions have made."""
+    def _repeats_due(self, looks: Sequence[dict[str, Any]]) -> list[Repeat]:
+        """Return the replicates that are due after some looks, but for those that are there."""
         candidates = self._candidates(self.search.trials[: len(self.ids)])
         if "best" not in candidates:  # nothing in full: there is nothing to confirm
             return []
@@ -470,7 +470,7 @@ class Driver:
         }
         due = []
         n_repeats = dict.fromkeys(labels, self.n_repeats)
-        for label, n in self._more_repeats().items():
+        for label, n in _more_repeats(looks).items():
             if label in configs:
                 key = identity(configs[label])
                 n_repeats[key] = max(n_repeats[key], n)
@@ -485,15 +485,6 @@ class Driver:
                         Repeat(config=configs[label], repeat=repeat, label=label, trial=trial)
                     )
         return due
-
-    def _more_repeats(self) -> dict[str, int]:
-        """Return on how many fresh seeds the best of some levels are to run, as looks asked for."""
-        return {
-            best_of(name, level): look["n_repeats"]
-            for look in self.looks
-            for name, levels in look.get("levels", {}).items()
-            for level in levels
-        }
 
     def _goes_on(self) -> bool:
         """Look at what is decided, and say whether the study goes on since something is not.
@@ -522,10 +513,7 @@ class Driver:
 
     def _leads_on(self, look: dict[str, Any]) -> bool:
         """Say whether there is anything to do after a look: else the next one would be the same."""
-        self.looks.append(look)
-        due = "n_trials" in look or bool(self._repeats_due())
-        self.looks.pop()
-        return due
+        return "n_trials" in look or bool(self._repeats_due([*self.looks, look]))
 
     def _extension(self, undecided: Sequence[Undecided]) -> dict[str, Any] | None:
         """Return what is to be done next about what is undecided; None if nothing can be.
@@ -952,10 +940,12 @@ class Driver:
     def _stands(self, trial: int) -> bool:
         """Say whether a run on a fresh seed stands for a config that the search stopped early."""
         due = self.repeats[trial]
+        if due.repeat != 1:
+            return False
         known = [self.search.space.nest(t.flat) for t in self.search.trials if t.full]
         if self.default is not None:  # it was trained in full besides
             known.append(dict(self.study.default))
-        return due.repeat == 1 and identity(due.config) not in map(identity, known)
+        return identity(due.config) not in map(identity, known)
 
     def _diagnosed(self, trial: int, detail: str | None) -> str | None:
         """Return why a trial ended, with what was wrong inside of it at its last epoch."""
@@ -1045,6 +1035,16 @@ class Driver:
         error = None if self.error is None else f"{type(self.error).__name__}: {self.error}"
         self.journal.add_event("search_end", None, {"stopped_by": self.stopped_by, "error": error})
         self.journal.sync()
+
+
+def _more_repeats(looks: Iterable[dict[str, Any]]) -> dict[str, int]:
+    """Return on how many fresh seeds the best of some levels are to run, as looks asked for."""
+    return {
+        best_of(name, level): look["n_repeats"]
+        for look in looks
+        for name, levels in look.get("levels", {}).items()
+        for level in levels
+    }
 
 
 def _last_line(error_file: str | None) -> str:

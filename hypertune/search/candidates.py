@@ -39,7 +39,7 @@ def most_candidates(space: Space, factors: Collection[str]) -> int:
     if not factors:
         return N_TOP
     parts = [
-        min(len(parameter.parts()), MAX_PARTS)
+        min(len(parameter.parts), MAX_PARTS)
         for parameter in space.parameters
         if parameter.name in factors and parameter.condition is None
     ]

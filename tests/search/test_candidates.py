@@ -63,7 +63,7 @@ def test_for_an_answer_the_best_of_each_level_and_range_do() -> None:
         trial(2, 0.2, cell="lstm", units=20, epochs=3, reason="stopped"),
         trial(3, 0.4, units=5, cell="lstm", epochs=1, reason="stopped"),
     ]
-    assert SPACE["units"].parts() == ["4 to 14", "15 to 61", "62 to 256"]
+    assert SPACE["units"].parts == ["4 to 14", "15 to 61", "62 to 256"]
     assert chosen(trials, "cell", "units") == {
         "best": 1,
         "best of cell=gru": 1,
