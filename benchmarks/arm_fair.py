@@ -107,7 +107,7 @@ def simulate(
     if len(leaders) < 2:
         return found()
     values = np.array([again[k] for k in leaders])
-    compared = effects.from_replicates(values, ["0", "1"], ["0", "1"], alpha=alpha)
+    compared = effects.from_replicates(values, ["0", "1"], alpha=alpha)
     gap, reach = float(compared.difference[0, 1]), float(compared.margin[0, 1])
     truth = float(known.truth[leaders[1]] - known.truth[leaders[0]])
     margin = known.study.margin or abs(float(values.min())) / 100

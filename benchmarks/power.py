@@ -15,7 +15,7 @@ Pearson).
 """
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -25,7 +25,7 @@ import numpy as np
 from tables import CURVES, play, share, table
 from verdicts import trial_record
 
-from hypertune.analysis.frames import from_records
+from hypertune.analysis.frames import StudyData, from_records
 from hypertune.analysis.replicates import leaders, replicates
 from hypertune.analysis.verdict import judge_factor
 from hypertune.methods import DEFAULT_METHOD, make_search
@@ -50,8 +50,10 @@ class Answer:
     epochs: tuple[int, int]
 
 
-def simulate(name: str, method: str, n_trials: int, n_repeats: int, seed: int) -> Answer:
-    """Run a study on its table, and say what it says."""
+def simulate(
+    name: str, method: str, n_trials: int, n_repeats: Sequence[int], seed: int
+) -> list[Answer]:
+    """Run a study on its table, and say what it says by each of some numbers of fresh seeds."""
     known = table(name)
     study, space = known.study, known.space
     factors = Settings().compared(study)
@@ -75,7 +77,6 @@ def simulate(name: str, method: str, n_trials: int, n_repeats: int, seed: int) -
         )
         for t in search.trials
     ]
-    n_search = sum(t.epoch for t in search.trials)
     chosen = [space.nest(t.flat) for t in candidates(search.trials, space, factors).values()]
     again = {identity(config): config for config in [*chosen, dict(study.default)]}
     truth: dict[str, float] = {}
@@ -83,7 +84,7 @@ def simulate(name: str, method: str, n_trials: int, n_repeats: int, seed: int) -
     for config in again.values():
         k = known.nearest(config)
         truth[identity(space.flatten(config))] = float(known.truth[k])
-        for repeat in range(1, n_repeats + 1):
+        for repeat in range(1, max(n_repeats) + 1):
             curve = known.curve(k, rng)
             kept = curve[~np.isnan(curve)]
             reason = "failed" if len(kept) < len(curve) else "complete"
@@ -92,17 +93,25 @@ def simulate(name: str, method: str, n_trials: int, n_repeats: int, seed: int) -
                     len(records), config, kept, role="replicate", reason=reason, repeat=repeat
                 )
             )
-    n_again = sum(max((r.epoch for r in record.results), default=0) for record in records)
-    data = from_records(_about(study, n_trials), records)
+    about = _about(study, n_trials)
+    return [
+        _answer(from_records(about, [r for r in records if r.repeat <= n]), truth, seed)
+        for n in n_repeats
+    ]
+
+
+def _answer(data: StudyData, truth: Mapping[str, float], seed: int) -> Answer:
     decided, false = {}, {}
-    for factor in (p for p in space.parameters if p.name in study.factors):
+    for factor in (p for p in data.space.parameters if p.name in data.study["factors"]):
         said = judge_factor(data, factor.name, seed=seed).statements
         decided[factor.name] = any(s.outcome in ("better", "equal") for s in said)
         of = leaders(data, factor, replicates(data))
         of_configs = (s.contrasts for s in said if s.of_leaders)
         better = [c for contrasts in of_configs for c in contrasts if c.outcome == "better"]
         false[factor.name] = any(truth[of[c.a]] >= truth[of[c.b]] for c in better)
-    return Answer(decided=decided, false=false, epochs=(n_search, n_again - n_search))
+    sums = data.trials.groupby("role")["epochs"].sum()
+    epochs = int(sums["search"]), int(sums["replicate"])
+    return Answer(decided=decided, false=false, epochs=epochs)
 
 
 def _about(study: Study, n_trials: int) -> dict[str, Any]:
@@ -137,10 +146,11 @@ def main() -> None:
         for name in args.studies:
             study = table(name).study
             n_trials = args.n_trials or study.n_trials
-            for n_repeats in args.n_repeats or [study.n_repeats]:
-                one = partial(simulate, name, args.method, n_trials, n_repeats)
-                answers = list(pool.map(one, range(args.n_studies)))
-                print(_row(name, n_trials, n_repeats, answers), flush=True)
+            n_repeats = args.n_repeats or [study.n_repeats]
+            one = partial(simulate, name, args.method, n_trials, n_repeats)
+            answers = list(pool.map(one, range(args.n_studies)))
+            for k, n in enumerate(n_repeats):
+                print(_row(name, n_trials, n, [each[k] for each in answers]), flush=True)
 
 
 def _row(name: str, n_trials: int, n_repeats: int, answers: Sequence[Answer]) -> str:

@@ -6,8 +6,9 @@
 
 Each study is searched by the project's own search, two workers at a time, in simulated time. The
 best config of each level then runs again on fresh seeds, and the verdict is asked for. As long as
-it is undecided the study is extended, up to ``--n-looks`` looks. Three statements are judged, each
-by the truth of its own estimand, and all of them together:
+the best level is not told from every other one the study is extended, up to ``--n-looks`` looks: by
+more trials, and by more repeats of those levels that may be the best. Three statements are judged,
+each by the truth of its own estimand, and all of them together:
 
 - *levels*: each level with all else tuned for it, by a model of the trials in full;
 - *average*: each level on average over the space, where all configs were drawn by chance;
@@ -44,8 +45,9 @@ from numpy.typing import NDArray
 from ray import tune
 from scipy.stats import binomtest
 
+from hypertune.analysis.deciding import left_of
 from hypertune.analysis.frames import Record, StudyData, from_records
-from hypertune.analysis.statements import Statement
+from hypertune.analysis.statements import Factor, Statement
 from hypertune.analysis.verdict import judge_factor
 from hypertune.methods import make_search
 from hypertune.records import ResultRow
@@ -268,6 +270,7 @@ SETS: dict[str, dict[str, Any]] = {
         "null, other speed": partial(Simulated, [0.5, 0.5], rate=[0.5, 0.2]),
         "null, other noise": partial(Simulated, [0.5, 0.5], noise=[0.6, 1.8]),
         "null, four levels": partial(Simulated, [0.5] * 4),
+        "null, one noisy of four": partial(Simulated, [0.5] * 4, noise=[10.0, 1.0, 1.0, 1.0]),
         "fast winner": partial(Simulated, [0.49, 0.5], rate=[0.5, 0.2]),
         "slow winner": partial(Simulated, [0.5, 0.488], rate=[0.5, 0.2]),
         "large effect": partial(Simulated, [0.5, 0.53]),
@@ -336,7 +339,7 @@ class StudyOfCurves:
         self.truth, self.seed = truth_of(scenario), seed
         self.curves: dict[int, Floats] = {}
         self.turns = np.random.default_rng([seed, 1])
-        self.n_repeats = 0
+        self.n_repeats = dict.fromkeys(self.truth.levels, 0)
         name, _, scheduler = method.partition("+")
         self.search_object = make_search(
             name,
@@ -348,11 +351,12 @@ class StudyOfCurves:
             scheduler=scheduler or None,
         )
 
-    def extend(self, n_trials: int, n_repeats: int) -> None:
-        """Search on."""
+    def extend(self, n_trials: int, n_repeats: int, levels: Sequence[str]) -> None:
+        """Search on, and repeat the best of some levels more often."""
         search = self.search_object
         search.n_trials = (search.n_trials or 0) + n_trials
-        self.n_repeats += n_repeats
+        for level in levels:
+            self.n_repeats[level] += n_repeats
         out: list[tuple[Job, int]] = []  # with its next epoch
         while True:
             while len(out) < N_WORKERS and (job := search.ask()) is not None:
@@ -392,9 +396,9 @@ class StudyOfCurves:
             )
             for t in self.search_object.trials
         ]
-        for trial in self.champions().values():
+        for level, trial in self.champions().items():
             config = nest(trial.flat)
-            for repeat in range(1, self.n_repeats + 1):
+            for repeat in range(1, self.n_repeats[level] + 1):
                 shared = np.random.default_rng([self.seed, 4, repeat]).standard_normal()
                 own = np.random.default_rng([self.seed, 5, trial.number, repeat])
                 curve = self.truth.curve(trial.flat, own, shared=float(shared))
@@ -414,9 +418,8 @@ class StudyOfCurves:
         }
         return from_records(about, records)
 
-    def look(self, k: int) -> dict[str, Look]:
-        """Return what the k-th look says, by statement."""
-        found = judge_factor(self.data(k), "level", seed=self.seed)
+    def judge(self, found: Factor) -> dict[str, Look]:
+        """Return how right a look is, by statement."""
         truth = self.truth
         looks = {}
         for statement in found.statements:
@@ -496,16 +499,17 @@ def simulate(scenario: str, method: str, effort: Effort, seed: int) -> list[dict
     study = StudyOfCurves(scenario, method, seed)
     total = dict.fromkeys(STATEMENTS, Look())
     by_look: list[dict[str, Look]] = []
+    study.extend(effort.n_trials, effort.n_repeats, study.truth.levels)
     for k in range(1, effort.n_looks + 1):
-        if k == 1:
-            study.extend(effort.n_trials, effort.n_repeats)
-        else:
-            study.extend(effort.n_more_trials, effort.n_more_repeats)
-        now = study.look(k)
+        found = judge_factor(study.data(k), "level", seed=seed)
+        now = study.judge(found)
         total = {name: look.then(now[name]) for name, look in total.items()}
         by_look.append(total)
-        if now["any"].decided:
+        left = left_of(found)
+        if left is None:
             break
+        levels = left.levels or study.truth.levels
+        study.extend(effort.n_more_trials, effort.n_more_repeats, levels)
     return by_look + [total] * (effort.n_looks - len(by_look))
 
 

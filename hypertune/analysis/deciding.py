@@ -1,5 +1,6 @@
 """What a study has not decided yet, and what would help: for studies that go on until it is."""
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -42,26 +43,29 @@ def undecided(folder: Path, *, ended: bool = False) -> list[Undecided]:
     if not ended:
         n = int(data.study.get("n_sessions", 0)) + 1
         data = replace(data, study={**data.study, "n_sessions": n})
-    found = (_left(judge_factor(data, name)) for name in data.study["factors"])
+    found = (left_of(judge_factor(data, name)) for name in data.study["factors"])
     return [one for one in found if one is not None]
 
 
-def _left(factor: Factor) -> Undecided | None:
+def left_of(factor: Factor) -> Undecided | None:
     """Return what is undecided of a factor; None if nothing is."""
     levels: list[str] = []
     n_more: int | None = None
     text = factor.statements[0].sentences[0]
     for said in factor.statements:
-        behind = {c.b for c in said.contrasts}  # the better one is the first of a contrast
-        best = next((c.a for c in said.contrasts if c.a not in behind), None)
-        of_best = [c for c in said.contrasts if c.a == best]
+        # The better one is the first of a contrast. Of pairs that ran on different seeds A may be
+        # ahead of B, B of C, and C of A.
+        ahead = Counter(c.a for c in said.contrasts)
+        worse = {c.b for c in said.contrasts if c.outcome == "better"}
+        best = max(ahead, key=lambda one: (one not in worse, ahead[one]), default=None)
+        of_best = [c for c in said.contrasts if best in (c.a, c.b)]
         left = [c for c in of_best if c.outcome == "undecided"]
         told = factor.numeric and len(left) < len(of_best)
         if said.outcome in ("better", "equal") and (told or not left):
             return None
         if best is None or not left:
             continue
-        others = [c.b for c in left]
+        others = [c.b if c.a == best else c.a for c in left]
         if said.of_leaders:
             levels, n_more = [best, *others], max(c.n_more or 1 for c in left)
         elif levels:

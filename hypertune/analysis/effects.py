@@ -5,8 +5,8 @@ Three sources, each with an estimand of its own:
 - **Replicates** (`from_replicates`): configs that the search chose run again on fresh seeds, each
   on the same ones. The seeds know nothing of the choice, so that whatever way the configs were
   found, and however many trials were tried, the differences *between these configs* are estimated
-  without the luck of the winner. Repeats are blocks: Tukey's intervals for randomised complete
-  blocks (Hochberg and Tamhane 1987, chapter 5); for two configs this is the paired t interval.
+  without the luck of the winner. Each pair has the paired t interval of the seeds that both ran
+  on, by Bonferroni: what another config scatters by, or how often it ran, is nothing to it.
 - **Searched trials** (`from_search`): a Gaussian process over configs, given every trial in full.
   Which config was tried next depended on these results alone, so that the model may ignore how it
   was chosen (Rubin 1976). Where trials were stopped early, those in full were the luckier ones:
@@ -23,27 +23,28 @@ Values are losses: of scores, the negative.
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from functools import cache
+from dataclasses import dataclass
 from itertools import combinations
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import qmc, studentized_range, ttest_ind
+from scipy.optimize import brentq
+from scipy.stats import qmc, ttest_ind, ttest_rel
 from scipy.stats import t as student
 
 from hypertune.analysis.frames import StudyData, finite
+from hypertune.records import MIN_REPEATS
 from hypertune.search.encoding import Encoding
 from hypertune.search.surrogate import GaussianProcess, Observations
 from hypertune.space import Value
 
 Floats = NDArray[np.float64]
-Bools = NDArray[np.bool_]
 
 ALPHA = 0.05
 _N_POINTS = 64
 _N_BEST = 32
 _JITTER = 1e-6
+_DIGITS = 1e-6  # metrics may have been computed in single precision
 _N_DRAWS = 500
 _FIT_STEPS = 60
 _MAX_TRIALS = 1000
@@ -59,7 +60,11 @@ class Effects:
         low, high: Ends of the interval of each loss, 95 %, not simultaneous.
         difference: ``difference[i, j]`` is the loss of level j minus that of i: above 0, i is
             better.
-        margin: Half the width of the interval of each difference, simultaneous over all pairs.
+        margin: Half the width of the interval of each difference, simultaneous over all pairs;
+            NaN where two levels cannot be compared.
+        tail: The error of one end of one interval.
+        df: Degrees of freedom of each interval, shape (level, level).
+        n_compared: Observations that each difference rests on, shape (level, level).
         n: Observations of each level, shape (level,).
     """
 
@@ -69,7 +74,28 @@ class Effects:
     high: Floats
     difference: Floats
     margin: Floats
+    tail: float
+    df: Floats
+    n_compared: NDArray[np.int64]
     n: list[int]
+
+    def n_more(self, i: int, j: int, target: float, tail: float) -> int:
+        """Return about how many more observations make the interval of a difference so narrow.
+
+        Args:
+            i: A level.
+            j: The other one.
+            target: Half its width, in units of the loss, above 0 and below what it is now.
+            tail: The error of one of its ends, at the next look.
+        """
+        n, df = self.n_compared[i, j], self.df[i, j]
+        sd = float(self.margin[i, j]) / float(student.ppf(1 - self.tail, df)) * math.sqrt(n)
+
+        def too_wide(more: float) -> float:
+            return float(student.ppf(1 - tail, df + more)) * sd / math.sqrt(n + more) - target
+
+        # With the quantile of now it takes more than with that of then.
+        return math.ceil(float(brentq(too_wide, 0, n * ((too_wide(0) / target + 1) ** 2 - 1))))
 
 
 def spent(look: int, alpha: float = ALPHA) -> float:
@@ -86,74 +112,39 @@ def spent(look: int, alpha: float = ALPHA) -> float:
     return alpha * 6 / (math.pi * look) ** 2
 
 
-def from_replicates(
-    values: Floats, groups: Sequence[str], levels: Sequence[str], *, alpha: float
-) -> Effects:
+def from_replicates(values: Floats, levels: Sequence[str], *, alpha: float) -> Effects:
     """Compare levels by configs that were run again on the same fresh seeds.
 
-    Where a level has several configs its loss is that of its best one. As which that is is not
-    known either, the interval is made from those of all pairs of configs: the difference of two
-    minima lies between the extremes over the pairs.
-
     Args:
-        values: Losses, shape (config, repeat), at least two of each. Later repeats may be missing
-            (NaN) for some configs, the same ones in each: then the others are compared with each
-            other by all repeats, and with these by the shared ones, with half of the error each.
-        groups: The level of each config, shape (config,).
-        levels: The levels to compare, each with a config.
-        alpha: Error of all intervals together.
+        values: Losses, shape (level, repeat), at least two of each; NaN where one is missing. Two
+            levels are compared by the repeats that both have.
+        levels: Their names.
+        alpha: Error of all intervals together, by Bonferroni.
+
+    Returns:
+        The differences. Of two levels that share fewer than `MIN_REPEATS` repeats the margin is
+        NaN, and so it is where the differences are equal on all of them though the losses are not:
+        that is for want of digits, and says nothing of how they scatter.
     """
-    whole = np.asarray(~np.isnan(values).any(axis=1))
-    if not whole.all():
-        return _in_two_tiers(values, groups, levels, whole, alpha)
-    return _in_blocks(values, groups, levels, alpha, len(values))
-
-
-def _in_two_tiers(
-    values: Floats, groups: Sequence[str], levels: Sequence[str], whole: Bools, alpha: float
-) -> Effects:
-    shared = values[:, ~np.isnan(values).any(axis=0)]
-    found = _in_blocks(shared, groups, levels, alpha / 2, len(values))
-    further = [group for group, more in zip(groups, whole, strict=True) if more]
-    places = [k for k, level in enumerate(levels) if level in further]
-    if len(places) < 2:
-        return found
-    # Which ones were repeated more depends on earlier looks: the quantile is that of all configs.
-    more = _in_blocks(values[whole], further, [levels[k] for k in places], alpha / 2, len(values))
-    block = np.ix_(places, places)
-    found.difference[block], found.margin[block] = more.difference, more.margin
-    for name in ("losses", "low", "high"):
-        getattr(found, name)[places] = getattr(more, name)
-    n = dict(zip(more.levels, more.n, strict=True))
-    return replace(found, n=[n.get(level, k) for level, k in zip(levels, found.n, strict=True)])
-
-
-def _in_blocks(
-    values: Floats, groups: Sequence[str], levels: Sequence[str], alpha: float, n_compared: int
-) -> Effects:
-    n_configs, n_repeats = values.shape
-    means = values.mean(axis=1)
-    rest = values - means[:, None] - values.mean(axis=0)[None, :] + values.mean()
-    df = (n_configs - 1) * (n_repeats - 1)
-    sd = math.sqrt(float((rest**2).sum()) / df)
-    # The variance of `rest` is that of a config's own noise: of half a difference's.
-    reach = _tukey(alpha, n_compared, df) * sd / math.sqrt(n_repeats)
-    gaps = means[None, :] - means[:, None]  # (i, j): loss of j minus that of i
-    places = {level: [k for k, g in enumerate(groups) if g == level] for level in levels}
-    k = len(levels)
-    difference, margin = np.zeros((k, k)), np.zeros((k, k))
-    for i, a in enumerate(levels):
-        for j, b in enumerate(levels):
-            if i != j:
-                # min_b - min_a = max over a of min over b of (b - a): monotone in every gap.
-                block = gaps[np.ix_(places[a], places[b])]
-                difference[i, j] = block.min(axis=1).max()
-                margin[i, j] = reach
-    losses = np.array([means[places[level]].min() for level in levels])
-    se = values.std(axis=1, ddof=1) / math.sqrt(n_repeats)
-    half = float(student.ppf(0.975, n_repeats - 1)) * np.array(
-        [se[places[level][int(means[places[level]].argmin())]] for level in levels]
-    )
+    k, known = len(levels), ~np.isnan(values)
+    tail = alpha / (2 * math.comb(k, 2))
+    difference, margin = np.zeros((k, k)), np.full((k, k), math.nan)
+    n_compared = known.astype(int) @ known.T.astype(int)
+    for i, j in combinations(range(k), 2):
+        both = known[i] & known[j]
+        one, other = values[i, both], values[j, both]
+        if len(one) < MIN_REPEATS:
+            continue
+        difference[i, j] = (other - one).mean()
+        difference[j, i] = -difference[i, j]
+        if np.ptp(other - one) > _DIGITS * np.abs([one, other]).max():
+            ends = ttest_rel(other, one).confidence_interval(1 - 2 * tail)
+            margin[i, j] = margin[j, i] = (ends.high - ends.low) / 2
+        elif np.ptp(one) == 0:
+            margin[i, j] = margin[j, i] = 0.0
+    n = known.sum(axis=1)
+    losses = np.nanmean(values, axis=1)
+    half = student.ppf(0.975, n - 1) * np.nanstd(values, axis=1, ddof=1) / np.sqrt(n)
     return Effects(
         levels=list(levels),
         losses=losses,
@@ -161,7 +152,10 @@ def _in_blocks(
         high=losses + half,
         difference=difference,
         margin=margin,
-        n=[len(places[level]) * n_repeats for level in levels],
+        tail=tail,
+        df=n_compared - 1.0,
+        n_compared=n_compared,
+        n=[int(m) for m in n],
     )
 
 
@@ -174,12 +168,14 @@ def from_chance(samples: Sequence[Floats], levels: Sequence[str], *, alpha: floa
         alpha: Error of all intervals together.
     """
     k = len(samples)
-    level = 1 - alpha / math.comb(k, 2)
+    tail = alpha / (2 * math.comb(k, 2))
     means = np.array([sample.mean() for sample in samples])
-    margin = np.zeros((k, k))
+    margin, df = np.zeros((k, k)), np.ones((k, k))
     for i, j in combinations(range(k), 2):
-        found = ttest_ind(samples[i], samples[j], equal_var=False).confidence_interval(level)
-        margin[i, j] = margin[j, i] = (found.high - found.low) / 2
+        found = ttest_ind(samples[i], samples[j], equal_var=False)
+        ends = found.confidence_interval(1 - 2 * tail)
+        margin[i, j] = margin[j, i] = (ends.high - ends.low) / 2
+        df[i, j] = df[j, i] = found.df
     n = np.array([len(sample) for sample in samples])
     se = np.array([sample.std(ddof=1) for sample in samples]) / np.sqrt(n)
     half = student.ppf(0.975, n - 1) * se
@@ -190,16 +186,11 @@ def from_chance(samples: Sequence[Floats], levels: Sequence[str], *, alpha: floa
         high=means + half,
         difference=means[None, :] - means[:, None],
         margin=margin,
+        tail=tail,
+        df=df,
+        n_compared=np.full((k, k), n.sum()),
         n=[int(m) for m in n],
     )
-
-
-@cache
-def _tukey(alpha: float, n_means: int, df: int) -> float:
-    """Return the quantile of the studentised range; for three means or more it takes a while."""
-    if n_means == 2:
-        return math.sqrt(2) * float(student.ppf(1 - alpha / 2, df))
-    return float(studentized_range.ppf(1 - alpha, n_means, df))
 
 
 class Surrogate:
@@ -296,7 +287,8 @@ def from_search(
         scale: Factor of the draws' standard deviations.
     """
     gaps = draws[:, None, :] - draws[:, :, None]  # (draw, i, j): loss of j minus that of i
-    n_pairs = math.comb(len(levels), 2)
+    k = len(levels)
+    tail = alpha / (2 * math.comb(k, 2))
     losses = np.median(draws, axis=0)
     half = float(student.ppf(0.975, df)) * scale * draws.std(axis=0)
     return Effects(
@@ -305,6 +297,9 @@ def from_search(
         low=losses - half,
         high=losses + half,
         difference=np.median(gaps, axis=0),
-        margin=float(student.ppf(1 - alpha / (2 * n_pairs), df)) * scale * gaps.std(axis=0),
+        margin=float(student.ppf(1 - tail, df)) * scale * gaps.std(axis=0),
+        tail=tail,
+        df=np.full((k, k), float(df)),
+        n_compared=np.full((k, k), df + 1),
         n=list(n),
     )

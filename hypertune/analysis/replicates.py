@@ -1,11 +1,11 @@
-"""Configs that ran again on fresh seeds, in blocks of equal seeds; and which of them is best."""
+"""Configs that ran again on fresh seeds: their losses, and which of them is best."""
 
 import math
 from collections.abc import Mapping
 
+import numpy as np
 import pandas as pd
 
-from hypertune.analysis.effects import Floats
 from hypertune.analysis.frames import StudyData, finite
 from hypertune.records import MIN_REPEATS, Champion, Run, champion
 from hypertune.search.candidates import Promise, promise
@@ -64,45 +64,38 @@ def leaders(
     return {part: found[part] for part in parameter.parts if part in found}
 
 
-def blocks(data: StudyData, runs: Mapping[str, pd.DataFrame]) -> tuple[list[str], Floats]:
-    """Return configs, and their losses on the repeats that all of them have.
+def losses(data: StudyData, runs: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
+    """Return losses on fresh seeds: a row a repeat, a column a config, NaN where there is none.
 
-    Configs that were not told apart may have been repeated more often than the others: the repeats
-    that all of *them* have follow, as missing for the others. Configs with too few repeats to be
-    compared are left out, if two others have enough.
+    Configs with too few repeats to be compared are left out.
 
     Args:
         data: The study.
-        runs: Replicates by config.
-
-    Returns:
-        The configs, and their losses, shape (config, repeat).
+        runs: Replicates by config, or by what else is to stand above its column.
     """
-    tables = {
-        config: pd.Series(data.sign * finite(rows["value"]), index=list(rows["repeat"]))
-        .groupby(level=0)
-        .first()
-        for config, rows in ((config, rows[rows["full"]]) for config, rows in runs.items())
-        if len(rows)
-    }
-    # One that failed on most seeds must not cost the others theirs.
-    enough = {config: table for config, table in tables.items() if len(table) >= MIN_REPEATS}
-    wide = pd.DataFrame(enough if len(enough) > 1 else tables)
-    shared, counts = wide.dropna(), wide.count()
-    most = wide.loc[:, counts == counts.max()].dropna()
-    if most.shape[1] < 2 or len(shared) < 2 or len(most) <= len(shared):
-        wide = shared
-    else:
-        rest = wide.loc[most.index.difference(shared.index)].copy()
-        rest.loc[:, counts < counts.max()] = math.nan
-        wide = pd.concat([shared, rest])
-    return list(wide.columns), wide.to_numpy(dtype=float).T
+    table = pd.DataFrame(
+        {
+            name: pd.Series(data.sign * finite(rows["value"]), index=list(rows["repeat"]))
+            .groupby(level=0)
+            .first()
+            for name, rows in ((name, rows[rows["full"]]) for name, rows in runs.items())
+            if len(rows) >= MIN_REPEATS
+        }
+    )
+    return table.astype(float)
+
+
+def comparable(values: pd.DataFrame) -> bool:
+    """Say whether two configs share enough repeats to be compared; ``values`` of `losses`."""
+    known = values.notna().to_numpy().astype(int)
+    shared = known.T @ known
+    return bool((shared[np.triu_indices(len(shared), 1)] >= MIN_REPEATS).any())
 
 
 def recommended(data: StudyData) -> Champion | None:
     """Return which config a study recommends; None if there is nothing."""
     rows = data.trials
-    losses = data.sign * finite(rows["value"])
+    values = data.sign * finite(rows["value"])
     return champion(
         Run(
             trial=int(trial),
@@ -117,7 +110,7 @@ def recommended(data: StudyData) -> Champion | None:
         )
         for trial, role, label, reason, repeat, epochs, n_mutations, loss in zip(
             *(rows[name] for name in _COLUMNS),
-            losses,
+            values,
             strict=True,
         )
     )

@@ -11,7 +11,16 @@ MIN_FULL = 5
 
 @dataclass(frozen=True, kw_only=True)
 class Contrast:
-    """Two levels. Differences are of the study's metric, above 0 where ``a`` is the better one."""
+    """Two levels. Differences are of the study's metric, above 0 where ``a`` is the better one.
+
+    Attributes:
+        a, b: The levels.
+        difference: What ``a`` is better by.
+        low, high: Ends of its interval.
+        outcome: What the interval says.
+        n: Observations that it rests on.
+        n_more: About how many more would decide at the next look; None if it is decided.
+    """
 
     a: str
     b: str
@@ -19,6 +28,7 @@ class Contrast:
     low: float
     high: float
     outcome: Outcome
+    n: int
     n_more: int | None = None
 
 

@@ -13,7 +13,7 @@ of statements that the data carry, and all looks at a study that is extended whi
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import combinations
 from typing import Any
@@ -25,7 +25,7 @@ from hypertune.analysis import effects
 from hypertune.analysis.frames import StudyData, finite
 from hypertune.analysis.importance import Importance, importances
 from hypertune.analysis.interaction import interaction
-from hypertune.analysis.replicates import blocks, leaders, replicates
+from hypertune.analysis.replicates import comparable, leaders, losses, replicates
 from hypertune.analysis.search_review import by_chance, following, review
 from hypertune.analysis.statements import (
     MIN_FULL,
@@ -118,7 +118,9 @@ class _Judge:
     def __init__(self, data: StudyData, rng: np.random.Generator) -> None:
         self.data, self.rng = data, rng
         self.study, self.sign = data.study, data.sign
-        self.alpha = effects.spent(max(1, int(data.study.get("n_sessions", 1))))
+        look = max(1, int(data.study.get("n_sessions", 1)))
+        self.alpha = effects.spent(look)
+        self.next_share = effects.spent(look + 1) / self.alpha
         self.searched = data.searched[data.searched["n_mutations"] == 0]
         self.full = data.full
         self.runs = replicates(data)
@@ -210,7 +212,7 @@ class _Judge:
                 scale=surrogate.scale,
             )
             return self._statement(
-                parameter, estimand, basis, found, names, end, n_trials, "trials"
+                parameter, estimand, basis, found, names, lambda _: end, "trials"
             )
 
         return say
@@ -246,7 +248,7 @@ class _Judge:
         def say(alpha: float) -> Statement:
             found = effects.from_chance(list(samples.values()), list(samples), alpha=alpha)
             return self._statement(
-                parameter, estimand, basis, found, names, end, len(drawn), "trials"
+                parameter, estimand, basis, found, names, lambda _: end, "trials"
             )
 
         return say
@@ -278,27 +280,30 @@ class _Judge:
                 basis,
                 f"No two {kind}s of {parameter.name} were run again on fresh seeds.",
             )
-        configs, values = blocks(self.data, {c: self.runs[c] for c in found.values()})
-        levels = [level for level, config in found.items() if config in configs]
-        values = values[[configs.index(found[level]) for level in levels]]
-        if len(levels) < 2 or values.shape[1] < MIN_REPEATS:
+        values = losses(self.data, {level: self.runs[c] for level, c in found.items()})
+        if not comparable(values):
             sentence = (
-                f"Replicates of {parameter.name} share {values.shape[1]} seeds: "
-                f"it takes at least {MIN_REPEATS}."
+                f"No two {kind}s of {parameter.name} share as many as {MIN_REPEATS} fresh seeds, "
+                "which it takes to compare them."
             )
             return cannot_say(estimand, basis, sentence)
-        n = values.shape[1]
+        levels = list(map(str, values))
         names = {level: f"the best {level} configuration found" for level in levels}
         if parameter.numeric:
             names = {level: f"the best configuration found at {level}" for level in levels}
         # What another search would find is another question: `compare` has an answer.
-        end = f"on {n} fresh seeds (of these configurations, not of the {kind}s)"
-        unit = "repeats of each"
+        end = f"(of these configurations, not of the {kind}s)"
 
         def say(alpha: float) -> Statement:
-            compared = effects.from_replicates(values, levels, levels, alpha=alpha)
             said = self._statement(
-                parameter, estimand, basis, compared, names, end, n, unit, *notes
+                parameter,
+                estimand,
+                basis,
+                effects.from_replicates(values.to_numpy().T, levels, alpha=alpha),
+                names,
+                lambda n: f"on {n} fresh seeds {end}",
+                "repeats of each",
+                *notes,
             )
             return replace(said, of_leaders=True)
 
@@ -314,27 +319,26 @@ class _Judge:
         def rest(config: Mapping[str, Any]) -> str:
             return identity({k: v for k, v in config.items() if k != parameter.key})
 
-        runs, texts, names = {}, {}, {}
-        for config, rows in self.runs.items():
+        runs, names = {}, {}
+        for rows in self.runs.values():
             known = self.data.flats[rows["trial"].iloc[0]]
             if rest(known) == rest(flat):
                 value = known[parameter.key]
-                runs[config], texts[config] = rows, level_text(value)
-                names[texts[config]] = f"the default with {parameter.name} {show(value)}"
-        configs, values = blocks(self.data, runs) if len(runs) > 1 else ([], np.zeros((0, 0)))
-        if len(configs) < 2 or values.shape[1] < MIN_REPEATS:
+                runs[level_text(value)] = rows
+                names[level_text(value)] = f"the default with {parameter.name} {show(value)}"
+        values = losses(self.data, runs)
+        if not comparable(values):
             return None
-        groups, n = [texts[config] for config in configs], values.shape[1]
+        names = {level: names[level] for level in map(str, values)}
 
         def say(alpha: float) -> Statement:
             return self._statement(
                 parameter,
                 f"each level of {parameter.name} with all else as in the default",
                 "replicates on fresh seeds",
-                effects.from_replicates(values, groups, groups, alpha=alpha),
+                effects.from_replicates(values.to_numpy().T, [*names], alpha=alpha),
                 names,
-                f"on {n} fresh seeds",
-                n,
+                lambda n: f"on {n} fresh seeds",
                 "repeats of each",
             )
 
@@ -367,10 +371,12 @@ class _Judge:
         kind = _kind(parameter)
         return f"How hard each {kind} was searched: {'; '.join(parts)}."
 
-    def _contrasts(self, found: effects.Effects, n: int) -> list[Contrast]:
+    def _contrasts(self, found: effects.Effects) -> list[Contrast]:
         contrasts = []
         for i, j in combinations(range(len(found.levels)), 2):
             difference, reach = float(found.difference[i, j]), float(found.margin[i, j])
+            if math.isnan(reach):
+                continue
             a, b = found.levels[i], found.levels[j]
             if difference < 0:  # the better one first
                 a, b, difference = b, a, -difference
@@ -383,7 +389,7 @@ class _Judge:
             more = None
             if outcome == "undecided":
                 target = max(difference, self.margin - difference, 1e-12)
-                more = math.ceil(n * ((reach / target) ** 2 - 1))
+                more = found.n_more(i, j, target, found.tail * self.next_share)
             contrasts.append(
                 Contrast(
                     a=a,
@@ -392,12 +398,21 @@ class _Judge:
                     low=low,
                     high=high,
                     outcome=outcome,
+                    n=int(found.n_compared[i, j]),
                     n_more=more,
                 )
             )
         return contrasts
 
-    def _say(self, c: Contrast, names: Mapping[str, str], factor: str, end: str, unit: str) -> str:
+    def _say(
+        self,
+        c: Contrast,
+        names: Mapping[str, str],
+        factor: str,
+        ending: Callable[[int], str],
+        unit: str,
+    ) -> str:
+        end = ending(c.n)
         a, b = names[c.a], names[c.b]
         interval = f"95 %: {show(c.low)} to {show(c.high)}"
         if c.outcome == "better":
@@ -422,8 +437,7 @@ class _Judge:
         basis: str,
         found: effects.Effects,
         names: Mapping[str, str],
-        end: str,
-        n: int,
+        ending: Callable[[int], str],
         unit: str,
         *notes: str,
     ) -> Statement:
@@ -435,12 +449,17 @@ class _Judge:
             basis: What it is compared by.
             found: The comparisons.
             names: What each level is called in the sentences.
-            end: What the sentences end with.
-            n: How much there was to compare.
-            unit: Of what.
+            ending: What a sentence ends with, given how many observations it rests on.
+            unit: What these are.
             notes: Sentences that follow.
         """
-        contrasts = self._contrasts(found, n)
+        contrasts = self._contrasts(found)
+        if not contrasts:
+            sentence = (
+                f"{parameter.name}: losses differ by the same on all seeds, for want of digits: "
+                "nothing is known of how that difference scatters."
+            )
+            return cannot_say(estimand, basis, sentence)
         rank: dict[Outcome, int] = {"better": 0, "equal": 1, "undecided": 2, "none": 3}
         # What is decided comes first, the largest difference before the others.
         order = sorted(
@@ -450,12 +469,14 @@ class _Judge:
         said = [k for k in order if contrasts[k].outcome != "undecided"] or order[:1]
         n_open = len(order) - len(said)
         more = [f"{n_open} more pairs are undecided."] if n_open else []
+        if n_apart := math.comb(len(found.levels), 2) - len(contrasts):
+            more.append(f"{n_apart} more pairs share too few seeds to be compared.")
         return Statement(
             estimand=estimand,
             basis=basis,
             outcome=contrasts[order[0]].outcome,
             sentences=[
-                *(self._say(contrasts[k], names, parameter.name, end, unit) for k in said),
+                *(self._say(contrasts[k], names, parameter.name, ending, unit) for k in said),
                 *more,
                 *notes,
             ],

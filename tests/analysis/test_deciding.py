@@ -5,7 +5,9 @@ from pathlib import Path
 import pytest
 from made_studies import DEFAULT, Made, write_study
 
+from hypertune.analysis import deciding
 from hypertune.analysis.deciding import undecided
+from hypertune.analysis.statements import Contrast, Factor, Outcome, Statement
 
 LSTM = {**DEFAULT, "cell": "lstm"}
 SPREAD = [0.90, 0.97, 0.93, 0.95]
@@ -60,3 +62,30 @@ def test_each_look_has_less_error_to_spend(tmp_path: Path) -> None:
 
     # The made studies' searches have ended once: the end is look 1, going on would be look 2.
     assert first(ended=True) < first(ended=False)
+
+
+def contrast(a: str, b: str, outcome: Outcome) -> Contrast:
+    more = 4 if outcome == "undecided" else None
+    return Contrast(a=a, b=b, difference=0.1, low=0.0, high=0.2, outcome=outcome, n=8, n_more=more)
+
+
+def test_levels_that_lead_in_a_circle_are_undecided(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Pairs may have run on different seeds: a is ahead of b, b of c, and c of a.
+    said = Statement(
+        estimand="leaders",
+        basis="replicates on fresh seeds",
+        outcome="better",
+        sentences=["a beats b"],
+        contrasts=[
+            contrast("a", "b", "better"),
+            contrast("b", "c", "undecided"),
+            contrast("c", "a", "undecided"),
+        ],
+        of_leaders=True,
+    )
+    monkeypatch.setattr(deciding, "judge_factor", lambda *_: Factor(name="cell", statements=[said]))
+    (found,) = undecided(write_study(tmp_path / "s", repeated(0.5), factors=["cell"]))
+    assert set(found.levels) in ({"a", "c"}, {"b", "c"})
+    assert found.n_more == 4
