@@ -12,7 +12,7 @@ minus what one of its seeds differs by from that.
 import argparse
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -198,29 +198,41 @@ def table(name: str, pair: tuple[int, int] | None = None) -> Table:
 # ---- searching ----
 
 
-def play(search: Search, known: Table, seed: int) -> dict[int, int]:
-    """Run a search to its end; return the config of the table that each trial is."""
-    turns = np.random.default_rng([seed, 1])
-    taken: dict[int, int] = {}
-    curves: dict[int, Floats] = {}
+def drain(search: Search, curve_of: Callable[[Job], Floats], turns: np.random.Generator) -> None:
+    """Run a search until it has no job any more, two workers at a time.
+
+    Args:
+        search: The search.
+        curve_of: Returns the losses of a job's trial by epoch; at a NaN it fails.
+        turns: Which worker is the next one to report.
+    """
     out: list[tuple[Job, int]] = []  # with its next epoch
     while True:
         while len(out) < N_WORKERS and (job := search.ask()) is not None:
-            if job.trial not in taken:
-                taken[job.trial] = known.nearest(job.config)
-                own = np.random.default_rng([seed, 3, job.trial])
-                curves[job.trial] = known.curve(taken[job.trial], own)
             out.append((job, job.from_epoch + 1))
         if not out:
-            return taken
+            return
         job, epoch = out.pop(int(turns.integers(len(out))))
-        loss = float(curves[job.trial][epoch - 1])
+        loss = float(curve_of(job)[epoch - 1])
         if math.isnan(loss):
             search.end(job.trial, "failed")
             continue
         search.tell(job.trial, epoch, loss)
         if epoch < job.to_epoch:
             out.append((job, epoch + 1))
+
+
+def play(search: Search, known: Table, seed: int) -> dict[int, int]:
+    """Run a search to its end; return the config of the table that each trial is."""
+    taken: dict[int, int] = {}
+
+    @cache
+    def curve(trial: int) -> Floats:
+        taken[trial] = known.nearest(search.space.nest(search.trials[trial].flat))
+        return known.curve(taken[trial], np.random.default_rng([seed, 3, trial]))
+
+    drain(search, lambda job: curve(job.trial), np.random.default_rng([seed, 1]))
+    return taken
 
 
 def share(k: int, n: int) -> str:

@@ -44,6 +44,7 @@ import numpy as np
 from numpy.typing import NDArray
 from ray import tune
 from scipy.stats import binomtest
+from tables import drain
 
 from hypertune.analysis.deciding import left_of
 from hypertune.analysis.frames import Record, StudyData, from_records
@@ -60,7 +61,6 @@ Floats: TypeAlias = NDArray[np.float64]
 
 MAX_EPOCHS = 27
 EPOCHS = np.arange(1, MAX_EPOCHS + 1, dtype=float)
-N_WORKERS = 2
 SHOWN_LOOKS = (1, 2, 3, 6)
 STATEMENTS = ("levels", "average", "configs", "any")
 # Standard deviations: of a seed (all configs alike), of a config's seed, of an epoch.
@@ -357,20 +357,14 @@ class StudyOfCurves:
         search.n_trials = (search.n_trials or 0) + n_trials
         for level in levels:
             self.n_repeats[level] += n_repeats
-        out: list[tuple[Job, int]] = []  # with its next epoch
-        while True:
-            while len(out) < N_WORKERS and (job := search.ask()) is not None:
-                if job.trial not in self.curves:
-                    rng = np.random.default_rng([self.seed, 2, job.trial])
-                    flat = search.trials[job.trial].flat
-                    self.curves[job.trial] = self.truth.curve(flat, rng)
-                out.append((job, job.from_epoch + 1))
-            if not out:
-                return
-            job, epoch = out.pop(int(self.turns.integers(len(out))))
-            search.tell(job.trial, epoch, float(self.curves[job.trial][epoch - 1]))
-            if epoch < job.to_epoch:
-                out.append((job, epoch + 1))
+        drain(search, self._curve_of, self.turns)
+
+    def _curve_of(self, job: Job) -> Floats:
+        if job.trial not in self.curves:
+            rng = np.random.default_rng([self.seed, 2, job.trial])
+            flat = self.search_object.trials[job.trial].flat
+            self.curves[job.trial] = self.truth.curve(flat, rng)
+        return self.curves[job.trial]
 
     def champions(self) -> dict[str, Trial]:
         """Return the best trial of each level, of those that got furthest."""
