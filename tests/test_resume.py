@@ -32,6 +32,7 @@ from hypertune.records import Delivery, Journal
 from hypertune.records.mlflow_runs import n_sessions
 from hypertune.records.snapshot import Snapshots, study_place
 from hypertune.settings import Settings
+from hypertune.space import identity
 from hypertune.study import Goal, Study
 from hypertune.trainable.worker import Worker
 
@@ -698,6 +699,39 @@ def test_nothing_is_trained_after_the_time_budget(
         tests = {event.data["label"] for event in journal.events(kind="test")}
     assert ended == [("complete", 9), ("complete", 9), ("interrupted", 5)]
     assert {"best", "one"} <= tests
+
+
+def test_trials_that_are_paused_as_the_time_budget_ends_can_be_promoted_later(
+    toy: Study, one: OneWorker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def trained(folder: Path) -> dict[str, tuple[str | None, list[int]]]:
+        with contextlib.closing(Journal(folder / "journal.db", read_only=True)) as journal:
+            return {
+                identity(t.config): (t.reason, [r.epoch for r in journal.results(trial=t.id)])
+                for t in journal.trials()
+                if t.role == "search"
+            }
+
+    how = {"method": "asha", "n_trials": 12}
+    whole = trained(engine.run(toy, settings(tmp_path / "whole", **how)).folder)
+    add_result, clock = Journal.add_result, time.monotonic
+
+    def late(self: Journal, trial: int, epoch: int, *args: Any, **kwargs: Any) -> bool:
+        if trial == 9:  # some were promoted by now, others wait for it
+            monkeypatch.setattr("time.monotonic", lambda: clock() + 2000.0)
+        return add_result(self, trial, epoch, *args, **kwargs)
+
+    monkeypatch.setattr(Journal, "add_result", late)
+    outcome = engine.run(toy, settings(tmp_path / "cut", **how, time_budget_s=1000.0))
+    cut_short = trained(outcome.folder)
+    assert outcome.stopped_by == "time budget"
+    assert cut_short != whole
+    assert {epochs[-1] for _, epochs in cut_short.values()} >= {1, 3}
+
+    monkeypatch.setattr(Journal, "add_result", add_result)
+    monkeypatch.setattr("time.monotonic", clock)
+    engine.resume(outcome.folder, space=toy, changes={"time_budget_s": 1000.0})
+    assert trained(outcome.folder) == whole
 
 
 def test_what_is_left_of_the_time_budget_applies(
