@@ -131,7 +131,7 @@ class Study:
     metric: str
     max_epochs: int
     n_trials: int
-    n_repeats: int = 3
+    n_repeats: int = 5
     mode: Literal["min", "max"] = "min"
     fixed: Mapping[str, Any] = field(default_factory=dict)
     constraints: Mapping[str, str | Callable[[Config], bool]] = field(default_factory=dict)

@@ -3,21 +3,22 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import combinations
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
-from scipy.stats import t as student
 
-from hypertune.analysis import figures
+from hypertune.analysis import effects, figures
 from hypertune.analysis.frames import StudyData, finite, load, study_folder
 from hypertune.analysis.summary import summarize
 from hypertune.errors import SettingError
-from hypertune.space import Categorical
+from hypertune.records import MIN_REPEATS
+from hypertune.space import Parameter
 
 _SAME = ("metric", "mode", "max_epochs", "data", "fixed")
-_MIN_SEARCHES = 3
+_MIN_SEARCHES = MIN_REPEATS
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,7 +122,7 @@ def progress_figure(studies: Sequence[StudyData]) -> go.Figure:
 
 
 def _over_searches(studies: Sequence[StudyData]) -> list[str]:
-    """Compare levels over independent searches of the same space, by the t interval.
+    """Compare levels or ranges over independent searches of the same space, pair by pair.
 
     What one search found is one draw: only over several is it known whether a level wins again.
     """
@@ -133,36 +134,41 @@ def _over_searches(studies: Sequence[StudyData]) -> list[str]:
         return []
     sentences = []
     for name in studies[0].study["factors"]:
-        parameter = next(p for p in studies[0].space.parameters if p.name == name)
-        if not isinstance(parameter, Categorical) or parameter.n_values != 2:
+        parameters = [p for p in studies[0].space.parameters if p.name == name]
+        if len(parameters) > 1 or parameters[0].condition is not None:
             continue
-        pairs = [_best_by_level(data, parameter.key) for data in studies]
-        known = np.array([pair for pair in pairs if np.isfinite(pair).all()])
-        if len(known) < _MIN_SEARCHES:
+        parts = parameters[0].parts
+        losses = np.array([_best_by_part(data, parameters[0]) for data in studies]).T
+        enough = np.isfinite(losses).sum(axis=1) >= _MIN_SEARCHES
+        levels = [part for part, known in zip(parts, enough, strict=True) if known]
+        if len(levels) < 2:
             sentences.append(
-                f"{name}: {len(known)} of {len(studies)} searches have both levels in full; it "
-                f"takes {_MIN_SEARCHES}."
+                f"{name}: no two of its levels or ranges have a trial in full in {_MIN_SEARCHES} "
+                "of the searches, which it takes to compare them."
             )
             continue
-        gaps = known[:, 1] - known[:, 0]
-        n, mean = len(gaps), float(gaps.mean())
-        reach = float(student.ppf(0.975, n - 1) * gaps.std(ddof=1) / math.sqrt(n))
-        a, b = (figures.show(v) for v in parameter.values())
-        if mean < 0:
-            a, b, mean = b, a, -mean
-        verb = "beats" if mean > reach else "is not shown to beat"
-        sentences.append(
-            f"{name}: over {n} independent searches the best {a} found {verb} the best {b} found: "
-            f"better by {mean:.3g} (95 %: {mean - reach:.3g} to {mean + reach:.3g})."
-        )
+        found = effects.from_replicates(losses[enough], levels, alpha=effects.ALPHA)
+        for i, j in combinations(range(len(levels)), 2):
+            mean, reach = float(found.difference[i, j]), float(found.margin[i, j])
+            if math.isnan(reach):
+                continue
+            a, b = (levels[i], levels[j]) if mean >= 0 else (levels[j], levels[i])
+            verb = "beats" if abs(mean) > reach else "is not shown to beat"
+            low, high = abs(mean) - reach, abs(mean) + reach
+            sentences.append(
+                f"{name}: over {found.n_compared[i, j]} independent searches the best found of {a} "
+                f"{verb} the best found of {b}: better by {abs(mean):.3g} (95 %: {low:.3g} to "
+                f"{high:.3g})."
+            )
     return sentences
 
 
-def _best_by_level(data: StudyData, key: str) -> list[float]:
+def _best_by_part(data: StudyData, parameter: Parameter) -> list[float]:
+    """Return the loss of the best trial in full of each level or range; NaN where there is none."""
+    best = dict.fromkeys(parameter.parts, math.nan)
     full = data.searched[data.searched["full"]]
-    losses = data.sign * finite(full["value"])
-    levels = [data.flats.get(trial, {}).get(key) for trial in full["trial"]]
-    return [
-        min((x for x, of in zip(losses, levels, strict=True) if of == level), default=math.nan)
-        for level in data.space[key].values()
-    ]
+    for trial, loss in zip(full["trial"], data.sign * finite(full["value"]), strict=True):
+        if parameter.key in (flat := data.flats.get(trial, {})):
+            part = parameter.part(flat[parameter.key])
+            best[part] = min(float(loss), best[part], key=lambda x: (math.isnan(x), x))
+    return [*best.values()]

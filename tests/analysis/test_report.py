@@ -229,9 +229,37 @@ def test_independent_searches_compare_levels(tmp_path: Path) -> None:
         )
         for seed in range(4)
     ]
-    (sentence,) = compare(folders).sentences
-    assert sentence.startswith(
-        "cell: over 4 independent searches the best lstm found beats the best gru found: "
+    cells, windows = compare(folders).sentences
+    assert cells.startswith(
+        "cell: over 4 independent searches the best found of lstm beats the best found of gru: "
         "better by 1.15"
     )
+    assert windows.startswith("window: over 4 independent searches the best found of 24 beats ")
     assert compare(folders[:2]).sentences == []
+
+
+def test_independent_searches_compare_ranges_pair_by_pair(tmp_path: Path) -> None:
+    losses = {8: [0.90, 0.95, 0.99, 0.93], 30: [0.51, 0.50, 0.53, 0.52], 100: [0.5, 0.7, 0.4]}
+    folders = [
+        write_study(
+            tmp_path / f"s{seed}",
+            [
+                Made(losses=[found[seed]] * 9, config={**DEFAULT, "units": units})
+                for units, found in losses.items()
+                if seed < len(found)
+            ],
+            factors=["units"],
+            seed=seed,
+        )
+        for seed in range(4)
+    ]
+    said = compare(folders).sentences
+    starts = [
+        "over 4 independent searches the best found of 20 to 49 beats the best found of 8 to 19: ",
+        "over 3 independent searches the best found of 50 to 128 is not shown to beat the best "
+        "found of 8 to 19: ",
+        "over 3 independent searches the best found of 20 to 49 is not shown to beat the best "
+        "found of 50 to 128: ",
+    ]
+    starts = [f"units: {start}" for start in starts]
+    assert [s[: len(start)] for s, start in zip(said, starts, strict=True)] == starts
