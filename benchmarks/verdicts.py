@@ -46,9 +46,8 @@ from ray import tune
 from scipy.stats import binomtest
 from tables import drain
 
-from hypertune.analysis.deciding import left_of
 from hypertune.analysis.frames import Record, StudyData, from_records
-from hypertune.analysis.statements import Factor, Statement
+from hypertune.analysis.statements import Factor, Statement, left_of
 from hypertune.analysis.verdict import judge_factor
 from hypertune.methods import make_search
 from hypertune.records import ResultRow

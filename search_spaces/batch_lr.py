@@ -30,6 +30,6 @@ study = Study(
     mode="min",
     max_epochs=27,
     n_trials=40,
-    n_repeats=8,
+    n_repeats=12,
     goal="answer",
 )

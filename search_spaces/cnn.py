@@ -33,5 +33,6 @@ study = Study(
     mode="max",
     max_epochs=9,
     n_trials=27,
+    n_repeats=4,
     goal="answer",
 )

@@ -35,6 +35,6 @@ study = Study(
     mode="min",
     max_epochs=54,
     n_trials=36,
-    n_repeats=8,
+    n_repeats=10,
     goal="answer",
 )

@@ -35,6 +35,6 @@ study = Study(
     mode="min",
     max_epochs=27,
     n_trials=30,
-    n_repeats=20,
+    n_repeats=24,
     goal="answer",
 )

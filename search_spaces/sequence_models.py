@@ -33,6 +33,6 @@ study = Study(
     mode="min",
     max_epochs=27,
     n_trials=36,
-    n_repeats=5,
+    n_repeats=8,
     goal="answer",
 )

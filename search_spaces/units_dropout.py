@@ -30,6 +30,6 @@ study = Study(
     mode="max",
     max_epochs=27,
     n_trials=30,
-    n_repeats=5,
+    n_repeats=6,
     goal="answer",
 )

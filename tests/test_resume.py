@@ -22,7 +22,7 @@ from ray import tune
 
 from hypertune import cli, engine, load_model
 from hypertune.analysis import summarize
-from hypertune.analysis.deciding import Undecided
+from hypertune.analysis.statements import Undecided
 from hypertune.engine import Outcome
 from hypertune.engine.checkpoints import Checkpoints
 from hypertune.engine.driver import Driver

@@ -1,5 +1,7 @@
 """How a search went, and what to try next."""
 
+from collections.abc import Sequence
+
 import numpy as np
 import pandas as pd
 from scipy.stats import binomtest, fisher_exact, mannwhitneyu
@@ -7,6 +9,7 @@ from scipy.stats import binomtest, fisher_exact, mannwhitneyu
 from hypertune.analysis.effects import ALPHA
 from hypertune.analysis.frames import StudyData, finite, value_at
 from hypertune.analysis.replicates import recommended
+from hypertune.analysis.statements import Undecided
 from hypertune.analysis.words import show
 from hypertune.space import Number
 
@@ -147,12 +150,12 @@ def _failures(data: StudyData) -> list[str]:
     return sentences
 
 
-def following(data: StudyData, *, undecided: bool) -> list[str]:
+def following(data: StudyData, left: Sequence[Undecided]) -> list[str]:
     """Say what to try next.
 
     Args:
         data: The study.
-        undecided: Some factor is.
+        left: What it has not decided.
     """
     advice = []
     name = data.study["name"]
@@ -174,7 +177,12 @@ def following(data: StudyData, *, undecided: bool) -> list[str]:
                     f"{show(flat[parameter.key])}, at the {end} end of "
                     f"{show(parameter.low)} to {show(parameter.high)}."
                 )
-    if undecided:
+    if any(one.n_more for one in left):
+        advice.append(
+            f"To decide what is undecided, go on: hypertune resume {name} --until-decided "
+            "--time-budget 15m runs the best of what is not told apart on more fresh seeds."
+        )
+    elif left:
         n = int(data.study.get("n_trials") or len(data.searched))
         advice.append(
             f"To decide what is undecided, go on: hypertune resume {name} --n-trials {2 * n}; or "

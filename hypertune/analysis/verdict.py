@@ -35,6 +35,7 @@ from hypertune.analysis.statements import (
     Said,
     Statement,
     cannot_say,
+    left_of,
 )
 from hypertune.analysis.words import show
 from hypertune.analysis.worth import worth
@@ -102,10 +103,7 @@ def judge(data: StudyData, *, seed: int = 0) -> Verdict:
         worth=worth(data, alpha=judge.alpha),
         importance=found,
         search=review(data, margin=judge.margin),
-        following=following(
-            data,
-            undecided=any(f.statements[0].outcome in ("none", "undecided") for f in factors),
-        ),
+        following=following(data, [left for f in factors if (left := left_of(f)) is not None]),
     )
 
 
@@ -468,9 +466,9 @@ class _Judge:
         )
         said = [k for k in order if contrasts[k].outcome != "undecided"] or order[:1]
         n_open = len(order) - len(said)
-        more = [f"{n_open} more pairs are undecided."] if n_open else []
+        more = [f"{_more_pairs(n_open)} undecided."] if n_open else []
         if n_apart := math.comb(len(found.levels), 2) - len(contrasts):
-            more.append(f"{n_apart} more pairs share too few seeds to be compared.")
+            more.append(f"{_more_pairs(n_apart)} not compared, for want of seeds or of digits.")
         return Statement(
             estimand=estimand,
             basis=basis,
@@ -573,6 +571,10 @@ class _Judge:
 def _kind(parameter: Parameter) -> str:
     """Return what the values of a factor are compared by."""
     return "range" if parameter.by_range else "level"
+
+
+def _more_pairs(n: int) -> str:
+    return "1 more pair is" if n == 1 else f"{n} more pairs are"
 
 
 def _grid(parameter: Parameter) -> list[Any]:

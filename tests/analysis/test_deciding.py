@@ -7,7 +7,9 @@ from made_studies import DEFAULT, Made, write_study
 
 from hypertune.analysis import deciding
 from hypertune.analysis.deciding import undecided
+from hypertune.analysis.frames import load
 from hypertune.analysis.statements import Contrast, Factor, Outcome, Statement
+from hypertune.analysis.verdict import judge
 
 LSTM = {**DEFAULT, "cell": "lstm"}
 SPREAD = [0.90, 0.97, 0.93, 0.95]
@@ -89,3 +91,12 @@ def test_levels_that_lead_in_a_circle_are_undecided(
     (found,) = undecided(write_study(tmp_path / "s", repeated(0.5), factors=["cell"]))
     assert set(found.levels) in ({"a", "c"}, {"b", "c"})
     assert found.n_more == 4
+
+
+@pytest.mark.parametrize(
+    ("factor", "flag"), [("cell", "--until-decided --time-budget 15m"), ("window", "--n-trials 4")]
+)
+def test_what_would_decide_is_what_to_try_next(factor: str, flag: str, tmp_path: Path) -> None:
+    folder = write_study(tmp_path / "s", repeated(0.02), factors=[factor], margin=0.01, n_trials=2)
+    (advice,) = (line for line in judge(load(folder)).following if "undecided" in line)
+    assert f"hypertune resume s {flag}" in advice
