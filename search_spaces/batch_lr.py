@@ -7,8 +7,8 @@ samples the accuracy is too coarse. Baselines on the test part: majority .102; l
 .971 (loss .146).
 The epochs are equal, so small batches take more steps and more time.
 Budget: 40 trials of up to 27 epochs, about 150 in all instead of 1080; then the best of each level
-or range and the default on eight fresh seeds. About a minute on two cores. By resampled curves
-(benchmarks/power.py) 93 of 100 such studies decide something.
+or range and the default on twelve fresh seeds. About a minute on two cores. By resampled curves
+(benchmarks/power.py) 99 of 100 such studies decide something.
 """
 
 from ray import tune

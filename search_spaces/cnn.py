@@ -6,9 +6,8 @@
 Data: 5,000 digits of 28 x 28 pixels, stratified (70 % / 15 % / 15 %).
 Baselines on the test part: majority .100; logistic regression .899.
 Budget: 27 trials of up to 9 epochs, as many epochs for each level of norm, about 100 in all instead
-of 243; then the best of each level or range and the default on three fresh seeds. About four
-minutes on two cores. By resampled curves (benchmarks/power.py) 100 of 100 such studies decide
-something.
+of 243; then the best of each level or range and the default on four fresh seeds. About four minutes
+on two cores. By resampled curves (benchmarks/power.py) 100 of 100 such studies decide something.
 """
 
 from ray import tune

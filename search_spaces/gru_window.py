@@ -9,8 +9,8 @@ Baselines on the test part, of which ridge regression is hard to beat: naive 1, 
 (eleven years) 1.44, ridge AR of order 96 .759. On half-hourly electricity, where long windows pay:
 naive 1, seasonal naive (a week) .137, ridge AR of order 132 .209.
 Budget: 32 trials of up to 27 epochs, as many epochs for each level of cell, about 200 in all
-instead of 864; then the best of each level or range and the default on fourteen fresh seeds. About
-four minutes on two cores. By resampled curves (benchmarks/power.py) 99 of 100 such studies decide
+instead of 864; then the best of each level or range and the default on twenty fresh seeds. About
+five minutes on two cores. By resampled curves (benchmarks/power.py) 100 of 100 such studies decide
 something. Where the cells are not told apart: --until-decided --time-budget 15m.
 """
 
@@ -34,7 +34,7 @@ study = Study(
     mode="min",
     max_epochs=27,
     n_trials=32,
-    n_repeats=14,
+    n_repeats=20,
     goal="answer",
     margin=0.02,
 )

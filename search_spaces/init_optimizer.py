@@ -8,7 +8,7 @@ samples the accuracy is too coarse. Baselines on the test part: majority .102; l
 Zero weights are in it as the known failure: all units of a layer stay the same.
 Budget: 48 trials of up to 27 epochs, as many epochs for each level of optimizer, about 370 in all
 instead of 1296; then the best of each level or range and the default on eight fresh seeds. About
-two minutes on two cores. By resampled curves (benchmarks/power.py) 90 of 100 such studies decide
+two minutes on two cores. By resampled curves (benchmarks/power.py) 100 of 100 such studies decide
 something.
 """
 

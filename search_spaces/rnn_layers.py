@@ -9,8 +9,8 @@ model sees the last true step. The test part is that of the authors (370); of th
 are for validation. Baselines on the test part: majority .084; logistic regression on means,
 deviations, extremes, changes and last values .986, which a recurrent network must first beat.
 Budget: 30 trials of up to 27 epochs, as many epochs for each level of cell, about 190 in all
-instead of 810; then the best of each level or range and the default on twenty fresh seeds. About
-two minutes on two cores. By resampled curves (benchmarks/power.py) 84 of 100 such studies decide
+instead of 810; then the best of each level or range and the default on 24 fresh seeds. About two
+minutes on two cores. By resampled curves (benchmarks/power.py) 92 of 100 such studies decide
 something.
 """
 

@@ -9,8 +9,8 @@ model sees the last true step. The test part is that of the authors (370); of th
 are for validation. Baselines on the test part: majority .084; logistic regression on means,
 deviations, extremes, changes and last values .986, which a recurrent network must first beat.
 Budget: 36 trials of up to 27 epochs, about 140 in all instead of 972; then the best of each level
-or range and the default on five fresh seeds. About a minute on two cores. By resampled curves
-(benchmarks/power.py) 88 of 100 such studies decide something.
+or range and the default on eight fresh seeds. About two minutes on two cores. By resampled curves
+(benchmarks/power.py) 95 of 100 such studies decide something.
 """
 
 from ray import tune

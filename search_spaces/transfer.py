@@ -11,8 +11,8 @@ The backbone is EfficientNet-Lite0 (3.4 million weights), normalised as it was t
 features are computed once and kept; only the head is trained, an epoch in milliseconds. Fine-tuned
 or from scratch, an epoch takes seconds.
 Budget: 18 trials of up to 6 epochs, as many epochs for each level of weights, about 63 in all
-instead of 108; then the best of each level or range and the default on three fresh seeds. About
-three minutes on two cores.
+instead of 108; then the best of each level or range and the default on five fresh seeds. About four
+minutes on two cores.
 """
 
 from ray import tune

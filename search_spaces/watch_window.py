@@ -9,7 +9,7 @@ changes and last values of the whole sample .755.
 A window of 8 to 128 steps is 0.3 to 5.1 seconds; all windows end at the same moments.
 Budget: 24 trials of up to 18 epochs, as many epochs for each level of cell, about 130 in all
 instead of 432; then the best of each level or range and the default on eight fresh seeds. About two
-minutes on two cores. By resampled curves (benchmarks/power.py) 89 of 100 such studies decide
+minutes on two cores. By resampled curves (benchmarks/power.py) 86 of 100 such studies decide
 something.
 """
 
