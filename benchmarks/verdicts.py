@@ -433,7 +433,7 @@ class StudyOfCurves:
 def _judged(statement: Statement, values: Mapping[str, float], truth: Truth) -> Look:
     if statement.outcome == "none":
         return Look()
-    gaps = [(c, values[c.b] - values[c.a]) for c in statement.contrasts]
+    gaps = [(c, values[c.b] - values[c.a]) for c in statement.contrasts if c.outcome != "none"]
     best = dict(zip(truth.levels, truth.best, strict=True))
     better = [c for c in statement.contrasts if c.outcome == "better"]
     return Look(

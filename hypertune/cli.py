@@ -235,7 +235,7 @@ def _settled(given: Mapping[str, Any], **changes: Any) -> "tuple[Study, Settings
             **other, data_dir=path("data_dir"), csv=path("csv"), npz=path("npz")
         )
         settings = Settings(**{**values, **changes})
-        settings.check_end()
+        settings.of(study).check_end()
     with check:
         if given["probe"] and not given["dry_run"]:
             raise SettingError("--probe goes with --dry-run.")
@@ -302,7 +302,7 @@ def _end(outcome: "Outcome", *, until_decided: bool) -> None:
     out = display.console()
     display.show_summary(out, summary, outcome, headline)
     if until_decided or summary.study["settings"].get("until_decided", False):
-        display.show_undecided(out, [one.text for one in undecided(outcome.folder, ended=True)])
+        display.show_undecided(out, [one.text for one in undecided(outcome.folder)])
     nothing = summary.best is None and outcome.stopped_by is None
     if outcome.error is not None or nothing:
         raise typer.Exit(1)

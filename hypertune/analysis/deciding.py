@@ -1,6 +1,5 @@
 """What a study has not decided yet: for studies that go on until it is."""
 
-from dataclasses import replace
 from pathlib import Path
 
 from hypertune.analysis.frames import load
@@ -8,7 +7,7 @@ from hypertune.analysis.statements import Undecided, left_of
 from hypertune.analysis.verdict import judge_factor
 
 
-def undecided(folder: Path, *, ended: bool = False) -> list[Undecided]:
+def undecided(folder: Path) -> list[Undecided]:
     """Return the factors that a study does not decide.
 
     A factor is decided if one of its statements tells its best level from every other one, or says
@@ -17,12 +16,7 @@ def undecided(folder: Path, *, ended: bool = False) -> list[Undecided]:
 
     Args:
         folder: The study's folder.
-        ended: Its search has come to its end. Otherwise this is one more look at it, which may
-            spend what error is left for it.
     """
     data = load(folder)
-    if not ended:
-        n = int(data.study.get("n_sessions", 0)) + 1
-        data = replace(data, study={**data.study, "n_sessions": n})
     found = (left_of(judge_factor(data, name)) for name in data.study["factors"])
     return [one for one in found if one is not None]

@@ -11,8 +11,8 @@ Three sources, each with an estimand of its own:
   Which config was tried next depended on these results alone, so that the model may ignore how it
   was chosen (Rubin 1976). Where trials were stopped early, those in full were the luckier ones:
   that this is so of every level alike is assumed. All of it holds as far as the model does, which
-  is why it is said; how far it errs on trials that it is not shown scales its intervals
-  (`Surrogate.scale`).
+  is why it is said; how far it errs on trials that it is not shown scales its intervals, level by
+  level, since it takes noise to be the same everywhere (`Surrogate.scale`).
 - **Configs drawn by chance** (`from_chance`): where every config was drawn by chance and trained in
   full, levels are random samples of the space, and their means are compared as such: Welch's
   intervals, which do not take variances for equal, by Bonferroni. The estimand is another one: how
@@ -36,11 +36,13 @@ from hypertune.analysis.frames import StudyData, finite
 from hypertune.records import MIN_REPEATS
 from hypertune.search.encoding import Encoding
 from hypertune.search.surrogate import GaussianProcess, Observations
-from hypertune.space import Value
+from hypertune.space import Parameter, Value
 
 Floats = NDArray[np.float64]
 
 ALPHA = 0.05
+MIN_ALIKE = 5
+"""Losses of each level that say, if they are all equal, that seeds make no difference."""
 _N_POINTS = 64
 _N_BEST = 32
 _JITTER = 1e-6
@@ -116,15 +118,16 @@ def from_replicates(values: Floats, levels: Sequence[str], *, alpha: float) -> E
     """Compare levels by configs that were run again on the same fresh seeds.
 
     Args:
-        values: Losses, shape (level, repeat), at least two of each; NaN where one is missing. Two
+        values: Losses, shape (level, repeat), one at least of each; NaN where one is missing. Two
             levels are compared by the repeats that both have.
         levels: Their names.
         alpha: Error of all intervals together, by Bonferroni.
 
     Returns:
         The differences. Of two levels that share fewer than `MIN_REPEATS` repeats the margin is
-        NaN, and so it is where the differences are equal on all of them though the losses are not:
-        that is for want of digits, and says nothing of how they scatter.
+        NaN; so it is where the differences are equal on all of them, for want of digits perhaps,
+        which says nothing of how they scatter. Only where the losses are equal too, on as many
+        as `MIN_ALIKE` repeats, no seed is taken to make a difference.
     """
     k, known = len(levels), ~np.isnan(values)
     tail = alpha / (2 * math.comb(k, 2))
@@ -140,11 +143,13 @@ def from_replicates(values: Floats, levels: Sequence[str], *, alpha: float) -> E
         if np.ptp(other - one) > _DIGITS * np.abs([one, other]).max():
             ends = ttest_rel(other, one).confidence_interval(1 - 2 * tail)
             margin[i, j] = margin[j, i] = (ends.high - ends.low) / 2
-        elif np.ptp(one) == 0:
+        elif np.ptp(one) == 0 and len(one) >= MIN_ALIKE:
             margin[i, j] = margin[j, i] = 0.0
     n = known.sum(axis=1)
     losses = np.nanmean(values, axis=1)
-    half = student.ppf(0.975, n - 1) * np.nanstd(values, axis=1, ddof=1) / np.sqrt(n)
+    df = np.maximum(n - 1, 1)  # of a single one nothing is known, and nothing said
+    sd = np.sqrt(np.nansum((values - losses[:, None]) ** 2, axis=1) / df)
+    half = student.ppf(0.975, df) * sd / np.sqrt(n)
     return Effects(
         levels=list(levels),
         losses=losses,
@@ -207,21 +212,20 @@ class Surrogate:
 
     Attributes:
         n_full: Trials that it knows.
-        scale: By how much its errors are larger than it expects them to be, where it has to do
-            without the trial in question: the root mean square of what each leaves over, in
-            standard deviations (Bachoc 2013). Intervals are scaled by it.
     """
 
     def __init__(self, data: StudyData) -> None:
         self._encoding = Encoding(data.space)
         trials = data.full[data.full["trial"].isin(list(data.flats))]
-        points = self._encoding.points([data.flats[trial] for trial in trials["trial"]])
+        self._flats = [data.flats[trial] for trial in trials["trial"]]
+        points = self._encoding.points(self._flats)
         losses = data.sign * finite(trials["value"])
         # Where the best may be: around what is known to be good.
         self._best = points[np.argsort(losses, kind="stable")[:_N_BEST]]
         if len(losses) > _MAX_TRIALS:
             taken = np.random.default_rng(0).choice(len(losses), _MAX_TRIALS, replace=False)
             points, losses = points[taken], losses[taken]
+            self._flats = [self._flats[k] for k in taken]
         self.n_full = len(losses)
         # A few runs that diverged must not be all that there is to explain: Tukey's outer fence.
         low, high = np.quantile(losses, (0.25, 0.75))
@@ -236,7 +240,23 @@ class Surrogate:
         self._process = GaussianProcess(self._encoding.groups, fidelity=False)
         self._process.fit(told, _FIT_STEPS)
         self._process.condition(told)
-        self.scale = float(np.sqrt((self._process.left_out() ** 2).mean()))
+        self._squares = self._process.left_out() ** 2
+
+    def scale(self, parameter: Parameter, value: Value) -> float:
+        """Return by how much errors are larger than the model expects, where it meets a value.
+
+        They are what each trial leaves over where the model has to do without it, in standard
+        deviations (Bachoc 2013): the root mean square of those of the value's level or range, or
+        of all of them if that is larger.
+
+        Args:
+            parameter: The parameter.
+            value: Its value.
+        """
+        part = parameter.part(value)
+        here = [parameter.part(flat[parameter.key]) == part for flat in self._flats]
+        own = self._squares[here] if any(here) else self._squares
+        return math.sqrt(float(max(own.mean(), self._squares.mean())))
 
     def draws(self, points: Floats, rng: np.random.Generator) -> Floats:
         """Return draws of the losses in full at some points, shape (draw, point)."""
@@ -274,7 +294,13 @@ class Surrogate:
 
 
 def from_search(
-    draws: Floats, levels: Sequence[str], n: Sequence[int], *, alpha: float, df: int, scale: float
+    draws: Floats,
+    levels: Sequence[str],
+    n: Sequence[int],
+    *,
+    alpha: float,
+    df: int,
+    scale: Sequence[float],
 ) -> Effects:
     """Compare levels by draws of their losses.
 
@@ -284,20 +310,20 @@ def from_search(
         n: Trials in full of each.
         alpha: Error of all intervals together, by Bonferroni.
         df: Degrees of freedom that the model's variance is known with.
-        scale: Factor of the draws' standard deviations.
+        scale: Factor of the draws' standard deviations, by level; of two, the larger one.
     """
     gaps = draws[:, None, :] - draws[:, :, None]  # (draw, i, j): loss of j minus that of i
     k = len(levels)
     tail = alpha / (2 * math.comb(k, 2))
     losses = np.median(draws, axis=0)
-    half = float(student.ppf(0.975, df)) * scale * draws.std(axis=0)
+    half = float(student.ppf(0.975, df)) * np.array(scale) * draws.std(axis=0)
     return Effects(
         levels=list(levels),
         losses=losses,
         low=losses - half,
         high=losses + half,
         difference=np.median(gaps, axis=0),
-        margin=float(student.ppf(1 - tail, df)) * scale * gaps.std(axis=0),
+        margin=float(student.ppf(1 - tail, df)) * np.maximum.outer(scale, scale) * gaps.std(axis=0),
         tail=tail,
         df=np.full((k, k), float(df)),
         n_compared=np.full((k, k), df + 1),

@@ -76,13 +76,15 @@ def interaction(
     cells = [{one.key: r, other.key: c} for r in rows for c in columns]
     drawn = model.tuned(cells, rng).reshape(-1, len(rows), len(columns))
     n_changes = math.comb(len(rows), 2) * math.comb(len(columns), 2)
-    factor = float(student.ppf(1 - alpha / (2 * n_changes), model.n_full - 1)) * model.scale
+    quantile = float(student.ppf(1 - alpha / (2 * n_changes), model.n_full - 1))
+    scales = [[model.scale(p, v) for v in values] for p, values in ((one, rows), (other, columns))]
     changes = []
     for a, b in combinations(range(len(rows)), 2):
         leads = drawn[:, b] - drawn[:, a]  # (draw, column): above 0, a is the better one
         for at, to in combinations(range(len(columns)), 2):
             change = leads[:, to] - leads[:, at]
-            by, reach = float(np.median(change)), factor * float(change.std())
+            scale = max(scales[0][a], scales[0][b], scales[1][at], scales[1][to])
+            by, reach = float(np.median(change)), quantile * scale * float(change.std())
             k, m = (a, b) if by >= 0 else (b, a)
             changes.append(
                 _Change(
@@ -119,7 +121,7 @@ def _values(data: StudyData, parameter: Parameter) -> list[Any]:
     """Return the levels that enough trials in full had; of numbers a low, middle and high one."""
     if parameter.numeric:
         if parameter.n_values is not None and parameter.n_values <= 12:
-            values = list(parameter.values())
+            values = sorted(parameter.values())
             return [values[k] for k in sorted({0, len(values) // 2, len(values) - 1})]
         return list(dict.fromkeys(parameter.from_unit(u) for u in (1 / 6, 1 / 2, 5 / 6)))
     had = [identity({"": data.flats.get(t, {}).get(parameter.key)}) for t in data.full["trial"]]

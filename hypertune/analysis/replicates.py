@@ -3,7 +3,6 @@
 import math
 from collections.abc import Mapping
 
-import numpy as np
 import pandas as pd
 
 from hypertune.analysis.frames import StudyData, finite
@@ -17,8 +16,8 @@ _UNRANKED = promise(full=False, epoch=0, loss=math.inf, number=0)
 
 def replicates(data: StudyData) -> dict[str, pd.DataFrame]:
     """Return the replicates of each config, in full or failed, by the text of its identity."""
-    rows = data.trials
-    rows = rows[(rows["role"] == "replicate") & (rows["full"] | (rows["reason"] == "failed"))]
+    rows = data.trials[data.trials["role"] == "replicate"]
+    rows = rows[rows["full"] | rows["reason"].isin(["failed", "lost"])]
     groups: dict[str, list[int]] = {}
     for trial in rows["trial"]:
         if flat := data.flats.get(trial):
@@ -67,8 +66,6 @@ def leaders(
 def losses(data: StudyData, runs: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
     """Return losses on fresh seeds: a row a repeat, a column a config, NaN where there is none.
 
-    Configs with too few repeats to be compared are left out.
-
     Args:
         data: The study.
         runs: Replicates by config, or by what else is to stand above its column.
@@ -79,17 +76,10 @@ def losses(data: StudyData, runs: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
             .groupby(level=0)
             .first()
             for name, rows in ((name, rows[rows["full"]]) for name, rows in runs.items())
-            if len(rows) >= MIN_REPEATS
+            if len(rows)
         }
     )
     return table.astype(float)
-
-
-def comparable(values: pd.DataFrame) -> bool:
-    """Say whether two configs share enough repeats to be compared; ``values`` of `losses`."""
-    known = values.notna().to_numpy().astype(int)
-    shared = known.T @ known
-    return bool((shared[np.triu_indices(len(shared), 1)] >= MIN_REPEATS).any())
 
 
 def recommended(data: StudyData) -> Champion | None:

@@ -177,7 +177,9 @@ def following(data: StudyData, left: Sequence[Undecided]) -> list[str]:
                     f"{show(flat[parameter.key])}, at the {end} end of "
                     f"{show(parameter.low)} to {show(parameter.high)}."
                 )
-    if any(one.n_more for one in left):
+    left = [one for one in left if not one.hopeless]
+    goal = data.study.get("settings", {}).get("goal")
+    if any(one.n_more for one in left) and goal != "best":
         advice.append(
             f"To decide what is undecided, go on: hypertune resume {name} --until-decided "
             "--time-budget 15m runs the best of what is not told apart on more fresh seeds."

@@ -17,8 +17,8 @@ class Contrast:
     Attributes:
         a, b: The levels.
         difference: What ``a`` is better by.
-        low, high: Ends of its interval.
-        outcome: What the interval says.
+        low, high: Ends of its interval; NaN where there is none yet.
+        outcome: What the interval says; ``none`` without one.
         n: Observations that it rests on.
         n_more: About how many more would decide at the next look; None if it is decided.
     """
@@ -63,23 +63,29 @@ class Factor:
         name: Of the factor.
         statements: Each with an estimand of its own.
         numeric: It is a matter of more or less: neighbours may be as good as the best.
+        everywhere: Every config has it: its levels can be compared.
     """
 
     name: str
     statements: list[Statement]
     numeric: bool = False
+    everywhere: bool = True
 
     @property
     def sentence(self) -> str:
         """What there is to say in a sentence."""
         decided = [s for s in self.statements if s.outcome in ("better", "equal")]
         first = (decided or self.statements)[0]
-        return first.sentences[0]
+        left = left_of(self)
+        if not decided or left is None or not left.text:
+            return first.sentences[0]
+        # What is decided need not be the question's answer: the best may be another one.
+        return f"{first.sentences[0]} Undecided: {left.text.partition(': ')[2]}"
 
 
-def cannot_say(estimand: str, basis: str, sentence: str) -> Statement:
+def cannot_say(estimand: str, basis: str, *sentences: str) -> Statement:
     """Return what is said where the data do not carry a statement."""
-    return Statement(estimand=estimand, basis=basis, outcome="none", sentences=[sentence])
+    return Statement(estimand=estimand, basis=basis, outcome="none", sentences=[*sentences])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,12 +97,14 @@ class Undecided:
         levels: Those that may be, as texts; none where levels are not compared.
         n_more: Replicates of each that are expected to decide; None if more configs must be tried.
         text: The same in words.
+        hopeless: Nothing that a study can go on with would decide it.
     """
 
     factor: str
     levels: Sequence[str]
     n_more: int | None
     text: str
+    hopeless: bool = False
 
 
 def left_of(factor: Factor) -> Undecided | None:
@@ -111,7 +119,7 @@ def left_of(factor: Factor) -> Undecided | None:
         worse = {c.b for c in said.contrasts if c.outcome == "better"}
         best = max(ahead, key=lambda one: (one not in worse, ahead[one]), default=None)
         of_best = [c for c in said.contrasts if best in (c.a, c.b)]
-        left = [c for c in of_best if c.outcome == "undecided"]
+        left = [c for c in of_best if c.outcome not in ("better", "equal")]
         told = factor.numeric and len(left) < len(of_best)
         if said.outcome in ("better", "equal") and (told or not left):
             return None
@@ -125,4 +133,10 @@ def left_of(factor: Factor) -> Undecided | None:
         text = (
             f"{factor.name}: {best} is not told apart yet from {', '.join(others)} ({said.basis})."
         )
-    return Undecided(factor=factor.name, levels=levels, n_more=n_more, text=text)
+    return Undecided(
+        factor=factor.name,
+        levels=levels,
+        n_more=n_more,
+        text=text,
+        hopeless=not factor.everywhere,
+    )

@@ -199,7 +199,7 @@ def _score(
     row = best_result(results.get(trial.id, ()), study)
     if row is None:
         return None
-    again = () if champion is None else champion.losses.get(trial.id, ())
+    again = [] if champion is None else [*champion.losses.get(trial.id, {}).values()]
     sign = -1 if study["mode"] == "max" else 1
     look = next((e.data for e in tests if e.trial == trial.id), {})
     test = look.get("metrics", {}).get(study["test_metric"] or "")

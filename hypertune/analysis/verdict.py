@@ -25,7 +25,7 @@ from hypertune.analysis import effects
 from hypertune.analysis.frames import StudyData, finite
 from hypertune.analysis.importance import Importance, importances
 from hypertune.analysis.interaction import interaction
-from hypertune.analysis.replicates import comparable, leaders, losses, replicates
+from hypertune.analysis.replicates import leaders, losses, replicates
 from hypertune.analysis.search_review import by_chance, following, review
 from hypertune.analysis.statements import (
     MIN_FULL,
@@ -39,7 +39,7 @@ from hypertune.analysis.statements import (
 )
 from hypertune.analysis.words import show
 from hypertune.analysis.worth import worth
-from hypertune.records import MIN_REPEATS
+from hypertune.records import MIN_REPEATS, dependable
 from hypertune.space import Categorical, Parameter, identity, level_text
 
 MIN_DRAWN = 4
@@ -48,6 +48,8 @@ _WEIGHTS = {"levels": 1.0, "champions": 2.0, "averages": 1.0, "default": 1.0}
 """How the kinds of statements that the data carry share the error: by data, not by outcome."""
 _N_GRID = 12
 _MANY = 200
+_MOST_TIMES = 1000.0
+"""No interval is made narrower than by this factor by going on."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,7 +92,7 @@ def judge(data: StudyData, *, seed: int = 0) -> Verdict:
         data: The study.
         seed: Of the draws that intervals from a model are made of.
     """
-    judge = _Judge(data, np.random.default_rng(seed))
+    judge = _Judge(data, seed)
     factors = [judge.factor(name) for name in data.study["factors"]]
     found = importances(data, seed=seed)
     return Verdict(
@@ -109,12 +111,12 @@ def judge(data: StudyData, *, seed: int = 0) -> Verdict:
 
 def judge_factor(data: StudyData, name: str, *, seed: int = 0) -> Factor:
     """Return what a study lets one say of one factor; arguments as in `judge`."""
-    return _Judge(data, np.random.default_rng(seed)).factor(name)
+    return _Judge(data, seed).factor(name)
 
 
 class _Judge:
-    def __init__(self, data: StudyData, rng: np.random.Generator) -> None:
-        self.data, self.rng = data, rng
+    def __init__(self, data: StudyData, seed: int) -> None:
+        self.data, self.seed = data, seed
         self.study, self.sign = data.study, data.sign
         look = max(1, int(data.study.get("n_sessions", 1)))
         self.alpha = effects.spent(look)
@@ -125,6 +127,11 @@ class _Judge:
         self.margin = self._margin()
         usable = len(self.full) >= 2 * MIN_FULL and self.full["value"].nunique() > 1
         self.surrogate = effects.Surrogate(data) if usable else None
+
+    def rng(self, *names: str) -> np.random.Generator:
+        """Return the draws for some factors, whatever others there are."""
+        order = list(self.study["factors"])
+        return np.random.default_rng([self.seed, *(order.index(name) for name in names)])
 
     def _margin(self) -> float:
         """Return the study's margin, or else a hundredth of the best value."""
@@ -151,7 +158,7 @@ class _Judge:
         if len(parameters) > 1 or parameters[0].condition is not None:
             sentence = f"{name} is not in every config: it is not compared."
             none = cannot_say("levels of a part of the space", "none", sentence)
-            return Factor(name=name, statements=[none])
+            return Factor(name=name, statements=[none], everywhere=False)
         parameter = parameters[0]
         ways: dict[str, Statement | Said] = {}
         respond = self._response if parameter.numeric else self._levels
@@ -184,7 +191,7 @@ class _Judge:
         estimand = f"each level of {parameter.name} with all else tuned for it"
         basis = "a model of the trials in full"
         n = [len(trials) for trials in self._of_part(parameter, self.full)]
-        texts = [level_text(level) for level in parameter.choices]
+        texts = list(parameter.parts)
         kept = [k for k, count in enumerate(n) if count >= MIN_FULL]
         counts = ", ".join(f"{count} of {text}" for text, count in zip(texts, n, strict=True))
         if self.surrogate is None or len(kept) < 2:
@@ -195,8 +202,9 @@ class _Judge:
                 f"are {counts}; it takes at least {MIN_FULL} of each of two levels.",
             )
         levels = [parameter.choices[k] for k in kept]
-        drawn = self.surrogate.by_level(parameter.key, levels, self.rng)
-        n_trials, surrogate = len(self.full), self.surrogate
+        drawn = self.surrogate.by_level(parameter.key, levels, self.rng(parameter.name))
+        n_trials, n_known = len(self.full), self.surrogate.n_full
+        scale = [self.surrogate.scale(parameter, level) for level in levels]
         end = f"by a model of {n_trials} trials in full, {counts}"
         names = {text: text for text in texts}
 
@@ -206,8 +214,8 @@ class _Judge:
                 [texts[k] for k in kept],
                 [n[k] for k in kept],
                 alpha=alpha,
-                df=surrogate.n_full - 1,
-                scale=surrogate.scale,
+                df=n_known - 1,
+                scale=scale,
             )
             return self._statement(
                 parameter, estimand, basis, found, names, lambda _: end, "trials"
@@ -259,9 +267,9 @@ class _Judge:
         found = leaders(self.data, parameter, self.runs)
         notes = [self._effort(parameter)]
         for part, config in list(found.items()):
-            n_tried = len(self.runs[config])
-            n_failed = n_tried - int(self.runs[config]["full"].sum())
-            if 2 * n_failed > n_tried:
+            n_tried, n_full = len(self.runs[config]), int(self.runs[config]["full"].sum())
+            n_failed = n_tried - n_full
+            if not dependable(n_full, n_tried):
                 notes.append(
                     f"The best configuration found of {parameter.name} {part} failed on {n_failed} "
                     f"of {n_tried} fresh seeds: it is not compared."
@@ -270,21 +278,17 @@ class _Judge:
             elif n_failed:
                 notes.append(
                     f"The best configuration found of {parameter.name} {part} failed on {n_failed} "
-                    f"of {n_tried} fresh seeds: it is compared by the others."
+                    f"of {n_tried} fresh seeds: only the others count."
                 )
         if len(found) < 2:
             return cannot_say(
                 estimand,
                 basis,
-                f"No two {kind}s of {parameter.name} were run again on fresh seeds.",
+                f"The best configurations of fewer than two {kind}s of {parameter.name} got to "
+                "the end on fresh seeds.",
+                *notes[1:],
             )
         values = losses(self.data, {level: self.runs[c] for level, c in found.items()})
-        if not comparable(values):
-            sentence = (
-                f"No two {kind}s of {parameter.name} share as many as {MIN_REPEATS} fresh seeds, "
-                "which it takes to compare them."
-            )
-            return cannot_say(estimand, basis, sentence)
         levels = list(map(str, values))
         names = {level: f"the best {level} configuration found" for level in levels}
         if parameter.numeric:
@@ -322,10 +326,11 @@ class _Judge:
             known = self.data.flats[rows["trial"].iloc[0]]
             if rest(known) == rest(flat):
                 value = known[parameter.key]
-                runs[level_text(value)] = rows
-                names[level_text(value)] = f"the default with {parameter.name} {show(value)}"
+                level = level_text(value) if parameter.by_range else parameter.part(value)
+                runs[level] = rows
+                names[level] = f"the default with {parameter.name} {show(value)}"
         values = losses(self.data, runs)
-        if not comparable(values):
+        if len(values.columns) < 2:
             return None
         names = {level: names[level] for level in map(str, values)}
 
@@ -354,7 +359,7 @@ class _Judge:
             self.surrogate,
             alpha=self.alpha,
             margin=self.margin,
-            rng=self.rng,
+            rng=self.rng(one, other),
         )
 
     def _effort(self, parameter: Parameter) -> str:
@@ -373,20 +378,21 @@ class _Judge:
         contrasts = []
         for i, j in combinations(range(len(found.levels)), 2):
             difference, reach = float(found.difference[i, j]), float(found.margin[i, j])
-            if math.isnan(reach):
-                continue
+            n = int(found.n_compared[i, j])
             a, b = found.levels[i], found.levels[j]
             if difference < 0:  # the better one first
                 a, b, difference = b, a, -difference
             low, high = difference - reach, difference + reach
             outcome: Outcome = "undecided"
-            if low > 0:
+            if math.isnan(reach):
+                outcome = "none"
+            elif low > 0:
                 outcome = "better"
             elif max(-low, high) <= self.margin:
                 outcome = "equal"
-            more = None
+            more = max(effects.MIN_ALIKE - n, 1) if outcome == "none" else None
             if outcome == "undecided":
-                target = max(difference, self.margin - difference, 1e-12)
+                target = max(difference, self.margin - difference, reach / _MOST_TIMES)
                 more = found.n_more(i, j, target, found.tail * self.next_share)
             contrasts.append(
                 Contrast(
@@ -396,7 +402,7 @@ class _Judge:
                     low=low,
                     high=high,
                     outcome=outcome,
-                    n=int(found.n_compared[i, j]),
+                    n=n,
                     n_more=more,
                 )
             )
@@ -413,7 +419,11 @@ class _Judge:
         end = ending(c.n)
         a, b = names[c.a], names[c.b]
         interval = f"95 %: {show(c.low)} to {show(c.high)}"
-        if c.outcome == "better":
+        if c.low == c.high and c.outcome == "better":
+            text = f"{a} beats {b} by {show(c.difference)}, the same on each seed, {end}."
+        elif c.low == c.high:
+            text = f"{a} and {b} are equal to the last digit, {end}."
+        elif c.outcome == "better":
             small = ", which is less than matters" if c.high <= self.margin else ""
             text = f"{a} beats {b} by {show(c.difference)} ({interval}){small}, {end}."
         elif c.outcome == "equal":
@@ -452,23 +462,22 @@ class _Judge:
             notes: Sentences that follow.
         """
         contrasts = self._contrasts(found)
-        if not contrasts:
-            sentence = (
-                f"{parameter.name}: losses differ by the same on all seeds, for want of digits: "
-                "nothing is known of how that difference scatters."
-            )
-            return cannot_say(estimand, basis, sentence)
         rank: dict[Outcome, int] = {"better": 0, "equal": 1, "undecided": 2, "none": 3}
         # What is decided comes first, the largest difference before the others.
         order = sorted(
             range(len(contrasts)),
             key=lambda k: (rank[contrasts[k].outcome], -contrasts[k].difference),
         )
-        said = [k for k in order if contrasts[k].outcome != "undecided"] or order[:1]
-        n_open = len(order) - len(said)
+        undecided = [k for k in order if contrasts[k].outcome == "undecided"]
+        said = [k for k in order if contrasts[k].outcome in ("better", "equal")] or undecided[:1]
+        n_open = len([k for k in undecided if k not in said])
         more = [f"{_more_pairs(n_open)} undecided."] if n_open else []
-        if n_apart := math.comb(len(found.levels), 2) - len(contrasts):
-            more.append(f"{_more_pairs(n_apart)} not compared, for want of seeds or of digits.")
+        if n_apart := sum(c.outcome == "none" for c in contrasts):
+            more.append(
+                f"{_more_pairs(n_apart) if said else parameter.name + ':'} not compared: they "
+                f"share fewer than {MIN_REPEATS} fresh seeds, or differ by the same on all of "
+                "these few."
+            )
         return Statement(
             estimand=estimand,
             basis=basis,
@@ -478,7 +487,8 @@ class _Judge:
                 *more,
                 *notes,
             ],
-            levels=self._rows(found),
+            # Of a single value no interval is known.
+            levels=[row for row in self._rows(found) if row["n"] > 1],
             contrasts=[contrasts[k] for k in order],
         )
 
@@ -508,14 +518,13 @@ class _Judge:
                 "not all alike.",
             )
         values = _grid(parameter)
-        drawn = self.surrogate.by_level(parameter.key, values, self.rng)
+        drawn = self.surrogate.by_level(parameter.key, values, self.rng(parameter.name))
         texts = [show(v) for v in values]
-        n, surrogate = self._counts(parameter, values), self.surrogate
+        n, n_known = self._counts(parameter, values), self.surrogate.n_full
+        scale = [self.surrogate.scale(parameter, value) for value in values]
 
         def say(alpha: float) -> Statement:
-            found = effects.from_search(
-                drawn, texts, n, alpha=alpha, df=surrogate.n_full - 1, scale=surrogate.scale
-            )
+            found = effects.from_search(drawn, texts, n, alpha=alpha, df=n_known - 1, scale=scale)
             return self._curve(parameter, estimand, basis, found, values)
 
         return say
@@ -579,7 +588,7 @@ def _more_pairs(n: int) -> str:
 
 def _grid(parameter: Parameter) -> list[Any]:
     if parameter.n_values is not None and parameter.n_values <= _N_GRID:
-        return list(parameter.values())
+        return sorted(parameter.values())
     units = (np.arange(_N_GRID) + 0.5) / _N_GRID
     return list(dict.fromkeys(parameter.from_unit(float(u)) for u in units))
 

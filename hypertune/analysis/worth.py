@@ -3,13 +3,13 @@
 import math
 from statistics import fmean
 
-import numpy as np
+import pandas as pd
 
 from hypertune.analysis import effects
 from hypertune.analysis.frames import StudyData
-from hypertune.analysis.replicates import recommended
+from hypertune.analysis.replicates import recommended, replicates
 from hypertune.analysis.words import show
-from hypertune.records import MIN_REPEATS, Champion
+from hypertune.records import MIN_REPEATS, Champion, dependable
 from hypertune.space import identity
 
 
@@ -24,7 +24,25 @@ def worth(data: StudyData, *, alpha: float) -> list[str]:
     sentences = []
     if best is not None and best.losses:
         sentences += _against_default(data, best, alpha) + _regression(data, best)
-    return sentences + _on_test(data, best)
+    return sentences + _failures(data, best) + _on_test(data, best)
+
+
+def _failures(data: StudyData, best: Champion | None) -> list[str]:
+    """Say which configs failed on fresh seeds: most of those that did are not recommended."""
+    sentences = []
+    chosen = identity(data.flats[best.trial]) if best and best.trial in data.flats else ""
+    for config, rows in replicates(data).items():
+        n, n_failed = len(rows), int((~rows["full"]).sum())
+        if n_failed and config == chosen:
+            sentences.append(
+                f"The recommended configuration failed on {n_failed} of {n} fresh seeds."
+            )
+        elif not dependable(n - n_failed, n):
+            sentences.append(
+                f"A configuration that failed on {n_failed} of {n} fresh seeds is not recommended: "
+                f"{config}."
+            )
+    return sentences
 
 
 def _against_default(data: StudyData, best: Champion, alpha: float) -> list[str]:
@@ -36,21 +54,27 @@ def _against_default(data: StudyData, best: Champion, alpha: float) -> list[str]
     names = {trial: identity(data.flats[trial]) for trial in best.losses}
     flat = data.space.flatten(data.study["default"])
     default = next((t for t, name in names.items() if name == identity(flat)), None)
-    values = np.array(list(best.losses.values()))
-    n_configs, n = values.shape
-    if default is None or n < MIN_REPEATS or n_configs < 2:
+    n_configs = len(best.losses)
+    if default is None or n_configs < 2:
         return []
     if default == best.trial:
-        return [f"Of {n_configs} configurations the default is the best one on {n} fresh seeds."]
-    pair = np.array([best.losses[best.trial], best.losses[default]])
-    found = effects.from_replicates(pair, ["best", "default"], alpha=alpha / (n_configs - 1))
+        return [
+            f"Of {n_configs} configurations the default is the best one, on "
+            f"{len(best.losses[default])} fresh seeds."
+        ]
+    pair = pd.DataFrame({name: best.losses[name] for name in (best.trial, default)}).dropna()
+    if len(pair) < MIN_REPEATS:
+        return []
+    found = effects.from_replicates(
+        pair.to_numpy().T, ["best", "default"], alpha=alpha / (n_configs - 1)
+    )
     mean, reach = float(found.difference[0, 1]), float(found.margin[0, 1])
     if math.isnan(reach):  # for want of digits
         return []
     verb = "beats" if mean > reach else "is not told apart from"
     return [
-        f"On {n} fresh seeds the recommended configuration, the best one of {n_configs}, {verb} "
-        f"the default: {show(mean)} in its favour (95 %: {show(mean - reach)} to "
+        f"On {len(pair)} fresh seeds the recommended configuration, the best one of {n_configs}, "
+        f"{verb} the default: {show(mean)} in its favour (95 %: {show(mean - reach)} to "
         f"{show(mean + reach)})."
     ]
 
@@ -60,7 +84,7 @@ def _regression(data: StudyData, best: Champion) -> list[str]:
     sentences = []
     trials = data.trials.set_index("trial")
     if best.winner in best.losses:
-        again, n = fmean(best.losses[best.winner]), len(best.losses[best.winner])
+        again, n = fmean(best.losses[best.winner].values()), len(best.losses[best.winner])
         before = data.sign * float(trials["value"][best.winner])
         back = again - before
         verb = f"worse by {show(back)}" if back > 0 else f"as good, or better by {show(-back)}"
@@ -70,10 +94,14 @@ def _regression(data: StudyData, best: Champion) -> list[str]:
             f"search and has {show(data.sign * again)} on {n} fresh seeds, {verb}{why}."
         )
         if best.trial != best.winner:
-            gap = again - fmean(best.losses[best.trial])
+            one, other = best.losses[best.winner], best.losses[best.trial]
+            shared = one.keys() & other.keys()
+            gap = fmean(one[r] - other[r] for r in shared) if shared else 0.0
             sentences.append(
-                f"Trial {best.trial} is better there by {show(gap)}, and is recommended in its "
-                "place."
+                f"Trial {best.trial} is better by {show(gap)} on {len(shared)} of them, and is "
+                "recommended in its place."
+                if gap > 0
+                else f"Trial {best.trial} is recommended in its place."
             )
     return sentences
 
@@ -85,17 +113,26 @@ def _on_test(data: StudyData, champion: Champion | None) -> list[str]:
     if of_best.empty:
         return ["The test part was not opened for the recommended configuration."]
     best = of_best.iloc[0]
-    name = data.study["test_metric"]
-    sentences = []
-    for _, row in looked.iterrows():
-        if row["trial"] == best["trial"]:
+    default = identity(data.space.flatten(data.study["default"]))
+    others: list[tuple[str, float]] = []
+    n_looks = 1
+    for trial, role, label, test in zip(
+        *(looked[name] for name in ("trial", "role", "label", "test")), strict=True
+    ):
+        if trial == best["trial"]:
             continue
-        simple = row["role"] == "baseline" and row["label"] != "default"
-        other = row["label"] if simple else "the default configuration"
-        gap = data.sign * (row["test"] - best["test"])
-        verb = "beats" if gap > 0 else "does not beat"
-        sentences.append(
-            f"On the test part the recommended configuration {verb} {other}: {name} "
-            f"{show(best['test'])} against {show(row['test'])} (one seed, one look)."
-        )
-    return sentences
+        if identity(data.flats.get(trial, {})) == default:
+            others.append(("the default configuration", test))
+        elif role == "baseline":
+            others.append((label, test))
+        else:
+            others.append((f"the configuration recommended before (trial {trial})", test))
+            n_looks += 1
+    name, mine = data.study["test_metric"], best["test"]
+    looks = "one look" if n_looks == 1 else f"{n_looks} looks"
+    return [
+        f"On the test part the recommended configuration "
+        f"{'beats' if data.sign * (test - mine) > 0 else 'does not beat'} {other}: {name} "
+        f"{show(mine)} against {show(test)} (one seed, {looks})."
+        for other, test in others
+    ]

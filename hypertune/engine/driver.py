@@ -104,6 +104,10 @@ class Undecided(Protocol):
     def text(self) -> str:
         """The same in words."""
 
+    @property
+    def hopeless(self) -> bool:
+        """Nothing that a study can go on with would decide it."""
+
 
 Judge = Callable[[Path], Sequence[Undecided]]
 """Looks at a study's folder, as the next look at it, and returns what is undecided."""
@@ -468,6 +472,12 @@ class Driver:
             for t in self.journal.trials()
             if t.role == "replicate"
         }
+        # Of more levels than run again the default's is compared as well, by the default.
+        flat = self.search.space.flatten(self.study.default)
+        for parameter in self.search.space.parameters:
+            if parameter.name in self.settings.compared(self.study) and parameter.key in flat:
+                part = parameter.part(flat[parameter.key])
+                configs.setdefault(best_of(parameter.name, part), configs["default"])
         due = []
         n_repeats = dict.fromkeys(labels, self.n_repeats)
         for label, n in _more_repeats(looks).items():
@@ -523,6 +533,7 @@ class Driver:
         take turns.
         """
         look: dict[str, Any] = {"undecided": [one.text for one in undecided]}
+        undecided = [one for one in undecided if not one.hopeless]
         repeats = [one for one in undecided if one.n_more is not None]
         repeated = bool(self.looks) and "levels" in self.looks[-1]
         if len(repeats) < len(undecided) and (repeated or not repeats):

@@ -113,8 +113,8 @@ def resume(
             catch_up(folder, storage)
         earlier = Earlier.read(folder)
         prepared, settings = earlier.replay(space, changes or {})
-        settings.check_end(begun=True)
         study = prepared.study
+        settings.of(study).check_end(begun=True)
         with (
             _at_hand(prepared, settings, observer) as session,
             contextlib.closing(Journal(folder / "journal.db")) as journal,

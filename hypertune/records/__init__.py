@@ -5,6 +5,7 @@ from hypertune.records.champion import (
     Champion,
     Run,
     champion,
+    dependable,
     read_champion,
     recommended,
 )
@@ -46,6 +47,7 @@ __all__ = [
     "champion",
     "copy_journal",
     "delivered",
+    "dependable",
     "flat_names",
     "has_copy",
     "has_tensorboard",

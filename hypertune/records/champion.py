@@ -5,8 +5,10 @@ again on fresh seeds, the same ones for each, and the best mean over these seeds
 part is opened for that one. Where nothing ran again the search's own best is recommended.
 """
 
+from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from statistics import fmean
 from typing import Any
 
 from hypertune.records.journal import FULL, Journal, ResultRow, TrialRow, best_result
@@ -49,21 +51,31 @@ class Champion:
             config that the search stopped early that is its run on the first fresh seed.
         full: It ran in full; else it is the best of those that got furthest.
         winner: The trial that the search alone would recommend.
-        losses: Losses on fresh seeds, the same ones for each, by the trial that stands for a
-            config; empty where the search alone decides.
+        losses: Losses on fresh seeds by repeat, by the trial that stands for a config; empty where
+            the search alone decides. Those that were not told apart may have more of them.
     """
 
     trial: int
     full: bool
     winner: int
-    losses: Mapping[int, Sequence[float]]
+    losses: Mapping[int, Mapping[int, float]]
+
+
+def dependable(n_full: int, n_tried: int) -> bool:
+    """Say whether a config got to the end on enough of its fresh seeds to be judged by these.
+
+    Those on which it failed are no random ones.
+    """
+    return 4 * n_full >= 3 * n_tried
 
 
 def champion(runs: Iterable[Run]) -> Champion | None:
     """Return what a study recommends; None if there is nothing.
 
-    A config that failed on a fresh seed is not recommended. A winner whose config was changed on
-    the way cannot run again, and is recommended as it is.
+    Configs are dropped one by one, the one with the worst mean over the seeds that all those left
+    have run on: so further seeds count between those that were not told apart. One that failed on
+    more than a quarter of its seeds is not recommended. A winner whose config was changed on the
+    way cannot run again, and is recommended as it is.
     """
     runs = list(runs)
     usable = [r for r in runs if r.loss is not None and r.reason not in ("failed", "lost")]
@@ -89,21 +101,28 @@ def champion(runs: Iterable[Run]) -> Champion | None:
     for run in again:
         if run.repeat == 1 and run.reason in FULL:
             stands.setdefault(run.config, run.trial)
-    bad = {r.config for r in again if r.reason in ("failed", "lost")}
-    bad |= {r.config for r in again if r.reason in FULL and r.loss is None}
+    tried = Counter(r.config for r in again if r.reason in (*FULL, "failed", "lost"))
     tables: dict[str, dict[int, float]] = {}
     for run in again:
-        if run.reason in FULL and run.config in stands and run.config not in bad:
-            tables.setdefault(run.config, {})[run.repeat] = _loss(run)
+        if run.reason in FULL and run.loss is not None and run.config in stands:
+            tables.setdefault(run.config, {})[run.repeat] = run.loss
+    tables = {c: table for c, table in tables.items() if dependable(len(table), tried[c])}
     # One that was begun late, before the time was up, must not cost the others their seeds.
     if any(len(table) >= MIN_REPEATS for table in tables.values()):
         tables = {c: table for c, table in tables.items() if len(table) >= MIN_REPEATS}
-    shared = set.intersection(*map(set, tables.values())) if tables else set()
-    if not shared:
+    if not tables:
         return Champion(trial=winner, full=full, winner=winner, losses={})
-    losses = {stands[c]: [table[r] for r in sorted(shared)] for c, table in tables.items()}
-    best = min(losses, key=lambda trial: (sum(losses[trial]), trial))
-    return Champion(trial=best, full=True, winner=winner, losses=losses)
+    losses = {stands[config]: table for config, table in tables.items()}
+    left = dict(losses)
+    while len(left) > 1:
+        shared = set.intersection(*map(set, left.values()))
+        ranks = {
+            # Where they share none, the one with the fewest goes first.
+            trial: (fmean(table[r] for r in shared) if shared else -len(table), trial)
+            for trial, table in left.items()
+        }
+        del left[max(ranks, key=ranks.__getitem__)]
+    return Champion(trial=next(iter(left)), full=True, winner=winner, losses=losses)
 
 
 def recommended(

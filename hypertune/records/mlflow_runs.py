@@ -125,7 +125,7 @@ def _study_metrics(study: Mapping[str, Any], champion: Champion | None, t_ms: in
     if champion is None or not champion.losses:
         return []
     sign = -1 if study["mode"] == "max" else 1
-    value = sign * fmean(champion.losses[champion.trial])
+    value = sign * fmean(champion.losses[champion.trial].values())
     return [Item("metric", _key(f"champion_{study['metric']}"), value, t_ms)]
 
 
@@ -226,8 +226,11 @@ def _user() -> str:
 
 
 def n_sessions(journal: Journal) -> int:
-    """Return how often a study was looked at: at the end of a search, and where it was extended."""
-    return len(journal.events(kind="search_end")) + len(journal.events(kind="look"))
+    """Return how often a study was looked at, a look at one that is under way among them."""
+    marks = [e.kind for e in journal.events() if e.kind in ("search_start", "search_end", "look")]
+    ends = [kind for kind in marks if kind != "look"]
+    under_way = ends[-1:] == ["search_start"]
+    return len(marks) - marks.count("search_start") + under_way
 
 
 def _json_tags(value: Mapping[str, Any]) -> dict[str, str]:

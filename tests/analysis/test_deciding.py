@@ -1,5 +1,6 @@
 """What is left to decide, and by what: more repeats, or more configs."""
 
+import contextlib
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ from hypertune.analysis.deciding import undecided
 from hypertune.analysis.frames import load
 from hypertune.analysis.statements import Contrast, Factor, Outcome, Statement
 from hypertune.analysis.verdict import judge
+from hypertune.records import Journal
 
 LSTM = {**DEFAULT, "cell": "lstm"}
 SPREAD = [0.90, 0.97, 0.93, 0.95]
@@ -52,18 +54,18 @@ def test_what_repeats_cannot_decide_needs_more_configs(tmp_path: Path) -> None:
 def test_each_look_has_less_error_to_spend(tmp_path: Path) -> None:
     gaps = [0.03 + 0.002 * k for k in range(60)]
 
-    def first(ended: bool) -> int:
-        return next(
-            k
-            for k, gap in enumerate(gaps)
-            if not undecided(
-                write_study(tmp_path / f"{ended}-{k}", repeated(gap), factors=["cell"]),
-                ended=ended,
-            )
-        )
+    def first(*, again: bool) -> int:
+        for k, gap in enumerate(gaps):
+            folder = write_study(tmp_path / f"{again}-{k}", repeated(gap), factors=["cell"])
+            if again:
+                with contextlib.closing(Journal(folder / "journal.db")) as journal:
+                    journal.add_event("search_start")
+            if not undecided(folder):
+                return k
+        raise AssertionError("no gap is decided")
 
-    # The made studies' searches have ended once: the end is look 1, going on would be look 2.
-    assert first(ended=True) < first(ended=False)
+    # The made studies' searches have ended once: the end is look 1, going on is look 2.
+    assert first(again=False) < first(again=True)
 
 
 def contrast(a: str, b: str, outcome: Outcome) -> Contrast:

@@ -2,24 +2,26 @@
 
 import math
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from made_studies import DEFAULT, Made, write_study
+from made_studies import DEFAULT, SPACE, Made, write_study
+from ray import tune
 from scipy import stats
 
 from hypertune.analysis import effects
 from hypertune.analysis.deciding import undecided
 from hypertune.analysis.frames import load
-from hypertune.analysis.replicates import comparable, recommended
 from hypertune.analysis.replicates import losses as losses_of
+from hypertune.analysis.replicates import recommended
 from hypertune.analysis.replicates import replicates as replicates_of
 from hypertune.analysis.statements import Statement
 from hypertune.analysis.summary import summarize
 from hypertune.analysis.verdict import Verdict, judge, judge_factor
-from hypertune.space import identity
+from hypertune.space import Space, identity
 
 LSTM = {**DEFAULT, "cell": "lstm", "lr": 3e-3}
 
@@ -104,7 +106,7 @@ def test_only_common_repeats_in_full_count(tmp_path: Path) -> None:
     assert "on 3 fresh seeds" in of_configs(write_study(tmp_path / "a", runs)).sentences[0]
     nothing = of_configs(write_study(tmp_path / "b", few))
     assert nothing.outcome == "none"
-    assert "share as many as 3 fresh seeds" in nothing.sentences[0]
+    assert "cell: not compared: they share fewer than 3 fresh seeds" in nothing.sentences[0]
 
 
 def test_five_trials_cannot_say(tmp_path: Path) -> None:
@@ -247,15 +249,31 @@ def test_the_models_intervals_grow_with_its_errors(tmp_path: Path) -> None:
         ]
         model = effects.Surrogate(load(write_study(tmp_path / name, trials)))
         drawn = model.by_level("cell", ["gru", "lstm"], np.random.default_rng(1))
-        found = effects.from_search(drawn, ["a", "b"], [12, 12], alpha=0.05, df=23, scale=1.0)
-        twice = effects.from_search(drawn, ["a", "b"], [12, 12], alpha=0.05, df=23, scale=2.0)
+        compare = partial(effects.from_search, drawn, ["a", "b"], [12, 12], alpha=0.05, df=23)
+        found, twice = compare(scale=[1.0, 1.0]), compare(scale=[0.5, 2.0])
         assert twice.margin[0, 1] == pytest.approx(2 * found.margin[0, 1])
         assert found.difference[0, 1] == pytest.approx(0.1, abs=0.05)
-        return model.scale, float(found.margin[0, 1])
+        cell = next(p for p in Space(SPACE).parameters if p.name == "cell")
+        return model.scale(cell, "gru"), float(found.margin[0, 1])
 
     quiet, noisy = scale("quiet", 0.001), scale("noisy", 0.05)
     assert 0.3 < noisy[0] < 3
     assert quiet[1] < noisy[1]
+
+
+def test_the_model_is_believed_least_of_the_level_that_it_errs_on(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    trials = [
+        Made(
+            losses=[1 + (0.2 if k % 2 else 0.01) * rng.standard_normal()] * 9,
+            config={**DEFAULT, "cell": ["gru", "lstm"][k % 2], "units": 8 + k},
+        )
+        for k in range(24)
+    ]
+    model = effects.Surrogate(load(write_study(tmp_path / "s", trials)))
+    cell, window = (p for p in Space(SPACE).parameters if p.name in ("cell", "window"))
+    assert model.scale(cell, "lstm") > 1.2 * model.scale(cell, "gru")
+    assert model.scale(cell, "gru") == model.scale(window, 12) == model.scale(window, 24)
 
 
 def test_best_at_a_bound_and_failures_are_told(tmp_path: Path) -> None:
@@ -404,7 +422,7 @@ def test_a_winner_that_was_only_lucky_is_replaced_and_that_is_said(tmp_path: Pat
     worth = judge(load(folder)).worth
     assert "the best one of 3, beats the default" in worth[0]
     assert worth[1].endswith("on 4 fresh seeds, worse by 0.255: the luck of the winner.")
-    assert worth[2].startswith("Trial 2 is better there by 0.25")
+    assert worth[2].startswith("Trial 2 is better by 0.253 on 4 of them, and is recommended")
     assert "0.9 against 0.95" in worth[3]
     summary = summarize(folder)
     assert summary.best is not None
@@ -461,10 +479,15 @@ def test_differences_that_scatter_by_less_than_a_digit_are_no_evidence(tmp_path:
     made = replicates([0.9, 0.8, 0.85], [0.95, 0.85, 0.9])
     said = of_configs(write_study(tmp_path / "a", made))
     assert said.outcome == "none"
-    assert "for want of digits" in said.sentences[0]
-    # Where no seed makes a difference there is nothing to scatter.
-    said = of_configs(write_study(tmp_path / "b", replicates([0.9] * 3, [0.95] * 3)))
-    assert (said.outcome, said.contrasts[0].n) == ("better", 3)
+    assert "or differ by the same on all of these few" in said.sentences[0]
+    # Where no seed makes a difference there is nothing to scatter; three may be alike by chance.
+    for n, outcome in ((3, "none"), (5, "better")):
+        said = of_configs(write_study(tmp_path / f"{n}", replicates([0.9] * n, [0.95] * n)))
+        assert (said.outcome, said.contrasts[0].n) == (outcome, n)
+    assert "beats the best lstm configuration found by 0.05, the same on each" in said.sentences[0]
+    said = of_configs(write_study(tmp_path / "equal", replicates([1.0] * 5, [1.0] * 5)))
+    assert said.outcome == "equal"
+    assert "are equal to the last digit, on 5 fresh seeds" in said.sentences[0]
 
 
 def test_losses_on_fresh_seeds_stand_by_repeat(tmp_path: Path) -> None:
@@ -474,10 +497,8 @@ def test_losses_on_fresh_seeds_stand_by_repeat(tmp_path: Path) -> None:
         trials += [Made(losses=[r] * 9, config=config, role="replicate", repeat=r) for r in repeats]
     data = load(write_study(tmp_path / "a", trials))
     found = losses_of(data, replicates_of(data))
-    assert found.shape == (5, 3)  # two repeats are too few
+    assert found.shape == (5, 4)
     assert found[identity(third)].dropna().to_dict() == {3: 3.0, 4: 4.0, 5: 5.0}
-    assert comparable(found)
-    assert not comparable(found.iloc[:2])
 
 
 def runs_of(config: dict[str, Any], searched: float, again: Sequence[float]) -> list[Made]:
@@ -526,7 +547,7 @@ def test_numbers_are_compared_by_ranges_on_fresh_seeds(tmp_path: Path) -> None:
         ("50 to 128", "8 to 19", "better"),
     }
     assert "8 to 19: 1 trials, 1 in full, 9 epochs" in said.sentences[-1]
-    assert undecided(folder, ended=True) == []  # one range is told from the best
+    assert undecided(folder) == []  # one range is told from the best
 
 
 def test_what_fails_on_most_fresh_seeds_is_left_out_of_the_comparison(tmp_path: Path) -> None:
@@ -555,7 +576,7 @@ def test_the_default_is_not_called_the_best_found_of_its_level(tmp_path: Path) -
     made += [Made(losses=[0.6] * 9, config={**DEFAULT, "lr": 2e-3})]  # a better gru, not run again
     said = judge_factor(load(write_study(tmp_path / "s", made)), "cell").statements
     assert not any(s.of_leaders for s in said)
-    assert any("No two levels of cell were run again" in s.sentences[0] for s in said)
+    assert any("configurations of fewer than two levels of cell" in s.sentences[0] for s in said)
 
 
 def test_a_leader_that_hardly_ran_again_does_not_cost_a_comparison(tmp_path: Path) -> None:
@@ -569,3 +590,133 @@ def test_a_leader_that_hardly_ran_again_does_not_cost_a_comparison(tmp_path: Pat
     best = recommended(data)
     assert best is not None
     assert {len(losses) for losses in best.losses.values()} == {3}
+
+
+def test_an_extension_decides_what_is_recommended_as_what_is_said(tmp_path: Path) -> None:
+    # The default has three seeds; the leaders were not told apart by these, and ran five more.
+    best_gru = {**DEFAULT, "lr": 2e-3}
+    made = runs_of(DEFAULT, 2.0, [1.90, 1.95, 1.99])
+    made += runs_of(best_gru, 0.6, [0.70, 0.72, 0.71, 0.50, 0.51, 0.52, 0.49, 0.50])
+    made += runs_of(LSTM, 0.7, [0.69, 0.715, 0.70, 0.60, 0.61, 0.615, 0.60, 0.59])
+    verdict = judge(load(write_study(tmp_path / "s", made, factors=["cell"])))
+    assert verdict.headline.startswith("cell: the best gru configuration found")
+    assert verdict.worth[0].startswith("On 3 fresh seeds the recommended configuration")
+    best = recommended(load(tmp_path / "s"))
+    assert best is not None
+    assert (best.trial, best.winner) == (4, 4)
+    scores = {s.label: s.n_fresh for s in summarize(tmp_path / "s").scores}
+    assert scores == {"best": 8, "default": 3}
+
+
+def test_what_was_recommended_before_is_not_called_the_default(tmp_path: Path) -> None:
+    made = runs_of(DEFAULT, 2.0, [1.90, 1.95, 1.99])
+    made += runs_of(LSTM, 0.7, [0.70, 0.715, 0.70])
+    made += runs_of({**LSTM, "units": 50}, 0.8, [0.60, 0.615, 0.61])
+    made[0].test, made[4].test, made[8].test = 1.1, 0.95, 0.97
+    worth = judge(load(write_study(tmp_path / "s", made))).worth
+    assert worth[-2].endswith(
+        "beats the default configuration: test_loss 0.97 against 1.1 (one seed, 2 looks)."
+    )
+    assert worth[-1].endswith(
+        "does not beat the configuration recommended before (trial 4): test_loss 0.97 against 0.95 "
+        "(one seed, 2 looks)."
+    )
+
+
+@pytest.mark.parametrize("reason", ["failed", "lost"])
+def test_failures_on_fresh_seeds_mean_the_same_to_verdict_and_recommendation(
+    reason: str, tmp_path: Path
+) -> None:
+    made = runs_of(DEFAULT, 0.9, [0.90, 0.95, 0.99, 0.93])
+    made += runs_of(LSTM, 0.5, [0.50, 0.52, 0.51, 0.0])
+    made[-1].reason, made[-1].losses = reason, []
+    verdict = judge(load(write_study(tmp_path / "one", made, factors=["cell"])))
+    assert "lstm configuration found beats the best gru configuration found" in verdict.headline
+    assert "on 3 fresh seeds" in verdict.headline
+    assert "The recommended configuration failed on 1 of 4 fresh seeds." in verdict.worth
+
+    made[-2].reason, made[-2].losses = reason, []
+    data = load(write_study(tmp_path / "two", made, factors=["cell"]))
+    verdict = judge(data)
+    assert "beats" not in verdict.headline
+    said = [s for s in verdict.factors[0].statements if "fresh" in s.basis]
+    assert said[0].sentences == [
+        "The best configurations of fewer than two levels of cell got to the end on fresh seeds.",
+        "The best configuration found of cell lstm failed on 2 of 4 fresh seeds: it is not "
+        "compared.",
+    ]
+    best = recommended(data)
+    assert best is not None
+    assert best.trial == 0
+    assert any(s.startswith("A configuration that failed on 2 of 4") for s in verdict.worth)
+
+
+def test_the_headline_tells_what_is_undecided_of_the_best_level(tmp_path: Path) -> None:
+    three = {**SPACE, "cell": tune.choice(["gru", "lstm", "rnn"])}
+    made = runs_of(DEFAULT, 0.9, [0.90, 0.91, 0.92, 0.905])
+    made += runs_of({**DEFAULT, "cell": "lstm"}, 1.2, [1.20, 1.19, 1.21, 1.23])
+    made += runs_of({**DEFAULT, "cell": "rnn"}, 0.5, [0.1, 1.3, 0.2, 1.1])
+    folder = write_study(tmp_path / "s", made, factors=["cell"], spec=three)
+    headline = judge(load(folder)).headline
+    assert "the best gru configuration found beats the best lstm" in headline
+    assert headline.endswith(
+        "Undecided: rnn is not told apart yet from lstm, gru (replicates on fresh seeds)."
+    )
+
+
+def test_too_few_seeds_are_an_undecided_matter_of_seeds(tmp_path: Path) -> None:
+    made = runs_of(DEFAULT, 0.9, [0.90, 0.95]) + runs_of(LSTM, 0.5, [0.50, 0.52])
+    folder = write_study(tmp_path / "s", made, factors=["cell"])
+    (left,) = undecided(folder)
+    assert (sorted(left.levels), left.n_more) == (["gru", "lstm"], 3)
+
+
+def test_a_factor_that_not_every_config_has_is_hopeless(tmp_path: Path) -> None:
+    branch = tune.choice([{"name": "sgd", "momentum": tune.uniform(0, 1)}, {"name": "adam"}])
+    configs = [
+        {**DEFAULT, "opt": {"name": "adam"}},
+        {**DEFAULT, "opt": {"name": "sgd", "momentum": 0.5}},
+    ]
+    folder = write_study(
+        tmp_path / "s",
+        [Made(losses=[1.0] * 9, config=config) for config in configs],
+        factors=["opt.momentum"],
+        default=configs[0],
+        spec={**SPACE, "opt": branch},
+    )
+    (left,) = undecided(folder)
+    assert left.hopeless
+    assert judge(load(folder)).following == []
+
+
+def test_ranges_of_a_choice_of_numbers_are_in_their_order(tmp_path: Path) -> None:
+    windows = {**SPACE, "window": tune.choice([24, 132, 48])}
+    rng = np.random.default_rng(0)
+    made = [
+        Made(losses=[value + 0.01 * rng.standard_normal()] * 9, config={**DEFAULT, "window": w})
+        for w, value in ((24, 1.0), (132, 1.0), (48, 0.1))
+        for _ in range(12)
+    ]
+    for k, one in enumerate(made):
+        one.config = {**one.config, "units": 8 + k, "window": one.config["window"]}
+    folder = write_study(
+        tmp_path / "s", made, factors=["window"], spec=windows, default=made[0].config
+    )
+    said = next(s for s in judge_factor(load(folder), "window").statements if s.levels)
+    assert [row["level"] for row in said.levels] == ["24", "48", "132"]
+    assert "worse than that: 24, 132; not told apart from it: 48" in said.sentences[0]
+
+
+def test_a_report_says_what_the_look_at_it_said(tmp_path: Path) -> None:
+    rng = np.random.default_rng(1)
+    made = [
+        Made(
+            losses=[1.0 + 0.1 * rng.standard_normal()] * 9,
+            config={**DEFAULT, "cell": cell, "window": window, "units": 8 + k},
+        )
+        for k in range(5)
+        for cell in ("gru", "lstm")
+        for window in (6, 12)
+    ]
+    data = load(write_study(tmp_path / "s", made))
+    assert judge(data).factors[1] == judge_factor(data, "window")

@@ -28,6 +28,9 @@ def runs(rows: Sequence[Row]) -> list[Run]:
     ]
 
 
+ABC = (("a", 9.0), ("b", 3.0), ("c", 2.0))
+
+
 @pytest.mark.parametrize(
     ("again", "best", "losses"),
     [
@@ -49,7 +52,7 @@ def runs(rows: Sequence[Row]) -> list[Run]:
             1,
             {1: [3.0, 3.0], 2: [1.0, 6.0]},
         ),
-        # Only seeds that all have: the second one is left out.
+        # Seeds that only one of them has decide nothing.
         (
             [
                 ("b", "complete", 3.0, 1),
@@ -58,9 +61,20 @@ def runs(rows: Sequence[Row]) -> list[Run]:
                 ("b", "interrupted", 0.0, 2),
             ],
             2,
-            {1: [3.0], 2: [2.0]},
+            {1: [3.0], 2: [2.0, 9.0]},
         ),
-        # One that fails on a fresh seed, or has no finite value there, is not recommended.
+        # Those that were not told apart ran more often: their further seeds decide between them.
+        (
+            [(c, "complete", x, k) for c, x in ABC for k in (1, 2, 3)]
+            + [(c, "complete", x, k) for c, x in (("b", 1.0), ("c", 4.0)) for k in (4, 5)],
+            1,
+            {0: [9.0, 9.0, 9.0], 1: [3.0, 3.0, 3.0, 1.0, 1.0], 2: [2.0, 2.0, 2.0, 4.0, 4.0]},
+        ),
+        # One failure of many is said, and does no harm; see the report.
+        ([("b", "complete", 3.0, k) for k in (1, 2, 3, 4)]
+         + [("c", "complete", 1.0, k) for k in (1, 2, 3)] + [("c", "failed", None, 4)], 2,
+         {1: [3.0, 3.0, 3.0, 3.0], 2: [1.0, 1.0, 1.0]}),
+        # One that fails on many fresh seeds, or has no finite value there, is not recommended.
         ([("b", "complete", 3.0, 1), ("c", "complete", 1.0, 1), ("c", "failed", None, 2)], 1,
          {1: [3.0]}),
         ([("b", "complete", 3.0, 1), ("c", "complete", None, 1)], 1, {1: [3.0]}),
@@ -78,7 +92,7 @@ def test_fresh_seeds_decide(again: list[Row], best: int, losses: dict[int, list[
     found = champion(runs([*SEARCH, *again]))
     assert found is not None
     assert (found.trial, found.full, found.winner) == (best, True, 1)
-    assert found.losses == losses
+    assert {t: [*table.values()] for t, table in found.losses.items()} == losses
 
 
 def test_without_a_trial_in_full_the_best_of_the_furthest_is_shown() -> None:
