@@ -509,6 +509,7 @@ def of_levels(toy: Study) -> Study:
         default={**toy.default, "level": "a"},
         factors=("level",),
         goal="answer",
+        n_repeats=3,
     )
 
 
@@ -553,6 +554,30 @@ def test_a_look_that_leads_to_nothing_ends_the_study(
     assert (outcome.error, outcome.stopped_by) == (None, None)
     with contextlib.closing(Journal(outcome.folder / "journal.db", read_only=True)) as journal:
         assert len(journal.events(kind="look")) == 1
+
+
+def test_what_nothing_would_decide_is_no_reason_to_go_on(
+    toy: Study, one: OneWorker, tmp_path: Path
+) -> None:
+    study, how = of_levels(toy), {"method": "asha", "until_decided": True, "time_budget_s": 1e6}
+    hopeless = [replace(left(n_more=None)[0], hopeless=True)]
+    outcome = go_on(study, settings(tmp_path, **how), Left(hopeless))
+    assert (outcome.error, outcome.stopped_by) == (None, None)
+    with contextlib.closing(Journal(outcome.folder / "journal.db", read_only=True)) as journal:
+        assert journal.events(kind="look") == []
+
+
+def test_the_defaults_level_runs_on_where_there_are_more_than_run_again(
+    toy: Study, one: OneWorker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("hypertune.search.candidates.MAX_PARTS", 1)
+    study, how = of_levels(toy), {"method": "asha", "until_decided": True, "time_budget_s": 1e6}
+    study = replace(study, default={**study.default, "x": 0.999})  # others are better
+    outcome = go_on(study, settings(tmp_path, **how), Left(left("a", n_more=1)))
+    with contextlib.closing(Journal(outcome.folder / "journal.db", read_only=True)) as journal:
+        again = [t for t in journal.trials() if t.role == "replicate"]
+        assert max(t.repeat for t in again if t.config["x"] == 0.999) == 5
+        assert max(t.repeat for t in again if t.config["x"] != 0.999) == 3
 
 
 def test_a_study_that_goes_on_until_decided_and_is_killed_does_as_if_it_had_not_been(
