@@ -235,7 +235,7 @@ def _settled(given: Mapping[str, Any], **changes: Any) -> "tuple[Study, Settings
             **other, data_dir=path("data_dir"), csv=path("csv"), npz=path("npz")
         )
         settings = Settings(**{**values, **changes})
-        settings.of(study).check_end()
+        settings.check_end()
     with check:
         if given["probe"] and not given["dry_run"]:
             raise SettingError("--probe goes with --dry-run.")

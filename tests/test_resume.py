@@ -327,7 +327,7 @@ def test_the_best_on_fresh_seeds_is_recommended_and_judged_in_place_of_a_lucky_w
     assert looks["best"] == summary.best.id
     best = next(score for score in summary.scores if score.label == "best")
     assert best.fresh == pytest.approx(min(again) + 1 / 9)
-    assert best.n_fresh == 3
+    assert best.n_fresh == 5
     assert best.test == pytest.approx(min(again) + 100)
     found = load_model_of(folder, study)
     assert (found, summary.n_looks) == (summary.best.id, 1)
