@@ -10,7 +10,7 @@ Baselines on the test part, of which ridge regression is hard to beat: naive 1, 
 naive 1, seasonal naive (a week) .137, ridge AR of order 132 .209.
 Budget: 32 trials of up to 27 epochs, as many epochs for each level of cell, about 200 in all
 instead of 864; then the best of each level or range and the default on twenty fresh seeds. About
-five minutes on two cores. By resampled curves (benchmarks/power.py) 100 of 100 such studies decide
+six minutes on two cores. By resampled curves (benchmarks/power.py) 100 of 100 such studies decide
 something. Where the cells are not told apart: --until-decided --time-budget 15m.
 """
 
