@@ -3,6 +3,7 @@
 import math
 from collections.abc import Mapping
 
+import numpy as np
 import pandas as pd
 
 from hypertune.analysis.frames import StudyData, finite
@@ -80,6 +81,13 @@ def losses(data: StudyData, runs: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
         }
     )
     return table.astype(float)
+
+
+def comparable(values: pd.DataFrame) -> bool:
+    """Say whether two configs share enough repeats to be compared; ``values`` of `losses`."""
+    known = values.notna().to_numpy().astype(int)
+    shared = known.T @ known
+    return bool((shared[np.triu_indices(len(shared), 1)] >= MIN_REPEATS).any())
 
 
 def recommended(data: StudyData) -> Champion | None:

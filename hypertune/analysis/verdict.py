@@ -25,7 +25,7 @@ from hypertune.analysis import effects
 from hypertune.analysis.frames import StudyData, finite
 from hypertune.analysis.importance import Importance, importances
 from hypertune.analysis.interaction import interaction
-from hypertune.analysis.replicates import leaders, losses, replicates
+from hypertune.analysis.replicates import comparable, leaders, losses, replicates
 from hypertune.analysis.search_review import by_chance, following, review
 from hypertune.analysis.statements import (
     MIN_FULL,
@@ -309,7 +309,8 @@ class _Judge:
             )
             return replace(said, of_leaders=True)
 
-        return say
+        # Where nothing can be compared yet, that takes no share of the error.
+        return say if comparable(values) else say(self.alpha)
 
     def _at_default(self, parameter: Parameter) -> Said | None:
         """Compare levels with all else as in the default, where the study has run that."""
@@ -330,7 +331,7 @@ class _Judge:
                 runs[level] = rows
                 names[level] = f"the default with {parameter.name} {show(value)}"
         values = losses(self.data, runs)
-        if len(values.columns) < 2:
+        if not comparable(values):
             return None
         names = {level: names[level] for level in map(str, values)}
 

@@ -16,7 +16,7 @@ from hypertune.analysis import effects
 from hypertune.analysis.deciding import undecided
 from hypertune.analysis.frames import load
 from hypertune.analysis.replicates import losses as losses_of
-from hypertune.analysis.replicates import recommended
+from hypertune.analysis.replicates import comparable, recommended
 from hypertune.analysis.replicates import replicates as replicates_of
 from hypertune.analysis.statements import Statement
 from hypertune.analysis.summary import summarize
@@ -498,6 +498,8 @@ def test_losses_on_fresh_seeds_stand_by_repeat(tmp_path: Path) -> None:
     data = load(write_study(tmp_path / "a", trials))
     found = losses_of(data, replicates_of(data))
     assert found.shape == (5, 4)
+    assert comparable(found)
+    assert not comparable(found.iloc[:2])
     assert found[identity(third)].dropna().to_dict() == {3: 3.0, 4: 4.0, 5: 5.0}
 
 
