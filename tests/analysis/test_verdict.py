@@ -15,8 +15,8 @@ from scipy import stats
 from hypertune.analysis import effects
 from hypertune.analysis.deciding import undecided
 from hypertune.analysis.frames import load
-from hypertune.analysis.replicates import losses as losses_of
 from hypertune.analysis.replicates import comparable, recommended
+from hypertune.analysis.replicates import losses as losses_of
 from hypertune.analysis.replicates import replicates as replicates_of
 from hypertune.analysis.statements import Statement
 from hypertune.analysis.summary import summarize
