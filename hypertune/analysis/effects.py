@@ -198,6 +198,14 @@ def from_chance(samples: Sequence[Floats], levels: Sequence[str], *, alpha: floa
     )
 
 
+@dataclass(frozen=True, kw_only=True)
+class Scale:
+    """How far a model errs: by ``factor`` more than it expects, known by ``df`` + 1 errors."""
+
+    factor: float
+    df: int
+
+
 class Surrogate:
     """What a Gaussian process makes of the trials in full: expected losses by config.
 
@@ -242,7 +250,7 @@ class Surrogate:
         self._process.condition(told)
         self._squares = self._process.left_out() ** 2
 
-    def scale(self, parameter: Parameter, value: Value) -> float:
+    def scale(self, parameter: Parameter, value: Value) -> Scale:
         """Return by how much errors are larger than the model expects, where it meets a value.
 
         They are what each trial leaves over where the model has to do without it, in standard
@@ -255,8 +263,9 @@ class Surrogate:
         """
         part = parameter.part(value)
         here = [parameter.part(flat[parameter.key]) == part for flat in self._flats]
-        own = self._squares[here] if any(here) else self._squares
-        return math.sqrt(float(max(own.mean(), self._squares.mean())))
+        known = (self._squares, self._squares[here])
+        most = max((squares for squares in known if len(squares) > 1), key=np.mean)
+        return Scale(factor=math.sqrt(float(most.mean())), df=len(most) - 1)
 
     def draws(self, points: Floats, rng: np.random.Generator) -> Floats:
         """Return draws of the losses in full at some points, shape (draw, point)."""
@@ -299,8 +308,7 @@ def from_search(
     n: Sequence[int],
     *,
     alpha: float,
-    df: int,
-    scale: Sequence[float],
+    scale: Sequence[Scale],
 ) -> Effects:
     """Compare levels by draws of their losses.
 
@@ -309,23 +317,25 @@ def from_search(
         levels: Their names.
         n: Trials in full of each.
         alpha: Error of all intervals together, by Bonferroni.
-        df: Degrees of freedom that the model's variance is known with.
-        scale: Factor of the draws' standard deviations, by level; of two, the larger one.
+        scale: Of the draws' standard deviations, by level; of two, the larger one.
     """
     gaps = draws[:, None, :] - draws[:, :, None]  # (draw, i, j): loss of j minus that of i
     k = len(levels)
     tail = alpha / (2 * math.comb(k, 2))
     losses = np.median(draws, axis=0)
-    half = float(student.ppf(0.975, df)) * np.array(scale) * draws.std(axis=0)
+    factors, dfs = np.array([s.factor for s in scale]), np.array([float(s.df) for s in scale])
+    half = student.ppf(0.975, dfs) * factors * draws.std(axis=0)
+    larger = np.maximum.outer(factors, factors)
+    df = np.where(factors[:, None] >= factors[None, :], dfs[:, None], dfs[None, :])
     return Effects(
         levels=list(levels),
         losses=losses,
         low=losses - half,
         high=losses + half,
         difference=np.median(gaps, axis=0),
-        margin=float(student.ppf(1 - tail, df)) * np.maximum.outer(scale, scale) * gaps.std(axis=0),
+        margin=student.ppf(1 - tail, df) * larger * gaps.std(axis=0),
         tail=tail,
-        df=np.full((k, k), float(df)),
-        n_compared=np.full((k, k), df + 1),
+        df=df,
+        n_compared=np.full((k, k), sum(n)),
         n=list(n),
     )

@@ -76,15 +76,17 @@ def interaction(
     cells = [{one.key: r, other.key: c} for r in rows for c in columns]
     drawn = model.tuned(cells, rng).reshape(-1, len(rows), len(columns))
     n_changes = math.comb(len(rows), 2) * math.comb(len(columns), 2)
-    quantile = float(student.ppf(1 - alpha / (2 * n_changes), model.n_full - 1))
     scales = [[model.scale(p, v) for v in values] for p, values in ((one, rows), (other, columns))]
     changes = []
     for a, b in combinations(range(len(rows)), 2):
         leads = drawn[:, b] - drawn[:, a]  # (draw, column): above 0, a is the better one
         for at, to in combinations(range(len(columns)), 2):
             change = leads[:, to] - leads[:, at]
-            scale = max(scales[0][a], scales[0][b], scales[1][at], scales[1][to])
-            by, reach = float(np.median(change)), quantile * scale * float(change.std())
+            of_cells = (scales[0][a], scales[0][b], scales[1][at], scales[1][to])
+            scale = max(of_cells, key=lambda s: s.factor)
+            quantile = float(student.ppf(1 - alpha / (2 * n_changes), scale.df))
+            by = float(np.median(change))
+            reach = quantile * scale.factor * float(change.std())
             k, m = (a, b) if by >= 0 else (b, a)
             changes.append(
                 _Change(

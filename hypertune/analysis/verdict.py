@@ -203,7 +203,7 @@ class _Judge:
             )
         levels = [parameter.choices[k] for k in kept]
         drawn = self.surrogate.by_level(parameter.key, levels, self.rng(parameter.name))
-        n_trials, n_known = len(self.full), self.surrogate.n_full
+        n_trials = len(self.full)
         scale = [self.surrogate.scale(parameter, level) for level in levels]
         end = f"by a model of {n_trials} trials in full, {counts}"
         names = {text: text for text in texts}
@@ -214,7 +214,6 @@ class _Judge:
                 [texts[k] for k in kept],
                 [n[k] for k in kept],
                 alpha=alpha,
-                df=n_known - 1,
                 scale=scale,
             )
             return self._statement(
@@ -521,11 +520,11 @@ class _Judge:
         values = _grid(parameter)
         drawn = self.surrogate.by_level(parameter.key, values, self.rng(parameter.name))
         texts = [show(v) for v in values]
-        n, n_known = self._counts(parameter, values), self.surrogate.n_full
+        n = self._counts(parameter, values)
         scale = [self.surrogate.scale(parameter, value) for value in values]
 
         def say(alpha: float) -> Statement:
-            found = effects.from_search(drawn, texts, n, alpha=alpha, df=n_known - 1, scale=scale)
+            found = effects.from_search(drawn, texts, n, alpha=alpha, scale=scale)
             return self._curve(parameter, estimand, basis, found, values)
 
         return say

@@ -249,12 +249,13 @@ def test_the_models_intervals_grow_with_its_errors(tmp_path: Path) -> None:
         ]
         model = effects.Surrogate(load(write_study(tmp_path / name, trials)))
         drawn = model.by_level("cell", ["gru", "lstm"], np.random.default_rng(1))
-        compare = partial(effects.from_search, drawn, ["a", "b"], [12, 12], alpha=0.05, df=23)
-        found, twice = compare(scale=[1.0, 1.0]), compare(scale=[0.5, 2.0])
+        compare = partial(effects.from_search, drawn, ["a", "b"], [12, 12], alpha=0.05)
+        one, half, two = (effects.Scale(factor=f, df=23) for f in (1.0, 0.5, 2.0))
+        found, twice = compare(scale=[one, one]), compare(scale=[half, two])
         assert twice.margin[0, 1] == pytest.approx(2 * found.margin[0, 1])
         assert found.difference[0, 1] == pytest.approx(0.1, abs=0.05)
         cell = next(p for p in Space(SPACE).parameters if p.name == "cell")
-        return model.scale(cell, "gru"), float(found.margin[0, 1])
+        return model.scale(cell, "gru").factor, float(found.margin[0, 1])
 
     quiet, noisy = scale("quiet", 0.001), scale("noisy", 0.05)
     assert 0.3 < noisy[0] < 3
@@ -272,7 +273,8 @@ def test_the_model_is_believed_least_of_the_level_that_it_errs_on(tmp_path: Path
     ]
     model = effects.Surrogate(load(write_study(tmp_path / "s", trials)))
     cell, window = (p for p in Space(SPACE).parameters if p.name in ("cell", "window"))
-    assert model.scale(cell, "lstm") > 1.2 * model.scale(cell, "gru")
+    assert model.scale(cell, "lstm").factor > 1.2 * model.scale(cell, "gru").factor
+    assert (model.scale(cell, "lstm").df, model.scale(cell, "gru").df) == (11, 23)
     assert model.scale(cell, "gru") == model.scale(window, 12) == model.scale(window, 24)
 
 
@@ -700,7 +702,8 @@ def test_ranges_of_a_choice_of_numbers_are_in_their_order(tmp_path: Path) -> Non
         for _ in range(12)
     ]
     for k, one in enumerate(made):
-        one.config = {**one.config, "units": 8 + k, "window": one.config["window"]}
+        lr = float(10 ** rng.uniform(-4, -1))
+        one.config = {**one.config, "units": 8 + k, "lr": lr, "cell": ["gru", "lstm"][k % 2]}
     folder = write_study(
         tmp_path / "s", made, factors=["window"], spec=windows, default=made[0].config
     )
