@@ -27,7 +27,7 @@ from verdicts import trial_record
 
 from hypertune.analysis.frames import StudyData, from_records
 from hypertune.analysis.replicates import leaders, replicates
-from hypertune.analysis.verdict import judge_factor
+from hypertune.analysis.verdict import judge_factors
 from hypertune.methods import DEFAULT_METHOD, make_search
 from hypertune.search.candidates import candidates
 from hypertune.settings import Settings
@@ -102,10 +102,11 @@ def simulate(
 
 def _answer(data: StudyData, truth: Mapping[str, float], seed: int) -> Answer:
     decided, false = {}, {}
-    for factor in (p for p in data.space.parameters if p.name in data.study["factors"]):
-        said = judge_factor(data, factor.name, seed=seed).statements
+    runs = replicates(data)
+    for factor in judge_factors(data, seed=seed):
+        said = factor.statements
         decided[factor.name] = any(s.outcome in ("better", "equal") for s in said)
-        of = leaders(data, factor, replicates(data))
+        of = leaders(data, data.space[factor.name], runs)
         of_configs = (s.contrasts for s in said if s.of_leaders)
         better = [c for contrasts in of_configs for c in contrasts if c.outcome == "better"]
         false[factor.name] = any(truth[of[c.a]] >= truth[of[c.b]] for c in better)

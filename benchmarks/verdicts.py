@@ -499,7 +499,7 @@ def simulate(scenario: str, method: str, effort: Effort, seed: int) -> list[dict
         total = {name: look.then(now[name]) for name, look in total.items()}
         by_look.append(total)
         left = left_of(found)
-        if left is None:
+        if left is None or k == effort.n_looks:
             break
         levels = left.levels or study.truth.levels
         study.extend(effort.n_more_trials, effort.n_more_repeats, levels)

@@ -342,6 +342,11 @@ class Space:
     def __getitem__(self, key: str) -> Parameter:
         return next(p for p in self.parameters if p.key == key)
 
+    def common(self, name: str) -> Parameter | None:
+        """Return the parameter of a name; None unless every config has it, and but once."""
+        found = [p for p in self.parameters if p.name == name]
+        return found[0] if len(found) == 1 and found[0].condition is None else None
+
     @property
     def names(self) -> tuple[str, ...]:
         """The parameters' names, each once."""

@@ -195,13 +195,13 @@ class Study:
 
     def _unfair(self, name: str) -> str:
         """Return why the levels of a factor cannot get equal budgets; empty if they can."""
-        first, *others = [p for p in self.search_space.parameters if p.name == name]
-        if others or first.condition is not None:
+        parameter = self.search_space.common(name)
+        if parameter is None:
             return "is not in every config"
-        if not isinstance(first, Categorical) or first.numeric:
+        if not isinstance(parameter, Categorical) or parameter.numeric:
             return "is a matter of more or less"
-        if not 2 <= len(first.choices) <= MAX_FAIR_LEVELS:
-            return f"has {len(first.choices)} levels, and not 2 to {MAX_FAIR_LEVELS}"
+        if not 2 <= len(parameter.choices) <= MAX_FAIR_LEVELS:
+            return f"has {len(parameter.choices)} levels, and not 2 to {MAX_FAIR_LEVELS}"
         return ""
 
     def config(self, searched: Mapping[str, Any], *, seed: int) -> Config:

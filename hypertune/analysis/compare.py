@@ -134,13 +134,12 @@ def _over_searches(studies: Sequence[StudyData]) -> list[str]:
         return []
     sentences = []
     for name in studies[0].study["factors"]:
-        parameters = [p for p in studies[0].space.parameters if p.name == name]
-        if len(parameters) > 1 or parameters[0].condition is not None:
+        parameter = studies[0].space.common(name)
+        if parameter is None:
             continue
-        parts = parameters[0].parts
-        losses = np.array([_best_by_part(data, parameters[0]) for data in studies]).T
+        losses = np.array([_best_by_part(data, parameter) for data in studies]).T
         enough = np.isfinite(losses).sum(axis=1) >= _MIN_SEARCHES
-        levels = [part for part, known in zip(parts, enough, strict=True) if known]
+        levels = [part for part, known in zip(parameter.parts, enough, strict=True) if known]
         if len(levels) < 2:
             sentences.append(
                 f"{name}: no two of its levels or ranges have a trial in full in {_MIN_SEARCHES} "
@@ -170,5 +169,5 @@ def _best_by_part(data: StudyData, parameter: Parameter) -> list[float]:
     for trial, loss in zip(full["trial"], data.sign * finite(full["value"]), strict=True):
         if parameter.key in (flat := data.flats.get(trial, {})):
             part = parameter.part(flat[parameter.key])
-            best[part] = min(float(loss), best[part], key=lambda x: (math.isnan(x), x))
+            best[part] = float(np.fmin(loss, best[part]))
     return [*best.values()]

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from hypertune.analysis.frames import load
 from hypertune.analysis.statements import Undecided, left_of
-from hypertune.analysis.verdict import judge_factor
+from hypertune.analysis.verdict import judge_factors
 
 
 def undecided(folder: Path) -> list[Undecided]:
@@ -17,6 +17,4 @@ def undecided(folder: Path) -> list[Undecided]:
     Args:
         folder: The study's folder.
     """
-    data = load(folder)
-    found = (left_of(judge_factor(data, name)) for name in data.study["factors"])
-    return [one for one in found if one is not None]
+    return [left for factor in judge_factors(load(folder)) if (left := left_of(factor)) is not None]

@@ -58,10 +58,9 @@ def interaction(
     Returns:
         The statement; None if a factor is not in every config.
     """
-    parameters = [[p for p in data.space.parameters if p.name == name] for name in (first, second)]
-    if any(len(found) != 1 or found[0].condition is not None for found in parameters):
+    one, other = data.space.common(first), data.space.common(second)
+    if one is None or other is None:
         return None
-    (one,), (other,) = parameters
     pair = f"{first} and {second}"
     estimand = f"whether the lead of a level of {first} depends on {second}, with all else tuned"
     basis = "a model of the trials in full"

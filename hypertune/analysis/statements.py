@@ -77,7 +77,7 @@ class Factor:
         decided = [s for s in self.statements if s.outcome in ("better", "equal")]
         first = (decided or self.statements)[0]
         left = left_of(self)
-        if not decided or left is None or not left.text:
+        if not decided or left is None:
             return first.sentences[0]
         # What is decided need not be the question's answer: the best may be another one.
         return f"{first.sentences[0]} Undecided: {left.text.partition(': ')[2]}"

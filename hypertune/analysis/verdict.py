@@ -93,7 +93,7 @@ def judge(data: StudyData, *, seed: int = 0) -> Verdict:
         seed: Of the draws that intervals from a model are made of.
     """
     judge = _Judge(data, seed)
-    factors = [judge.factor(name) for name in data.study["factors"]]
+    factors = judge.factors()
     found = importances(data, seed=seed)
     return Verdict(
         question=data.study["question"],
@@ -107,6 +107,11 @@ def judge(data: StudyData, *, seed: int = 0) -> Verdict:
         search=review(data, margin=judge.margin),
         following=following(data, [left for f in factors if (left := left_of(f)) is not None]),
     )
+
+
+def judge_factors(data: StudyData, *, seed: int = 0) -> list[Factor]:
+    """Return what a study lets one say of its factors, and no more; arguments as in `judge`."""
+    return _Judge(data, seed).factors()
 
 
 def judge_factor(data: StudyData, name: str, *, seed: int = 0) -> Factor:
@@ -153,13 +158,15 @@ class _Judge:
 
     # ---- factors ----
 
+    def factors(self) -> list[Factor]:
+        return [self.factor(name) for name in self.study["factors"]]
+
     def factor(self, name: str) -> Factor:
-        parameters = [p for p in self.data.space.parameters if p.name == name]
-        if len(parameters) > 1 or parameters[0].condition is not None:
+        parameter = self.data.space.common(name)
+        if parameter is None:
             sentence = f"{name} is not in every config: it is not compared."
             none = cannot_say("levels of a part of the space", "none", sentence)
             return Factor(name=name, statements=[none], everywhere=False)
-        parameter = parameters[0]
         ways: dict[str, Statement | Said] = {}
         respond = self._response if parameter.numeric else self._levels
         ways["levels"] = respond(parameter)

@@ -89,7 +89,9 @@ def test_levels_that_lead_in_a_circle_are_undecided(
         ],
         of_leaders=True,
     )
-    monkeypatch.setattr(deciding, "judge_factor", lambda *_: Factor(name="cell", statements=[said]))
+    monkeypatch.setattr(
+        deciding, "judge_factors", lambda _: [Factor(name="cell", statements=[said])]
+    )
     (found,) = undecided(write_study(tmp_path / "s", repeated(0.5), factors=["cell"]))
     assert set(found.levels) in ({"a", "c"}, {"b", "c"})
     assert found.n_more == 4
