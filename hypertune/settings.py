@@ -123,9 +123,9 @@ class Settings:
             "n_concurrent": (self.n_concurrent, 1, "at least 1"),
             "seed": (self.seed, 0, "at least 0"),
             "n_repeats": (self.n_repeats, 0, "at least 0"),
-            "gpus_per_trial": (self.gpus_per_trial, 0, "at least 0"),
+            "gpus_per_trial": (self.gpus_per_trial, 0, "finite and at least 0"),
             "disk_budget_bytes": (self.disk_budget_bytes, 0, "at least 0"),
-            "sync_timeout_s": (self.sync_timeout_s, 0, "at least 0"),
+            "sync_timeout_s": (self.sync_timeout_s, 0, "finite and at least 0"),
         }
         for name, (value, least, rule) in rules.items():
             if value is not None and not least <= value < math.inf:
@@ -133,7 +133,7 @@ class Settings:
         for name in ("cpus_per_trial", "trial_timeout_s", "time_budget_s"):
             value = getattr(self, name)
             if value is not None and not 0 < value < math.inf:
-                problems.append(f"{_flag(name)} must be more than 0, but got {value}.")
+                problems.append(f"{_flag(name)} must be finite and more than 0, but got {value}.")
         for name, amount in self.resources.items():
             if name.upper() in ("CPU", "GPU"):
                 problems.append(f"--resources names no {name}: see --{name.lower()}s-per-trial.")

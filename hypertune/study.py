@@ -2,6 +2,7 @@
 
 import importlib
 import importlib.util
+import math
 import pkgutil
 import re
 import sys
@@ -249,8 +250,8 @@ class Study:
             problems.append(
                 f"n_repeats must be an integer of at least 0, but got {self.n_repeats!r}"
             )
-        if self.margin is not None and not self.margin > 0:
-            problems.append(f"margin must be more than 0, but got {self.margin!r}")
+        if self.margin is not None and not 0 < self.margin < math.inf:
+            problems.append(f"margin must be finite and more than 0, but got {self.margin!r}")
         if self.mode not in ("min", "max"):
             problems.append(f"mode must be 'min' or 'max', but got {self.mode!r}")
         try:

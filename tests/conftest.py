@@ -15,12 +15,15 @@ import pytest
 import ray
 import torch
 from filelock import FileLock
+from one_worker import one
 from ray import tune
 from ray._private.parameter import RayParams
 
 from hypertune.methods import METHODS
 from hypertune.study import Study, Task, load_study
 from hypertune.trainable.worker import Worker, WorkerJob
+
+__all__ = ["one"]  # a fixture
 
 Make = Callable[[WorkerJob, Task], Worker]
 

@@ -47,7 +47,7 @@ def call(monkeypatch: pytest.MonkeyPatch, folder: Path, *args: str) -> int:
         ([*GOOD, "--method", "tpx"], "Unknown method 'tpx'. Did you mean 'tpe'?"),
         ([*GOOD, "--time-budget", "10x"], "--time-budget must be numbers with units"),
         ([*GOOD, "--n-trials", "0"], "--n-trials must be at least 1, but got 0"),
-        ([*GOOD, "--cpus-per-trial", "0"], "--cpus-per-trial must be more than 0"),
+        ([*GOOD, "--cpus-per-trial", "0"], "--cpus-per-trial must be finite and more than 0"),
         ([*GOOD, "--gpus-per-trial", "1.5"], "--gpus-per-trial must be a whole number, or"),
         ([*GOOD, "--name", "../x"], "--name must be at most 100 letters"),
         ([*GOOD, "--set", "layers=2"], "'layers' is not a fixed value of this study"),

@@ -16,8 +16,8 @@ from typing import Any
 
 import psutil
 import pytest
-import ray
 from conftest import OURS, TOY, doing
+from one_worker import Killed, OneWorker, settings
 from ray import tune
 
 from hypertune import cli, engine, load_model
@@ -28,94 +28,13 @@ from hypertune.engine.checkpoints import Checkpoints
 from hypertune.engine.driver import Driver
 from hypertune.engine.folder import locked
 from hypertune.errors import HypertuneError, JournalError, SettingError
-from hypertune.records import Delivery, Journal
+from hypertune.records import Journal
 from hypertune.records.mlflow_runs import n_sessions
 from hypertune.records.snapshot import Snapshots, study_place
 from hypertune.settings import Settings
 from hypertune.space import identity
 from hypertune.study import Goal, Study
 from hypertune.trainable.worker import Worker
-
-
-class Killed(BaseException):
-    """Nothing more is done from here on, as after a SIGKILL."""
-
-
-class OneWorker:
-    """Runs the jobs of a driver in this process, as Ray would with one worker.
-
-    Attributes:
-        kill_at: The report at which the process is killed, before the driver has heard of it.
-    """
-
-    def __init__(self) -> None:
-        self.kill_at: int | None = None
-        self.n_reports = 0
-
-    def search(self, driver: Driver, data: Any) -> None:
-        class Here(Worker):
-            def setup(self, config: dict[str, Any]) -> None:  # type: ignore[override]
-                super().setup(config, task=driver.study.trainable, data=data)
-
-        worker = None
-        for n in range(10_000):
-            job = driver.next_job(str(n))
-            if job is None:
-                break
-            if worker is None:
-                worker = Here(config=job.to_dict())
-            else:
-                worker.reset_config(job.to_dict())
-            driver.started(str(n))
-            done = False
-            while not done:
-                result = worker.step()
-                self.n_reports += 1
-                if self.n_reports == self.kill_at:
-                    worker._drop_hang_file()
-                    raise Killed
-                done = driver.cut(str(n)) or result["done"]  # Ray asks first, too
-                driver.result(str(n), result)
-        if worker is not None:
-            worker.cleanup()
-
-
-class NoUploader:
-    """In the place of MLflow."""
-
-    status = Delivery()
-
-    def __init__(self, journal: Path, tracking_uri: str) -> None: ...
-
-    def start(self) -> None: ...
-
-    def finish(self, timeout_s: float) -> Delivery:
-        return Delivery(pending=0)
-
-
-@pytest.fixture
-def one(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> OneWorker:
-    one = OneWorker()
-    monkeypatch.setattr("hypertune.engine.session.search_on_ray", one.search)
-    monkeypatch.setattr("hypertune.engine.session.Uploader", NoUploader)
-    monkeypatch.setattr(
-        "hypertune.engine.session.ray_session", lambda settings: contextlib.nullcontext(False)
-    )
-    monkeypatch.setattr("hypertune.trainable.worker._REPORT_EVERY_S", 0.0)
-    monkeypatch.setattr("ray.tune.trainable.trainable.DEFAULT_STORAGE_PATH", str(tmp_path / "ray"))
-    node = {"NodeID": "here", "Alive": True, "Resources": {"CPU": 1.0}}
-    here = SimpleNamespace(get_node_id=lambda: "here")
-    monkeypatch.setattr(ray, "nodes", lambda: [node])
-    monkeypatch.setattr(ray, "get_runtime_context", lambda: here)
-    monkeypatch.setattr(ray, "get_gpu_ids", list)
-    monkeypatch.setattr(ray, "put", lambda data: data)
-    monkeypatch.setattr(ray, "get", lambda data: data)
-    return one
-
-
-def settings(tmp_path: Path, **changes: Any) -> Settings:
-    given: dict[str, Any] = {"studies_dir": tmp_path / "studies", "n_trials": 8, "name": "s"}
-    return Settings(**given | changes)
 
 
 def cut(one: OneWorker, study: Study, how: Settings, *, at: int) -> Path:

@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from one_worker import OneWorker, settings
 from ray import tune
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-from test_resume import OneWorker, one, settings
 
 from hypertune import Study, engine, load_model
 from hypertune.analysis import summarize, write_report
@@ -26,7 +26,6 @@ from hypertune.trainable.estimator import Estimator
 from hypertune.trainable.loop import TensorLoop
 from hypertune.trainable.predictor import Network, read
 
-__all__ = ["one"]  # a fixture
 EXAMPLES = Path(__file__).parents[1] / "search_spaces" / "examples"
 
 

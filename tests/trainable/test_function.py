@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import Make
-from test_resume import one, settings
+from one_worker import settings
 
 from hypertune import engine
 from hypertune.records import Journal
@@ -24,7 +24,6 @@ from hypertune.trainable.checkpoint import newest_checkpoint
 from hypertune.trainable.function import Function, TrialStopped
 from hypertune.trainable.worker import Worker, WorkerJob
 
-__all__ = ["one"]  # a fixture
 CONFIG = {"x": 1.0, "opt": {"name": "adam", "rate": 0.1}, "max_epochs": 4, "seed": 7}
 
 
