@@ -47,7 +47,9 @@ class Encoding:
                 groups += [len(columns) - 1] * width
             self._columns.append(columns[meaning])
         self.groups = np.array(groups)
-        self.n_features = len(columns)
+        selecting = {p.condition.key for p in self._parameters if p.condition is not None}
+        self._selects = np.array([p.key in selecting for p in self._parameters])
+        self._varies = np.array([p.n_values != 1 for p in self._parameters])
 
     def points(self, flats: Sequence[Flat]) -> Floats:
         """Return the points of flat configs, shape (config, parameter); .5 where inactive."""
@@ -58,9 +60,13 @@ class Encoding:
                 row[place] = self._parameters[place].to_unit(value)
         return points
 
-    def flat(self, point: Floats) -> Flat:
-        """Return the flat config of a point, shape (parameter,)."""
-        return self._space.build(lambda p: p.from_unit(float(point[self._places[p.key]])))
+    def flat(self, point: Floats, given: Mapping[str, Value]) -> Flat:
+        """Return the flat config of a point, shape (parameter,), with some values given by key."""
+        return self._space.build(
+            lambda p: (
+                given[p.key] if p.key in given else p.from_unit(float(point[self._places[p.key]]))
+            )
+        )
 
     def given(self, points: Floats, levels: Mapping[str, Value]) -> Floats:
         """Return points with some parameters, by key, at these values."""
@@ -78,6 +84,34 @@ class Encoding:
         """
         features = np.zeros((len(points), len(self.groups)))
         rows = np.arange(len(points))
+        active = self._active(points)
+        for i, parameter in enumerate(self._parameters):
+            on, column = active[:, i], self._columns[i]
+            if isinstance(parameter, Categorical):
+                indices = _index(points[:, i], parameter)
+                features[rows[on], column + indices[on]] = math.sqrt(0.5)
+            else:
+                features[on, column] = _rounded(points[on, i], self._grids[i]) - 0.5
+        return features
+
+    def branches(self, points: Floats) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Return the branch of each point, and in how many parameters configs differ within it.
+
+        Returns:
+            A number for each branch of the space, shape (point,); and how many active parameters
+            there are that neither select a branch nor have one value only, shape (point,).
+        """
+        active = self._active(points)
+        branch = np.zeros(len(points), dtype=np.int64)
+        for i in np.flatnonzero(self._selects):
+            chosen = self._parameters[i]
+            assert isinstance(chosen, Categorical)
+            option = np.where(active[:, i], 1 + _index(points[:, i], chosen), 0)
+            branch = branch * (1 + len(chosen.choices)) + option
+        return branch, (active & self._varies & ~self._selects).sum(axis=1)
+
+    def _active(self, points: Floats) -> NDArray[np.bool_]:
+        """Return which parameters the configs of points have, shape (point, parameter)."""
         active = np.ones(points.shape, dtype=bool)
         for i, parameter in enumerate(self._parameters):
             if parameter.condition is not None:
@@ -86,13 +120,7 @@ class Encoding:
                 assert isinstance(chosen, Categorical)
                 label = chosen.index(parameter.condition.label)
                 active[:, i] = active[:, parent] & (_index(points[:, parent], chosen) == label)
-            on, column = active[:, i], self._columns[i]
-            if isinstance(parameter, Categorical):
-                indices = _index(points[:, i], parameter)
-                features[rows[on], column + indices[on]] = math.sqrt(0.5)
-            else:
-                features[on, column] = _rounded(points[on, i], self._grids[i]) - 0.5
-        return features
+        return active
 
 
 def _meaning(parameter: Parameter) -> object:

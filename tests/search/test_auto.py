@@ -12,10 +12,10 @@ from scipy.optimize import approx_fprime
 from hypertune.methods import ask_tell
 from hypertune.search import Job, Search
 from hypertune.search.encoding import Encoding
-from hypertune.search.history import Reason
+from hypertune.search.history import Reason, incumbent
 from hypertune.search.searchers import auto
 from hypertune.search.surrogate import GaussianProcess, Observations
-from hypertune.space import Space
+from hypertune.space import Categorical, Space, active
 
 Floats = NDArray[np.float64]
 X = tune.uniform(0, 1)
@@ -41,18 +41,17 @@ def test_points_stand_for_their_configs() -> None:
     points = encoding.points(flats)
 
     for flat, point in zip(flats, points, strict=True):
-        again = encoding.flat(point)
+        again = encoding.flat(point, {})
         assert again == pytest.approx(flat)
     # What a point is rounded to has the features of the point.
     anywhere = rng.random((200, encoding.n_parameters))
-    rounded = encoding.points([encoding.flat(point) for point in anywhere])
+    rounded = encoding.points([encoding.flat(point, {}) for point in anywhere])
     assert np.allclose(encoding.features(anywhere), encoding.features(rounded), atol=0.02)
 
 
 def test_equal_parameters_of_two_branches_are_one_feature() -> None:
     encoding = Encoding(Space(BRANCHES))
     # n, opt (three columns), the rate of sgd and adam, momentum, the rate of lion
-    assert encoding.n_features == 5
     assert list(encoding.groups) == [0, 1, 1, 1, 2, 3, 4]
     sgd, adam = (
         {"n": 2, "opt": kind, f"opt[{kind}].rate": 0.01, **more}
@@ -192,6 +191,66 @@ def test_auto_finds_what_random_search_does_not(max_epochs: int) -> None:
     ours, random = (np.array([best(m, seed) for seed in range(4)]) for m in ("auto", "random"))
     floor = 1 / max_epochs
     assert (ours - floor).mean() < 0.6 * (random - floor).mean()
+
+
+def options(names: str, n: int) -> Any:
+    """Return a choice between branches of ``n`` numbers each."""
+    return tune.choice([{"kind": k, **{f"{k}{i}": X for i in range(n)}} for k in names])
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [
+        {"o": options("abc", 3)},
+        {"o": options("abcd", 1), "x": X},
+        {"x": X, "y": X, **{f"c{k}": tune.choice(["only"]) for k in range(3)}},
+        {"x": X},
+    ],
+    ids=["three branches", "lines", "one value", "line"],
+)
+def test_auto_finds_what_random_search_does_not_in_any_space(spec: dict[str, Any]) -> None:
+    space = Space(spec)
+
+    def off(flat: dict[str, Any]) -> float:
+        parts = [
+            0.03 * p.index(flat[p.key]) if isinstance(p, Categorical) else (flat[p.key] - 0.3) ** 2
+            for p in active(space.parameters, flat)
+        ]
+        return float(sum(parts))
+
+    def found(method: str, seed: int) -> tuple[float, Search]:
+        search = ask_tell(method, spec, max_epochs=27, seed=seed, n_trials=40)
+        while (job := search.ask()) is not None:
+            for epoch in range(job.from_epoch + 1, job.to_epoch + 1):
+                search.tell(job.trial, epoch, off(search.trials[job.trial].flat) + 1 / epoch)
+        best = incumbent(search.trials)
+        assert best is not None
+        return off(best.flat), search
+
+    ours, random = ([found(m, seed) for seed in range(3)] for m in ("auto", "asha"))
+    assert sum(loss for loss, _ in ours) < 0.8 * sum(loss for loss, _ in random)
+    # What is too near to what was tried is the last resort, and not called an improvement.
+    last_resort = [t.origin for _, search in ours for t in search.trials if "far" in t.origin]
+    assert len(last_resort) < 0.1 * 3 * 40
+
+
+def test_branches_are_told_apart_and_count_what_varies_within_them() -> None:
+    space = Space({"o": options("ab", 2), "n": tune.choice(["only"]), "c": tune.choice([1, 2])})
+    a, also_a, b = (
+        {"o": kind, f"o[{kind}].{kind}0": x, f"o[{kind}].{kind}1": 0.5, "n": "only", "c": c}
+        for kind, x, c in (("a", 0.1, 1), ("a", 0.9, 2), ("b", 0.1, 1))
+    )
+    encoding = Encoding(space)
+    branch, n_free = encoding.branches(encoding.points([a, also_a, b]))
+    assert branch[0] == branch[1] != branch[2]
+    assert list(n_free) == [3, 3, 3]  # two numbers and c
+
+
+def test_targets_are_finite_where_most_losses_are_equal() -> None:
+    targets = auto._targets(np.array([0.0] * 6 + [1e9, 2e9, 3e9]))
+    assert np.isfinite(targets).all()
+    assert (np.diff(targets) >= 0).all()
+    assert targets[6] < targets[8]
 
 
 def test_nothing_is_proposed_next_to_what_was_tried_while_trials_are_halved() -> None:

@@ -34,8 +34,11 @@ _N_TOLD = 250  # observations that predictions are made from
 _N_BELIEVED = 25
 _MARGIN = 0.2  # what does not improve by so many standard deviations does not count
 _RANKS = 0.3  # weight of ranks in the targets; the rest is that of sizes
-# Gap to what was tried, in lengths of the unit cube, times n ** (-1 / features) for n trials.
+# Gap to what was tried, in lengths of the unit cube, times n ** (-1 / d) for n trials of a branch
+# of the space in which configs differ in d parameters. On a line, where .75 / n is more than any n
+# points can keep (Renyi 1958), half of it.
 _GAP, _GAP_IN_FULL = 0.8, 0.3
+_NEAR = -1e6  # merit of what is too near, the less the nearer; that of others is above
 _MAX_CANDIDATES = 2500
 _MAX_COVARIANCES = 400_000  # of candidates and what is known: they take the time
 _N_CHECKED = 200  # candidates at most that are asked whether they may be tried
@@ -79,9 +82,11 @@ class Auto(Searcher):
             self._points.append(self._encoding.points([trial.flat])[0])
         points = np.array(self._points[: len(trials)])
         knowledge = self._knowledge(trials, points)
-        flat = self._propose(trials, points, knowledge, given, rng)
-        self.why = (
-            f"by a Gaussian process on {len(knowledge.model)} results: largest expected improvement"
+        flat, is_near = self._propose(trials, points, knowledge, given, rng)
+        self.why = f"by a Gaussian process on {len(knowledge.model)} results: " + (
+            "farthest from what was tried, as nothing is far from it any more"
+            if is_near
+            else "largest expected improvement"
         )
         features = self._encoding.features(self._encoding.points([flat]))
         (expected,), _ = knowledge.model.predict(features)
@@ -156,8 +161,11 @@ class Auto(Searcher):
         known: "_Knowledge",
         given: Mapping[str, Value],
         rng: np.random.Generator,
-    ) -> Flat:
-        """Return the config of the largest expected improvement among random and local ones."""
+    ) -> tuple[Flat, bool]:
+        """Return the config of the largest expected improvement among random and local ones.
+
+        And whether it is nearer to what was tried than it should be, as all of them are.
+        """
         ranked = np.argsort(known.expected, kind="stable")
         unfinished = [
             number
@@ -171,14 +179,19 @@ class Auto(Searcher):
             model = model.believing(known.features[believed], believed)
         goal = float(known.expected.min()) - _MARGIN
         halved = any(t.losses and not (t.full or t.running or t.reason) for t in trials)
-        gap = (_GAP if halved else _GAP_IN_FULL) * len(trials) ** (-1 / self._encoding.n_features)
+        gap = _GAP if halved else _GAP_IN_FULL
+        tried, counts = np.unique(self._encoding.branches(points)[0], return_counts=True)
 
         def merit(candidates: Floats) -> Floats:
             features = self._encoding.features(candidates)
             value = _log_improvement(*model.predict(features), goal)
             # What is too near comes last, the farthest of it first.
             distance = _distance(features, known.features)
-            return np.where(distance > gap, value, -1e6 * (2 - distance))
+            branch, n_free = self._encoding.branches(candidates)
+            at = np.minimum(np.searchsorted(tried, branch), len(tried) - 1)
+            n_like = np.where(tried[at] == branch, counts[at], 1)
+            widths = gap * np.where(n_free > 1, 1.0, 0.5) * n_like ** (-1 / np.maximum(n_free, 1))
+            return np.where(distance > widths, np.maximum(value, _NEAR), _NEAR * (2 - distance))
 
         n = min(_MAX_CANDIDATES, _MAX_COVARIANCES // len(model))
         candidates = np.vstack(
@@ -195,11 +208,14 @@ class Auto(Searcher):
             candidates = np.vstack([best, self._encoding.given(more, given)])
             merits = merit(candidates)
         ranking = np.argsort(-merits, kind="stable")
-        proposals = (self._encoding.flat(candidates[row]) for row in ranking[:_N_CHECKED])
+        proposals = (
+            (self._encoding.flat(candidates[row], given), bool(merits[row] < _NEAR))
+            for row in ranking[:_N_CHECKED]
+        )
         feasible = self.feasible or (lambda flat: True)
         # If none of them may be tried, the search says so of the best, and asks again.
-        first = self._encoding.flat(candidates[ranking[0]])
-        return next((flat for flat in proposals if feasible(flat)), first)
+        first = self._encoding.flat(candidates[ranking[0]], given), False
+        return next((found for found in proposals if feasible(found[0])), first)
 
     def _near(self, bases: Floats, n: int, scale: float, rng: np.random.Generator) -> Floats:
         """Return points that differ from one of ``bases`` in one, some or all parameters."""
@@ -252,7 +268,9 @@ def _targets(losses: Floats) -> Floats:
     ranks = (np.cumsum(counts) - (counts - 1) / 2)[inverse]  # ties share theirs
     scores = ndtri((ranks - 0.5) / len(losses))
     low, middle, high = finite.min(), np.median(finite), np.quantile(finite, 0.9)
-    sizes = np.arcsinh(2 * (np.minimum(losses, high) - low) / max(middle - low, 1e-300))
+    # Where more than half are equal, the others tell what a difference is.
+    unit = middle - low if middle > low else max(high - low, 1e-300)
+    sizes = np.arcsinh(2 * (np.minimum(losses, high) - low) / unit)
     return _standard(_RANKS * _standard(scores) + (1 - _RANKS) * _standard(sizes))
 
 
