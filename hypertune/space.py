@@ -77,6 +77,10 @@ class Parameter(ABC):
         """Return a point in [0, 1) that `from_unit` maps to ``value``."""
 
     @abstractmethod
+    def snap(self, value: Value) -> Value:
+        """Return an allowed value as configs hold it."""
+
+    @abstractmethod
     def rule(self) -> str:
         """Say which values are allowed, to follow "must be"."""
 
@@ -160,7 +164,7 @@ class Number(Parameter):
         step = self.step or 1
         return k * int(step) if self.integer else float(k * _exact(step))
 
-    def snap(self, value: float) -> float:
+    def snap(self, value: Value) -> float:
         """Return the nearest value of the parameter."""
         if self.step is None:
             return float(min(max(value, self.low), self.high))
@@ -179,7 +183,8 @@ class Number(Parameter):
 
     def from_unit(self, u: float) -> Value:
         if self.n_values is not None and not self.log:
-            return self._multiple(self._index(self.low) + int(Decimal(u) * self.n_values))
+            k = min(int(Decimal(u) * self.n_values), self.n_values - 1)
+            return self._multiple(self._index(self.low) + k)
         low, high = self._ends()
         value = low + u * (high - low)
         return self.snap(math.exp(value) if self.log else value)
@@ -219,11 +224,14 @@ class Number(Parameter):
             return False
         if self.integer and not isinstance(value, int):
             return False
-        if not self.low <= value <= self.high:
+        if self.step is None:
+            return self.low <= value <= self.high
+        if self.integer:
+            return value == self.snap(value)
+        if not abs(value) < math.inf:
             return False
-        return self.step is None or math.isclose(
-            value, self.snap(value), rel_tol=1e-9, abs_tol=1e-12
-        )
+        # 3 * 0.1 is as good as 0.3, and as the end of a range.
+        return math.isclose(value, self.snap(value), rel_tol=1e-9, abs_tol=1e-9 * self.step)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -264,6 +272,9 @@ class Categorical(Parameter):
             ValueError: It is none of the choices.
         """
         return [_text(choice) for choice in self.choices].index(_text(value))
+
+    def snap(self, value: Value) -> Value:
+        return self.choices[self.index(value)]
 
     def from_unit(self, u: float) -> Value:
         return self.choices[min(int(u * len(self.choices)), len(self.choices) - 1)]
@@ -378,7 +389,7 @@ class Space:
 
     @property
     def n_configs(self) -> int | None:
-        """Number of distinct configs; None if there is a continuous parameter."""
+        """Number of configs, in each branch by itself; None if there is a continuous parameter."""
         return _count(self._root)
 
     def sample(self, rng: np.random.Generator) -> Flat:
@@ -638,6 +649,8 @@ def _labels(options: Sequence[Any]) -> list[Value]:
     branches = [option for option in options if isinstance(option, Mapping)]
     constant = _telling_constant(branches)
     plain = {_text(option) for option in options if not _holds_domain(option)}
+    if constant is not None and plain & {_text(branch[constant]) for branch in branches}:
+        constant = None  # its label would be that of another option
     labels = []
     for index, option in enumerate(options):
         if isinstance(option, Mapping) and constant is not None:
@@ -785,8 +798,7 @@ def _flatten(node: _Node, value: Value, flat: Flat, name: str) -> list[str]:
         case _Leaf(parameter):
             if not parameter.contains(_lists(value)):
                 return [f"{name} must be {parameter.rule()}, but got {_show(value)}"]
-            snap = parameter.snap if isinstance(parameter, Number) else _lists
-            flat[parameter.key] = snap(value)
+            flat[parameter.key] = parameter.snap(_lists(value))
             return []
         case _Group(members, is_list):
             return _flatten_group(members, is_list, value, flat, name)

@@ -319,3 +319,31 @@ def test_a_number_is_compared_by_ranges_and_a_choice_by_levels(
     counts = {part: [parameter.part(v) for v in drawn].count(part) for part in parts}
     assert sum(counts.values()) == 600
     assert min(counts.values()) > 0
+
+
+def test_label_of_a_branch_is_none_of_the_plain_options() -> None:
+    space = Space({"o": tune.choice(["adam", {"name": "adam", "lr": X}, {"name": "sgd"}])})
+    rng = np.random.default_rng(0)
+    shapes = {json.dumps(space.nest(space.sample(rng)), default=str)[:18] for _ in range(50)}
+    assert len(shapes) == 3
+
+
+@pytest.mark.parametrize(
+    ("range_", "value", "inside"),
+    [
+        (tune.quniform(0, 0.3, 0.1), 3 * 0.1, True),
+        (tune.quniform(0, 0.3, 0.1), 0.4, False),
+        (tune.quniform(0, 0.3, 0.1), 0.25, False),
+        (tune.quniform(0, 0.3, 0.1), math.inf, False),
+        (tune.quniform(0, 0.3, 0.1), math.nan, False),
+        (tune.quniform(0, 1e-12, 1e-13), 1.5e-13, False),
+        (tune.qrandint(0, 7 * 10**9, 7), 7 * 10**9 - 7, True),
+        (tune.qrandint(0, 7 * 10**9, 7), 7 * 10**9 - 5, False),
+        (tune.randint(0, 5), 5, False),
+        (tune.randint(0, 5), 10**400, False),
+    ],
+)
+def test_steps_are_exact_but_for_the_last_digit_of_floats(
+    range_: Any, value: float, inside: bool
+) -> None:
+    assert Space({"x": range_}).parameters[0].contains(value) is inside

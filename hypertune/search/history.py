@@ -58,7 +58,10 @@ class Trial:
         if epoch in self.losses:
             return False
         loss = loss if math.isfinite(loss) else math.inf
-        self.best[epoch] = min(loss, self.best.get(self.epoch, math.inf))
+        before = self.best_at(epoch)
+        self.best[epoch] = loss if before is None else min(loss, before)
+        if epoch < self.epoch:  # reported out of order
+            self.best |= {e: min(loss, best) for e, best in self.best.items() if e > epoch}
         self.losses[epoch] = loss
         return True
 
@@ -78,6 +81,34 @@ class Trial:
         if epoch in self.best:
             return self.best[epoch]
         return self.best.get(max((e for e in self.best if e <= epoch), default=0))
+
+
+def common_epoch(trials: Iterable[Trial], n: int, max_epochs: int) -> int:
+    """Return the largest epoch that ``n`` trials got to, of those that are not under way.
+
+    There a model that knows no epochs compares them (Falkner et al. 2018, section 4.2). Where fewer
+    have got anywhere it is the last one, ``max_epochs``.
+    """
+    reached = sorted(
+        (
+            max_epochs if trial.full else trial.epoch
+            for trial in trials
+            if trial.losses and not trial.running and trial.reason not in ("failed", "lost")
+        ),
+        reverse=True,
+    )
+    return reached[n - 1] if len(reached) >= n else max_epochs
+
+
+def rank_at(trial: Trial, epoch: int) -> tuple[bool, int, float, int]:
+    """Return what trials are ranked by: first those that got to an epoch, by their loss there.
+
+    Of the others those come first that got furthest, and then the better ones.
+    """
+    loss = trial.loss_at(epoch)
+    if loss is not None:
+        return False, 0, loss, trial.number
+    return True, -trial.epoch, trial.best.get(trial.epoch, math.inf), trial.number
 
 
 def incumbent(trials: Iterable[Trial]) -> Trial | None:

@@ -186,6 +186,51 @@ def test_scheduler_goes_with_any_searcher() -> None:
 
 
 @pytest.mark.parametrize(
+    ("model", "scheduler", "n_trials"),
+    [
+        ("tpe", "asha", 60),
+        ("tpe", "hyperband", 60),
+        ("hyperopt", "asha", 60),
+        ("hyperopt", "hyperband", 60),
+        ("bayes", "asha", 40),
+    ],
+)
+def test_models_learn_from_trials_that_are_halved(
+    model: str, scheduler: str, n_trials: int
+) -> None:
+    spec = {"x": X, "y": tune.loguniform(1e-4, 1)}
+
+    def later_losses(method: str, seed: int) -> list[float]:
+        search = make(
+            method, spec, seed=seed, n_trials=n_trials, max_epochs=27, scheduler=scheduler
+        )
+        losses: dict[int, float] = {}
+        while (job := search.ask()) is not None:
+            x, y = job.config["x"], math.log10(job.config["y"])
+            losses[job.trial] = (x - 0.3) ** 2 + (y + 2.5) ** 2 / 4
+            for epoch in range(job.from_epoch + 1, job.to_epoch + 1):
+                search.tell(job.trial, epoch, losses[job.trial] + 1 / epoch)
+        assert not any("at random" in t.origin for t in search.trials[20:]) or method == "random"
+        return [losses[number] for number in range(20, n_trials)]
+
+    ours, random = (later_losses(m, 0) + later_losses(m, 1) for m in (model, "random"))
+    assert np.quantile(ours, 0.25) < 0.7 * np.quantile(random, 0.25)
+
+
+@pytest.mark.parametrize("method", ["bayes", "tpe"])
+@pytest.mark.parametrize(
+    "range_", [tune.randint(0, 10**7), tune.qrandint(0, 10**12, 10), tune.randint(0, 2**62)]
+)
+def test_best_value_of_a_long_range_may_be_its_last(method: str, range_: Any) -> None:
+    search = make(method, {"x": range_}, mode="max", max_epochs=1)
+    high = search.space.parameters[0].from_unit(1.0)
+    while (job := search.ask()) is not None:
+        search.tell(job.trial, 1, job.config["x"])
+    assert high in range(10**7 - 1, 2**62)
+    assert max(trial.flat["x"] for trial in search.trials) <= high
+
+
+@pytest.mark.parametrize(
     ("method", "scheduler", "message"),
     [
         ("tpee", None, "Unknown method 'tpee'. Did you mean 'tpe'?"),

@@ -8,35 +8,44 @@ import hyperopt
 import numpy as np
 from hyperopt import hp
 
-from hypertune.search.history import Trial
+from hypertune.search.history import Trial, common_epoch, rank_at
 from hypertune.search.searchers.base import Searcher
 from hypertune.space import Categorical, Condition, Flat, Parameter, Space, Value
 
 _ENDED = hyperopt.JOB_STATE_DONE
+_FAILED = ("failed", "lost")
+_N_START = 20  # hyperopt's own default
 
 
 class Hyperopt(Searcher):
     """Asks hyperopt's TPE. Numbers are searched on their unit interval, branches as a tree.
 
-    Complete and converged trials count with their value; failed and lost ones count as failed,
-    which hyperopt ranks last; of the others nothing final is known, and they are left out.
+    Its losses are places in a ranking, as it asks for their order alone: trials are compared at the
+    largest epoch that enough of them got to, and those that did not get so far come after. Failed
+    and lost ones count as failed, which hyperopt ranks last.
     """
 
     def __init__(self, space: Space, max_epochs: int, seed: int = 0) -> None:
         super().__init__(space, max_epochs, seed)
         self._domain = hyperopt.base.Domain(lambda config: 0.0, self._tree(None))
-        self._docs: dict[int, dict[str, Any]] = {}
 
     def suggest(self, trials: Sequence[Trial], rng: np.random.Generator) -> Flat:
         history = hyperopt.Trials()
-        docs = [self._doc(t) for t in trials if t.full or t.reason in ("failed", "lost")]
+        at = common_epoch(trials, _N_START, self.max_epochs)
+        known = [t for t in trials if not t.running and (t.losses or t.reason in _FAILED)]
+        known.sort(key=lambda trial: rank_at(trial, at))
+        docs = [
+            self._doc(trial, place if math.isfinite(rank_at(trial, at)[2]) else None)
+            for place, trial in enumerate(known)
+        ]
+        docs.sort(key=lambda doc: int(doc["tid"]))
         if docs:
             history.insert_trial_docs(docs)
             history.refresh()
         seed = int(rng.integers(2**31))
         self.why = (
-            "drawn at random, until 20 trials have ended"  # hyperopt's own default
-            if len(docs) < 20
+            f"drawn at random, until {_N_START} trials have reported"
+            if len(docs) < _N_START
             else f"by hyperopt's TPE from {len(docs)} trials"
         )
         (doc,) = hyperopt.tpe.suggest([len(trials)], self._domain, history, seed, verbose=False)
@@ -54,14 +63,9 @@ class Hyperopt(Searcher):
         ]
         return hp.choice(parameter.key, options)
 
-    def _doc(self, trial: Trial) -> dict[str, Any]:
-        if trial.number not in self._docs:
-            self._docs[trial.number] = self._new_doc(trial)
-        return self._docs[trial.number]
-
-    def _new_doc(self, trial: Trial) -> dict[str, Any]:
-        tid, loss = trial.number, trial.best.get(trial.epoch, math.inf)
-        good = trial.full and math.isfinite(loss)
+    def _doc(self, trial: Trial, place: int | None) -> dict[str, Any]:
+        """Return a trial as hyperopt has it; without a place it failed."""
+        tid = trial.number
         vals = {
             p.key: [_internal(p, trial.flat[p.key])] if p.key in trial.flat else []
             for p in self.space.parameters
@@ -69,7 +73,7 @@ class Hyperopt(Searcher):
         return {
             "tid": tid,
             "spec": None,
-            "result": {"status": "ok", "loss": loss} if good else {"status": "fail"},
+            "result": {"status": "fail"} if place is None else {"status": "ok", "loss": place},
             "misc": {
                 "tid": tid,
                 "cmd": None,

@@ -16,13 +16,13 @@ from optuna.distributions import (
 from optuna.samplers import BaseSampler, GPSampler, TPESampler
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from hypertune.search.history import Trial
+from hypertune.search.history import Trial, common_epoch, rank_at
 from hypertune.search.searchers.base import Searcher
 from hypertune.space import Categorical, Flat, Number, Parameter, Space, Value
 
 _N_START = 10
-_AT_RANDOM = f"drawn at random, until {_N_START} trials have ended"
-_UNTOLD = (None, "failed", "lost")
+_AT_RANDOM = f"drawn at random, until {_N_START} trials have reported"
+_UNTOLD = ("failed", "lost")
 _TOLD = (TrialState.COMPLETE, TrialState.PRUNED)
 _LONG = 10**6  # more values than this are searched as a continuum: Optuna counts them in floats
 
@@ -30,8 +30,8 @@ _LONG = 10**6  # more values than this are searched as a continuum: Optuna count
 class OptunaSearcher(Searcher):
     """Asks an Optuna sampler, with the history as its study.
 
-    Complete and converged trials count with their value, trials that were cut short as pruned at
-    their epoch, running and waiting ones as running; failed and lost ones are left out.
+    Trials are compared at the largest epoch that enough of them got to; what was cut short or waits
+    before it counts as pruned, what is under way as running; failed and lost ones are left out.
     """
 
     joint = False
@@ -41,9 +41,11 @@ class OptunaSearcher(Searcher):
         super().__init__(space, max_epochs, seed)
         optuna.logging.set_verbosity(optuna.logging.ERROR)
         self._distributions = {p.key: _distribution(p) for p in space.parameters}
-        # Ended trials do not change: what Optuna made of them is kept.
-        self._frozen: dict[int, FrozenTrial] = {}
+        # What Optuna made of trials at rest is kept: by what it follows from.
+        self._frozen: dict[tuple[object, ...], FrozenTrial] = {}
 
+    knows_pruned = True
+    """Whether the sampler learns from pruned trials; else they count as the worst of the others."""
     label = ""
     """What chooses, in words."""
     n_told = 100
@@ -56,11 +58,11 @@ class OptunaSearcher(Searcher):
     def sampler(self, seed: int) -> BaseSampler:
         """Return Optuna's sampler."""
 
-    def _telling(self, ended: Sequence[Trial]) -> Sequence[Trial]:
-        """Return which of the trials that have ended with a value are told."""
-        if len(ended) <= self.n_told:
-            return ended
-        ranked = sorted(ended, key=_rank)
+    def _telling(self, known: Sequence[Trial], at: int) -> Sequence[Trial]:
+        """Return which of the trials at rest that have a value are told."""
+        if len(known) <= self.n_told:
+            return known
+        ranked = sorted(known, key=lambda trial: rank_at(trial, at))
         best, rest = ranked[: self.n_best], ranked[self.n_best :]
         places = np.linspace(0, len(rest) - 1, self.n_told - self.n_best).round()
         return best + [rest[int(place)] for place in places]
@@ -68,10 +70,18 @@ class OptunaSearcher(Searcher):
     def suggest(self, trials: Sequence[Trial], rng: np.random.Generator) -> Flat:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-            ended = [t for t in trials if t.reason not in _UNTOLD and _rank(t)[2] < math.inf]
-            told = {trial.number for trial in self._telling(ended)}
+            at = common_epoch(trials, _N_START, self.max_epochs)
+            at_rest = [t for t in trials if not _under_way(t) and t.reason not in _UNTOLD]
+            known = [trial for trial in at_rest if rank_at(trial, at)[2] < math.inf]
+            told = {trial.number for trial in self._telling(known, at)}
             study = optuna.create_study(sampler=self.sampler(int(rng.integers(2**31))))
-            history = [self._history(t) for t in trials if t.number in told or t.reason is None]
+            got_there = [r[2] for r in (rank_at(t, at) for t in known) if not r[0]]
+            worst = None if self.knows_pruned else max(got_there, default=None)
+            history = [
+                self._history(trial, at, worst)
+                for trial in trials
+                if trial.number in told or _under_way(trial)
+            ]
             study.add_trials(history)
             n_told = sum(trial.state in _TOLD for trial in history)
             self.why = f"{self.label} from {n_told} trials" if n_told >= _N_START else _AT_RANDOM
@@ -81,31 +91,36 @@ class OptunaSearcher(Searcher):
             params = study.ask(self._distributions).params
             return self.space.build(lambda p: _external(p, params[p.key]))
 
-    def _history(self, trial: Trial) -> FrozenTrial:
-        if trial.number in self._frozen:
-            return self._frozen[trial.number]
+    def _history(self, trial: Trial, at: int, worst: float | None) -> FrozenTrial:
+        """Return a trial as Optuna has it.
+
+        Args:
+            trial: The trial.
+            at: The epoch at which trials are compared.
+            worst: The value of those that did not get there; None if they count as pruned.
+        """
+        state_of = (trial.number, trial.epoch, trial.reason, at, worst)
+        if state_of in self._frozen and not _under_way(trial):
+            return self._frozen[state_of]
         keys = self._distributions if self.joint else trial.flat
         params = {
             key: _internal(p, trial.flat[key] if key in trial.flat else p.from_unit(0.5))
             for key, p in ((key, self.space[key]) for key in keys)
         }
-        state, value = TrialState.RUNNING, None
-        loss = trial.best.get(trial.epoch, math.inf)
-        if trial.full and math.isfinite(loss):
-            state, value = TrialState.COMPLETE, loss
-        elif trial.reason in ("stopped", "interrupted") and math.isfinite(loss):
-            state = TrialState.PRUNED
-        elif trial.reason is not None:
-            state = TrialState.FAIL
+        before, _, loss, _ = rank_at(trial, at)
+        if before and worst is not None:
+            before, loss = False, worst
+        state = TrialState.PRUNED if before else TrialState.COMPLETE
+        state = TrialState.RUNNING if _under_way(trial) else state
         frozen = create_trial(
             state=state,
-            value=value,
+            value=loss if state is TrialState.COMPLETE else None,
             params=params,
             distributions={key: self._distributions[key] for key in params},
             intermediate_values={trial.epoch: loss} if state is TrialState.PRUNED else None,
         )
-        if trial.reason is not None:
-            self._frozen[trial.number] = frozen
+        if state is not TrialState.RUNNING:
+            self._frozen[state_of] = frozen
         return frozen
 
 
@@ -130,6 +145,7 @@ class Bayes(OptunaSearcher):
     """Gaussian process with expected improvement, on all parameters of a space together."""
 
     joint = True
+    knows_pruned = False
     label = "by a Gaussian process: largest expected improvement, judged"
     slow = True
 
@@ -137,10 +153,8 @@ class Bayes(OptunaSearcher):
         return GPSampler(seed=seed, n_startup_trials=_N_START, deterministic_objective=False)
 
 
-def _rank(trial: Trial) -> tuple[bool, int, float, int]:
-    """Return what trials with a value are ranked by, as by Optuna: in full first, then by epoch."""
-    loss = trial.best.get(trial.epoch, math.inf)
-    return (not trial.full, 0 if trial.full else -trial.epoch, loss, trial.number)
+def _under_way(trial: Trial) -> bool:
+    return trial.running or (trial.waiting and not trial.losses)
 
 
 def _long(parameter: Number) -> bool:
