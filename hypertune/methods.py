@@ -3,10 +3,11 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
-from typing import Any
+from typing import Any, get_args
 
-from hypertune.errors import SettingError, choices
+from hypertune.errors import Checks, SettingError, choices
 from hypertune.search import Mode, Search
+from hypertune.search.core import is_integer
 from hypertune.search.schedulers.base import Scheduler
 from hypertune.search.schedulers.full import Full
 from hypertune.search.schedulers.halving import Halving, Quartering
@@ -207,10 +208,27 @@ def ask_tell(
 
     Raises:
         StudyError: The space is not valid.
-        SettingError: There is no such method, or it cannot honour the space.
+        SettingError: There is no such method, it cannot honour the space, or another value breaks a
+            rule.
     """
-    if method in METHODS and METHODS[method].ray is not None:
-        raise SettingError(f"Method '{method}' needs Ray Tune: run a study with it.")
+    check = Checks()
+    with check:
+        if method in METHODS and METHODS[method].ray is not None:
+            raise SettingError(f"Method '{method}' needs Ray Tune: run a study with it.")
+    with check:
+        if mode not in get_args(Mode):
+            raise SettingError(f"Unknown mode '{mode}'.{choices(mode, get_args(Mode))}")
+    for name, value, least in (
+        ("max_epochs", max_epochs, 1),
+        ("n_trials", 1 if n_trials is None else n_trials, 1),
+        ("seed", seed, 0),
+    ):
+        with check:
+            if not is_integer(value) or value < least:
+                raise SettingError(
+                    f"{name} must be an integer of at least {least}, but got {value!r}."
+                )
+    check.done()
     return make_search(
         method, Space(space), mode=mode, max_epochs=max_epochs, n_trials=n_trials, seed=seed
     )

@@ -13,11 +13,12 @@ Several jobs may be out at a time. All decisions follow from the history of the 
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from operator import index
 
 import numpy as np
 
 from hypertune.errors import SettingError, choices
-from hypertune.search.history import Mode, Reason, Trial
+from hypertune.search.history import REASONS, Mode, Reason, Trial
 from hypertune.search.schedulers.base import Comparison, Scheduler
 from hypertune.search.schedulers.fair import Fair
 from hypertune.search.searchers.base import Searcher
@@ -175,23 +176,64 @@ class Search:
     def tell(self, trial: int, epoch: int, value: float) -> None:
         """Report the value after an epoch. The last epoch of a job ends it.
 
-        An epoch that is known already is ignored. A value that is not finite ranks last.
+        An epoch that is known already is ignored; what comes after a trial's end does not change
+        how it ended. A value that is not finite ranks last.
+
+        Args:
+            trial: Its number, as its job has it.
+            epoch: From 1 on; the last one is that of the job, ``to_epoch``.
+            value: Of the metric.
+
+        Raises:
+            SettingError: There is no such trial, its job has no such epoch, or the value is no
+                number.
         """
-        self._add(self.trials[trial], epoch, value)
+        record = self._trial(trial)
+        if not is_integer(epoch) or not 1 <= epoch <= record.to_epoch:
+            raise SettingError(
+                f"tell: epoch must be an integer from 1 to {record.to_epoch}, where the job of "
+                f"trial {trial} ends, but got {epoch!r}."
+            )
+        try:
+            number = float(value)
+        except (TypeError, ValueError):
+            raise SettingError(f"tell: value must be a number, but got {value!r}.") from None
+        self._add(record, int(epoch), number)
 
     def end(self, trial: int, reason: Reason) -> None:
-        """Report that a trial ended before the last epoch of its job, and how."""
-        record = self.trials[trial]
-        record.running = False
-        record.reason = reason
-        self._scheduler.observe(record)
+        """Report that a trial ended before the last epoch of its job, and how.
+
+        The first end of a trial counts.
+
+        Raises:
+            SettingError: There is no such trial, or no such reason.
+        """
+        record = self._trial(trial)
+        if reason not in REASONS:
+            raise SettingError(f"end: Unknown reason {reason!r}.{choices(reason, REASONS)}")
+        if record.reason is None:
+            record.reason = reason
+            self._at_rest(record)
+            self._scheduler.observe(record)
 
     def lost(self, trial: int, checkpoint_epoch: int = 0) -> None:
-        """Report that a job was lost; another one of this trial goes on from its checkpoint."""
-        record = self.trials[trial]
-        if not record.running and record.epoch >= record.to_epoch:
-            return  # its last epoch had been told
-        record.running = False
+        """Report that a job was lost; another one of this trial goes on from its checkpoint.
+
+        Nothing comes of it where the trial has ended, or the last epoch of the job was told.
+
+        Raises:
+            SettingError: There is no such trial, or it has no such epoch.
+        """
+        record = self._trial(trial)
+        if not is_integer(checkpoint_epoch) or not 0 <= checkpoint_epoch <= record.to_epoch:
+            raise SettingError(
+                f"lost: checkpoint_epoch must be an integer from 0 to {record.to_epoch}, where the "
+                f"job of trial {trial} ends, but got {checkpoint_epoch!r}."
+            )
+        at_its_end = not record.running and record.epoch >= record.to_epoch
+        if record.reason is not None or at_its_end:
+            return
+        self._at_rest(record)
         self._again.append((record, checkpoint_epoch))
 
     def close(self) -> list[Trial]:
@@ -245,11 +287,26 @@ class Search:
             to_epoch=to_epoch,
         )
 
+    def _trial(self, number: int) -> Trial:
+        if not is_integer(number) or not 0 <= number < len(self.trials):
+            last = len(self.trials) - 1
+            raise SettingError(
+                f"Unknown trial {number!r}: trials 0 to {last} have begun."
+                if self.trials
+                else f"Unknown trial {number!r}: none has begun."
+            )
+        return self.trials[number]
+
+    def _at_rest(self, trial: Trial) -> None:
+        """Take note that no job of a trial is under way, or due again."""
+        trial.running = False
+        self._again = [(other, at) for other, at in self._again if other is not trial]
+
     def _add(self, trial: Trial, epoch: int, value: float) -> None:
         if not trial.add(epoch, self._sign * value):
             return
-        if epoch >= trial.to_epoch:
-            trial.running = False
+        if epoch >= trial.to_epoch and trial.reason is None:
+            self._at_rest(trial)
             if epoch >= self.max_epochs:
                 trial.reason = "complete"
         self._scheduler.observe(trial)
@@ -277,7 +334,7 @@ class Search:
                 raise SettingError(
                     f"given: {name} must be {always[name].rule()}, but got {value!r}."
                 )
-        return {always[name].key: value for name, value in given.items()}
+        return {always[name].key: always[name].snap(value) for name, value in given.items()}
 
     def _new_fair_trial(self) -> Trial | None:
         """Return a new trial of the level that has fewest; of another one if that has no more."""
@@ -352,6 +409,15 @@ class Search:
     def _identity(self, flat: Flat) -> str:
         """Return a text that is equal for equal configs, whichever branches they come from."""
         return identity(self.space.nest(flat))
+
+
+def is_integer(number: object) -> bool:
+    """Say whether something is an integer, of numpy's ones too."""
+    try:
+        index(number)  # type: ignore[arg-type]  # it is what is asked
+    except TypeError:
+        return False
+    return not isinstance(number, bool)
 
 
 def _has(flat: Flat, given: Flat) -> bool:

@@ -3,6 +3,7 @@
 import heapq
 import itertools
 import math
+import re
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -10,7 +11,8 @@ import numpy as np
 import pytest
 from ray import tune
 
-from hypertune.methods import METHODS, make_search
+from hypertune.errors import SettingError
+from hypertune.methods import METHODS, ask_tell, make_search
 from hypertune.search import Job, Mode, Reason, Search, incumbent
 from hypertune.search.history import Trial
 from hypertune.space import Config, Space, identity
@@ -313,3 +315,117 @@ def test_finished_search_is_extended_by_a_larger_number_of_trials() -> None:
             extended.tell(job.trial, epoch, float(job.trial % 4))
 
     assert configs(extended) == configs(long)
+
+
+# ---- what must not be told ----
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda s: s.tell(1, 1, 0.0), "Unknown trial 1: trials 0 to 0 have begun."),
+        (lambda s: s.tell(-1, 1, 0.0), "Unknown trial -1: "),
+        (lambda s: s.tell(0, 0, 0.0), "epoch must be an integer from 1 to 4, where the job"),
+        (lambda s: s.tell(0, 5, 0.0), "but got 5."),
+        (lambda s: s.tell(0, 1.5, 0.0), "but got 1.5."),
+        (lambda s: s.tell(0, 1, None), "value must be a number, but got None."),
+        (lambda s: s.end(0, "crashed"), "Unknown reason 'crashed'. Choose one of: complete, "),
+        (lambda s: s.end(2, "failed"), "Unknown trial 2: "),
+        (lambda s: s.lost(0, 5), "checkpoint_epoch must be an integer from 0 to 4"),
+    ],
+)
+def test_what_cannot_be_is_refused_and_changes_nothing(call: Any, message: str) -> None:
+    s = search()
+    asked(s)
+    with pytest.raises(SettingError, match=re.escape(message)):
+        call(s)
+    assert (s.trials[0].running, s.trials[0].reason, s.trials[0].losses) == (True, None, {})
+
+
+def test_without_a_trial_nothing_can_be_told() -> None:
+    with pytest.raises(SettingError, match="Unknown trial 0: none has begun"):
+        search().tell(0, 1, 0.0)
+
+
+def test_numbers_of_numpy_are_numbers() -> None:
+    s = search()
+    asked(s)
+    for epoch in np.arange(1, 5):
+        s.tell(np.int64(0), epoch, np.float32(0.5))  # type: ignore[arg-type]
+    assert s.trials[0].reason == "complete"
+
+
+def test_first_end_of_a_trial_counts() -> None:
+    s = search(n_trials=2)
+    asked(s), asked(s)
+    s.end(0, "failed")
+    s.tell(0, 4, 0.0)  # what was still on its way
+    s.lost(0)
+    for epoch in (1, 2, 3, 4):
+        s.tell(1, epoch, 0.0)
+    s.end(1, "failed")
+    assert [(t.reason, t.running) for t in s.trials] == [("failed", False), ("complete", False)]
+    assert (s.ask(), s.done) == (None, True)
+
+
+def test_job_that_is_lost_twice_is_done_again_once() -> None:
+    s = search(n_trials=1)
+    asked(s)
+    s.lost(0)
+    s.lost(0, 0)
+    assert asked(s).trial == 0
+    assert s.ask() is None
+
+
+def test_job_whose_end_comes_late_is_not_done_again() -> None:
+    s = search(n_trials=1)
+    asked(s)
+    s.lost(0)
+    for epoch in (1, 2, 3, 4):
+        s.tell(0, epoch, 0.0)
+    assert (s.ask(), s.done, s.trials[0].reason) == (None, True, "complete")
+
+
+def test_best_is_of_the_epochs_before_in_whatever_order_they_come() -> None:
+    s = search()
+    asked(s)
+    for epoch, value in [(1, 9.0), (4, 0.1), (3, 5.0), (2, 6.0)]:
+        s.tell(0, epoch, value)
+    assert s.trials[0].best == {1: 9.0, 2: 6.0, 3: 5.0, 4: 0.1}
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"mode": "maximize"}, "Unknown mode 'maximize'. Choose one of: min, max."),
+        ({"max_epochs": 0}, "max_epochs must be an integer of at least 1, but got 0."),
+        ({"max_epochs": 2.5}, "max_epochs must be an integer of at least 1, but got 2.5."),
+        ({"n_trials": -1}, "n_trials must be an integer of at least 1, but got -1."),
+        ({"seed": -1}, "seed must be an integer of at least 0, but got -1."),
+        ({"method": "ray-asha"}, "needs Ray Tune"),
+    ],
+)
+def test_ask_tell_refuses_what_it_cannot_do(wrong: dict[str, Any], message: str) -> None:
+    given: dict[str, Any] = {"method": "random", "space": {"x": tune.uniform(0, 1)}} | wrong
+    with pytest.raises(SettingError, match=re.escape(message)):
+        ask_tell(**given)
+
+
+@pytest.mark.parametrize("method", ["random", "grid", "tpe", "auto"])
+def test_given_values_are_as_configs_hold_them(method: str) -> None:
+    space = {"q": tune.quniform(0, 5, 1), "c": tune.choice([[1, 2], "a"])}
+    s = ask_tell(method, space, n_trials=30)
+    found: list[Config] = []
+    while (job := s.ask({"q": 3, "c": (1, 2)} if len(found) == 5 else {"q": 3})) is not None:
+        found.append(job.config)
+        s.tell(job.trial, 1, 0.0)
+    assert sorted(map(identity, found)) == ['{"c": "a", "q": 3.0}', '{"c": [1, 2], "q": 3.0}']
+
+
+def test_given_value_of_a_continuous_range_is_kept_to_the_last_digit() -> None:
+    s = ask_tell("auto", {"lr": tune.loguniform(1e-5, 1), "x": tune.uniform(0, 1)}, seed=1)
+    for _ in range(20):
+        job = s.ask({"lr": 0.001})
+        assert job is not None
+        assert job.config["lr"] == 0.001
+        s.tell(job.trial, 1, job.config["x"])

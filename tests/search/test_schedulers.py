@@ -6,7 +6,7 @@ from collections.abc import Callable
 import pytest
 from ray import tune
 
-from hypertune.search import Job, Search
+from hypertune.search import Job, Reason, Search
 from hypertune.search.schedulers.base import Scheduler
 from hypertune.search.schedulers.hyperband import Hyperband
 from hypertune.search.schedulers.median import Median
@@ -77,14 +77,15 @@ def test_hyperband_promotes_the_best_of_a_bracket_and_fills_the_next_meanwhile()
     assert (following.trial, following.to_epoch) == (9, 3)
 
 
-def test_hyperband_does_not_wait_for_trials_that_failed() -> None:
+@pytest.mark.parametrize("reason", ["failed", "stopped", "interrupted"])
+def test_hyperband_does_not_wait_for_trials_that_have_ended(reason: Reason) -> None:
     space = Space({"x": tune.uniform(0, 1)})
     search = Search(space, Random(space, 9), Hyperband(9), mode="min", max_epochs=9, n_trials=9)
     for number in range(9):
         job = search.ask()
         assert job is not None
         if number < 8:
-            search.end(job.trial, "failed")
+            search.end(job.trial, reason)
         else:
             search.tell(job.trial, 1, 1.0)
     job = search.ask()

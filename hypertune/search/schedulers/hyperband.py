@@ -84,7 +84,9 @@ class Hyperband(Scheduler):
             for trial in left:
                 if losses[trial.number] is None and trial.waiting:
                     return (trial, rung), False
-            if None in losses.values():
+            # One that ended before is compared no more.
+            left = [t for t in left if losses[t.number] is not None or t.reason is None]
+            if any(losses[trial.number] is None for trial in left):
                 return None, False  # some are on their way
             ranked = sorted(left, key=lambda trial: (losses[trial.number] or 0.0, trial.number))
             fit = [t for t in ranked if (losses[t.number] or 0.0) < math.inf]

@@ -15,8 +15,8 @@ _MIN_TRIALS = 3
 class Median(Scheduler):
     """Lets a trial go on while its best value beats the median of the others' running averages.
 
-    It looks at nine epochs, evenly spread, and from three trials on. A trial that does not go on
-    waits, and goes on when others have made the median worse.
+    It looks at nine epochs at most, evenly spread, and from three trials on. A trial that does not
+    go on waits, and goes on when others have made the median worse.
     """
 
     def __init__(self, max_epochs: int) -> None:
