@@ -9,7 +9,7 @@ A space with branches: each schedule has its own settings. All are planned for t
 so a trial that is stopped early was judged before its rate came down.
 Budget: 36 trials of up to 18 epochs, as many epochs for each level of schedule, about 240 in all
 instead of 648; then the best of each level or range and the default on eight fresh seeds. About a
-minute on two cores. By resampled curves (benchmarks/power.py) 98 of 100 such studies decide
+minute on two cores. By resampled curves (benchmarks/power.py) 99 of 100 such studies decide
 something.
 """
 
