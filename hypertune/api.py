@@ -32,7 +32,8 @@ def run(
     Args:
         study: The study, its name or its file.
         searcher: A searcher of Ray Tune's, in place of a method. It must honour the whole space. Of
-            what is tried first, the study's default, it is not told.
+            what is tried first, the study's default, it is not told, and it is asked for no levels:
+            they get the budgets that it gives them.
         scheduler: A scheduler of Ray Tune's, or a row of SCHEDULERS. Without a method and a
             searcher, configs are drawn at random.
         observer: Called, in the driver's loop, when something has changed.

@@ -464,12 +464,14 @@ def show_explanation(out: Console, known: Explanation) -> None:
     for c in known.comparisons:
         cut_off = "" if c.cut_off is None else f" with {c.cut_off:.4g} or better"
         verdict = "among" if c.rank <= c.n_go_on else "not among"
+        before = known.stretches and known.stretches[-1].reached > c.epoch
+        then = "; it had gone on before" if before and c.rank > c.n_go_on else ""
         within = f" with {c.among}" if c.among else ""
         rows.append(
             (
                 f"at epoch {c.epoch}",
-                f"{c.loss:.4g} is rank {c.rank} of {c.n}{within}: {verdict} the {c.n_go_on} that "
-                f"go on{cut_off}",
+                f"{c.loss:.4g} is by now rank {c.rank} of {c.n}{within}: {verdict} the {c.n_go_on} "
+                f"that go on{cut_off}{then}",
             )
         )
     detail = (trial.detail or "").splitlines()

@@ -329,6 +329,33 @@ def test_branches_are_refused_by_who_cannot_search_them(make: Any, toy: Study) -
         with_searcher(study, make())
 
 
+def test_what_is_no_plain_value_is_refused(toy: Study) -> None:
+    with pytest.raises(SettingError, match="Listed cannot search this space: it proposed what is"):
+        with_searcher(toy, Listed({**toy.default, "x": object()}))
+
+
+def test_searchers_of_rays_are_asked_for_no_levels(toy: Study) -> None:
+    study = replace(
+        toy,
+        space={**toy.space, "kind": tune.choice(["a", "b"])},
+        default={**toy.default, "kind": "a"},
+        factors=("kind",),
+        goal="answer",
+    )
+    assert prepare(study, Settings(method="random")).search.fair is not None
+    proposals = [{**toy.default, "x": k / 10, "kind": "b"} for k in range(6)]
+    prepared = with_searcher(study, Listed(*proposals), n_trials=7)
+    assert [config["kind"] for config in played(prepared)] == ["a"] + ["b"] * 6
+
+
+@pytest.mark.parametrize("make", [schedulers.ASHAScheduler, schedulers.HyperBandScheduler])
+def test_scheduler_that_ends_every_trial_early_is_refused(make: Any, toy: Study) -> None:
+    settings = Settings(method="random")
+    with pytest.raises(SettingError, match=r"ends every trial at its max_t, 3, .*max_t=9"):
+        prepare(toy, settings, scheduler=make(max_t=3))
+    prepare(toy, settings, scheduler=make(max_t=9))
+
+
 def test_what_does_not_go_together_is_said(toy: Study) -> None:
     with pytest.raises(SettingError, match="method 'tpe' and Listed are both searchers"):
         hypertune.run(toy, method="tpe", searcher=Listed())

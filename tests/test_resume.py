@@ -773,6 +773,7 @@ def trained(one: OneWorker, tmp_path: Path) -> Path:
 def test_a_trial_is_run_again_to_the_last_digit(trained: Path) -> None:
     folder = trained
     lines: list[int] = []
+    n_epochs = summarize(folder).n_epochs
     again = engine.rerun(folder, 1, watch=lambda epoch, metrics: lines.append(epoch))
     assert (again.of, again.n_epochs, again.differs, again.failure) == (1, 2, None, None)
     assert lines == [1, 2]
@@ -784,11 +785,21 @@ def test_a_trial_is_run_again_to_the_last_digit(trained: Path) -> None:
 
     other = engine.rerun(folder, 1, seed=5)
     assert (other.same_seed, other.differs) == (False, 1)
-    # Neither is a searched config: the study's answer is what it was.
+    # Neither is a searched config: the study's answer and its cost are what they were.
     assert sum(summarize(folder).reasons.values()) == 2
+    assert summarize(folder).n_epochs == n_epochs
     simple = [t for t in range(again.trial) if engine.explain(folder, t).trial.role == "baseline"]
     with pytest.raises(SettingError, match="was not trained for an epoch"):
         engine.rerun(folder, simple[-1])
+
+
+def test_study_that_has_tried_its_whole_space_says_so(
+    toy: Study, one: OneWorker, tmp_path: Path
+) -> None:
+    study = replace(toy, space={"x": tune.choice([0.25, 0.5, 0.75])}, default={"x": 0.5})
+    folder = engine.run(study, settings(tmp_path, n_trials=50, n_repeats=0)).folder
+    with pytest.raises(SettingError, match=r"finished: 3 trials. The space has no more configs"):
+        engine.resume(folder, space=study, changes={"n_trials": 60})
 
 
 def test_settings_in_the_journal_are_plain(toy: Study, one: OneWorker, tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """A search that begins with an earlier study's best configs."""
 
 import contextlib
+import json
 import sqlite3
 from dataclasses import replace
 from pathlib import Path
@@ -68,7 +69,7 @@ def test_the_best_trials_in_full_come_first_as_far_as_the_space_has_them(
     assert found.text == (
         "From old-1: its 4 best configs are tried first (taken: x, opt; opt out of range in 2 of 5 "
         "trials; x out of range in 1 of 5 trials; not there, left at the default: do, units; its "
-        "metric is accuracy)."
+        "metric is accuracy; its best is its maximum)."
     )
     settings = Settings(studies_dir=tmp_path / "studies", from_study="old-1", n_trials=9)
     prepared = prepare(study, settings)
@@ -92,3 +93,52 @@ def test_a_journal_without_a_study_or_its_tables_is_refused(study: Study, tmp_pa
         db.execute("DROP TABLE results")
     with pytest.raises(JournalError, match="cannot be opened: no such table"):
         warm_start(study, tmp_path)
+
+
+def test_what_failed_or_was_changed_on_the_way_or_breaks_a_constraint_is_not_taken(
+    study: Study, tmp_path: Path
+) -> None:
+    folder = earlier(
+        tmp_path / "old-3",
+        [
+            ({"x": 0.9}, {9: 0.9}, "complete"),
+            ({"x": 0.8}, {9: 0.8}, "failed"),
+            ({"x": 0.1}, {9: 0.7}, "complete"),
+            ({"x": 0.4}, {9: 0.6}, "complete"),
+        ],
+    )
+    journal = Journal(folder / "journal.db")
+    journal.add_event("mutation", 2, {"config": {"x": 0.95}})
+    journal.close()
+    found = warm_start(replace(study, mode="min"), folder, holds=lambda config: config["x"] <= 0.5)
+    assert [config["x"] for config in found.configs] == [0.4]
+    assert "against the constraints in 1 of 2 trials" in found.text
+    assert found.text.startswith("From old-3: its best config is tried first (")
+    assert found.text.endswith("its best is its maximum).")
+    with pytest.raises(SettingError, match="the constraints of this study hold for none of its 2"):
+        warm_start(study, folder, holds=lambda config: False)
+
+
+def test_no_more_configs_are_promised_than_are_tried(study: Study, tmp_path: Path) -> None:
+    folder = earlier(
+        tmp_path / "studies" / "old-4",
+        [({"x": x}, {9: x}, "complete") for x in (0.9, 0.5, 0.4, 0.3)],  # 0.5 is the default
+    )
+    settings = Settings(studies_dir=tmp_path / "studies", from_study="old-4", n_trials=3)
+    prepared = prepare(study, settings)
+    assert prepared.warm is not None
+    assert "its 2 best configs are tried first" in prepared.warm.text
+    assert [config["x"] for config in prepared.search.start] == [0.5, 0.9, 0.4]
+    one = prepare(study, replace(settings, n_trials=1))
+    assert one.warm is not None
+    assert "there is no room for its configs among so few trials" in one.warm.text
+    assert folder.is_dir()
+
+
+def test_configs_to_start_from_are_tried_once_and_must_all_be(study: Study, tmp_path: Path) -> None:
+    path = tmp_path / "best.json"
+    a = {**study.default, "x": 0.125}
+    path.write_text(json.dumps([dict(study.default), a, a]))
+    assert prepare(study, Settings(start=path, n_trials=2)).search.start == [study.default, a]
+    with pytest.raises(SettingError, match="2 configs are to be tried first, the study's default"):
+        prepare(study, Settings(start=path, n_trials=1))

@@ -1,6 +1,7 @@
 """Several studies side by side, at equal cost."""
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations
@@ -15,7 +16,7 @@ from hypertune.analysis.frames import StudyData, finite, load, study_folder
 from hypertune.analysis.summary import summarize
 from hypertune.errors import SettingError
 from hypertune.records import MIN_REPEATS
-from hypertune.space import Parameter
+from hypertune.space import Parameter, identity
 
 _SAME = ("metric", "mode", "max_epochs", "data", "fixed")
 _MIN_SEARCHES = MIN_REPEATS
@@ -132,6 +133,12 @@ def _over_searches(studies: Sequence[StudyData]) -> list[str]:
     alike = all(p == plain[0] for p in plain) and len(methods) == 1
     if not alike or len(seeds) < len(studies) or len(studies) < _MIN_SEARCHES:
         return []
+    given = Counter(identity(c) for data in studies for c in data.study.get("start", [])[1:])
+    if any(n > 1 for n in given.values()):
+        return [
+            "Several of these searches began with the same configs (--from, --start): they are not "
+            "independent, and levels are not compared over them."
+        ]
     sentences = []
     for name in studies[0].study["factors"]:
         parameter = studies[0].space.common(name)

@@ -91,7 +91,13 @@ class Summary:
         sentences = []
         for other in self.scores:
             if other.trial == best.trial and other is not best:
-                sentences.append("The default configuration is the best one that was found.")
+                n_full = self.reasons["complete"] + self.reasons["converged"]
+                searched = self.best is not None and self.best.role == "search"
+                sentences.append(
+                    "The default configuration is the best one that was found."
+                    if n_full > searched
+                    else "Only the default configuration was trained in full."
+                )
             if other.trial == best.trial or other.test is None:
                 continue
             verb = "beats" if self.better(best.test, other.test) else "does not beat"
@@ -153,6 +159,7 @@ def summarize(folder: Path) -> Summary:
     if missing := {"metric", "mode", "test_metric"} - study.keys():
         raise JournalError(f"'{journal.path}' lacks {', '.join(sorted(missing))}: no study began.")
     searched = [t for t in trials if t.role == "search"]
+    own = {t.id for t in trials if t.role != "rerun"}
     mutated = {event.trial for event in changes if event.trial is not None}
     champion = recommended(trials, results, study, mutated)
     best = next((t for t in trials if champion is not None and t.id == champion.trial), None)
@@ -181,7 +188,7 @@ def summarize(folder: Path) -> Summary:
             for t in searched
             if t.reason in ("failed", "lost")
         ),
-        n_epochs=sum(row.epoch > 0 for rows in results.values() for row in rows),
+        n_epochs=sum(row.epoch > 0 for t, rows in results.items() if t in own for row in rows),
         seconds=sum(end - start for start, end in sessions) / 1000,
         n_looks=n_looks,
         n_mutations=sum(event.trial == best.id for event in changes) if best else 0,

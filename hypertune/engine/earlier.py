@@ -128,10 +128,11 @@ class Earlier:
         last = ends[-1] if ends else None
         orderly = last and last.kind == "search_end" and last.data.get("stopped_by") is None
         if orderly and search.done and not changes.get("until_decided"):
-            raise SettingError(
-                f"Study '{self.folder.name}' is finished: {n_trials} trials. "
-                "For more of them give the new total with --n-trials."
-            )
+            tried = len(search.trials)
+            more = "For more of them give the new total with --n-trials."
+            if prepared.study.search_space.n_configs == tried:
+                more = "The space has no more configs."
+            raise SettingError(f"Study '{self.folder.name}' is finished: {tried} trials. {more}")
         return prepared, settings
 
     def settled(

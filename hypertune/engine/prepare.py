@@ -1,7 +1,7 @@
 """From settings to what is run: the study, its data and the search through it."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from hypertune.search.candidates import most_candidates
 from hypertune.search.schedulers.full import Full
 from hypertune.search.searchers.random import Random
 from hypertune.settings import Settings
-from hypertune.space import Categorical, Config
+from hypertune.space import Categorical, Config, identity
 from hypertune.study import Study
 from hypertune.trainable.constraints import Constraints
 from hypertune.trainable.exchange import with_data
@@ -102,17 +102,29 @@ def prepare(
                 "pip install 'hypertune[tensorboard]'"
             )
     rules = Constraints(study)
-    n_trials = study.n_trials
+    n_trials = settings.n_trials or study.n_trials
     first, warm = list(start or ()), None
     if start is None:
         with check:
-            first = [dict(study.default), *_start_configs(study, settings.start)]
+            first = _distinct(study, [dict(study.default), *_start_configs(study, settings.start)])
+            if settings.start is not None and len(first) > n_trials:
+                raise SettingError(
+                    f"--start '{settings.start}': {len(first)} configs are to be tried first, the "
+                    f"study's default among them, but there are {n_trials} trials: give more "
+                    "with --n-trials."
+                )
             broken = [text for config in first for text in rules.broken(config)]
             if broken:
                 raise StudyError("Configs to try first break constraints of the study", broken)
         with check:
             if settings.earlier is not None:
-                warm = warm_start(study, settings.earlier)
+                warm = warm_start(
+                    study,
+                    settings.earlier,
+                    tried=first,
+                    n=n_trials - len(first),
+                    holds=rules.hold,
+                )
                 first += warm.configs
     with check:
         needed = row.searcher.n_trials(space) if searcher is None else None
@@ -138,7 +150,8 @@ def prepare(
             start=first,
             scheduler=settings.scheduler,
             feasible=rules.hold if study.constraints else None,
-            fair=fair_factor(study, settings),
+            # Another one's searcher knows no levels: it searches as it likes.
+            fair=fair_factor(study, settings) if own is None else None,
             searcher=own,
         )
     check.done()
@@ -188,6 +201,12 @@ def _ray_scheduler(
 def fair_factor(study: Study, settings: Settings) -> Categorical | None:
     """Return the factor whose levels get equal budgets; None if none does."""
     return study.fair_factor if settings.compared(study) else None
+
+
+def _distinct(study: Study, configs: Iterable[Config]) -> list[Config]:
+    """Return each of some nested configs once, in their order."""
+    space = study.search_space
+    return list({identity(space.nest(space.flatten(c))): dict(c) for c in configs}.values())
 
 
 def _start_configs(study: Study, path: Path | None) -> list[dict[str, Any]]:

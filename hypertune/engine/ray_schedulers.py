@@ -97,6 +97,15 @@ def checked(scheduler: TrialScheduler, study: Study) -> TrialScheduler:
             raise SettingError(
                 f"{name} must go by the study's {key}, {wanted}, but its {key} is {has}."
             )
+    last = getattr(scheduler, "_max_t", getattr(scheduler, "_max_t_attr", None))
+    by_epochs = getattr(scheduler, "_time_attr", None) == TRAINING_ITERATION
+    ends = getattr(scheduler, "_stop_last_trials", True)
+    if by_epochs and ends and last is not None and last < study.max_epochs:
+        raise SettingError(
+            f"{name} ends every trial at its max_t, {last:g}, and none would get to the "
+            f"{study.max_epochs} epochs of this study: make it with max_t={study.max_epochs}, or "
+            f"give --max-epochs {last:g}."
+        )
     scheduler = copy.deepcopy(scheduler)
     known = getattr(scheduler, "_mode", None)
     scheduler.set_search_properties(

@@ -109,7 +109,15 @@ class RaySearch(Searcher):
             # If it waits although nothing runs, there is nothing that it could wait for.
             self.waits = proposed is None and any(t.running for t in trials)
             return None
-        config: Config = as_plain(proposed)
+        try:
+            config: Config = as_plain(proposed)
+        except TypeError:
+            raise SettingError(
+                self._cannot(
+                    f"it proposed what is no plain value, {proposed!r}; perhaps it does not know "
+                    "choices between dicts"
+                )
+            ) from None
         if problems := self.space.problems(config):
             raise SettingError(
                 self._cannot(f"it proposed what is not in it: {'; '.join(problems)}")

@@ -2,13 +2,14 @@
 
 import math
 from collections import Counter
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from hypertune.errors import SettingError
 from hypertune.records import Journal
-from hypertune.space import Config, identity
+from hypertune.space import Config, Space, identity
 from hypertune.study import Study
 
 _N_TAKEN = 5
@@ -27,16 +28,27 @@ class WarmStart:
     text: str
 
 
-def warm_start(study: Study, folder: Path) -> WarmStart:
+def warm_start(
+    study: Study,
+    folder: Path,
+    *,
+    tried: Sequence[Config] = (),
+    n: int = _N_TAKEN,
+    holds: Callable[[Config], bool] = lambda config: True,
+) -> WarmStart:
     """Return the best configs of an earlier study, as far as the new one's space has them.
 
     Spaces are matched by the names at their top and by range: a value that the new space does not
     allow, or a name that the earlier one lacks, is left at the new study's default. Trials that
-    ran in full come first, then those that got furthest.
+    ran in full come first, then those that got furthest. Left out are those that failed, and those
+    whose config was changed on the way: no config of theirs gave their value.
 
     Args:
         study: The new study.
         folder: The earlier one's folder.
+        tried: Configs that are tried before.
+        n: How many more can be tried.
+        holds: Says whether a config keeps to the study's constraints.
 
     Raises:
         SettingError: Nothing there can be used.
@@ -49,7 +61,10 @@ def warm_start(study: Study, folder: Path) -> WarmStart:
             raise SettingError(f"--from '{folder.name}': its journal holds no study.")
         sign, metric = (-1.0 if about["mode"] == "max" else 1.0), about["metric"]
         ranked: list[tuple[bool, int, float, dict[str, Any]]] = []
+        changed = {event.trial for event in journal.events(kind="mutation")}
         for trial in journal.trials():
+            if trial.id in changed or trial.reason in ("failed", "lost"):
+                continue
             rows = journal.results(trial=trial.id)
             losses = [sign * row.metrics[metric] for row in rows if metric in row.metrics]
             finite = [loss for loss in losses if math.isfinite(loss)]
@@ -64,6 +79,7 @@ def warm_start(study: Study, folder: Path) -> WarmStart:
     taken: Counter[str] = Counter()
     outside: Counter[str] = Counter()
     configs: dict[str, Config] = {}
+    n_broken = 0
     for *_, earlier in ranked:
         config, any_taken = dict(study.default), False
         for name in study.space:
@@ -75,22 +91,42 @@ def warm_start(study: Study, folder: Path) -> WarmStart:
                 config[name] = earlier[name]
                 taken[name] += 1
                 any_taken = True
-        if any_taken:
-            configs.setdefault(identity(config), config)
+        if any_taken and not holds(config):
+            n_broken += 1
+        elif any_taken:
+            configs.setdefault(_identity(space, config), config)
     if not taken:
         raise SettingError(
             f"--from '{folder.name}': none of its {len(ranked)} trials with results has a value "
             f"for {', '.join(study.space)} that this study allows."
         )
-    best = list(configs.values())[:_N_TAKEN]
+    if not configs:
+        raise SettingError(
+            f"--from '{folder.name}': the constraints of this study hold for none of its "
+            f"{len(ranked)} trials with results."
+        )
+    for config in tried:
+        configs.pop(_identity(space, config), None)
+    best = list(configs.values())[: max(0, min(n, _N_TAKEN))]
     missing = [name for name in study.space if name not in taken and name not in outside]
     parts = [f"taken: {', '.join(taken)}"]
     parts += [f"{name} out of range in {n} of {len(ranked)} trials" for name, n in outside.items()]
     parts += [f"not there, left at the default: {', '.join(missing)}"] if missing else []
+    if n_broken:
+        parts.append(f"against the constraints in {n_broken} of {len(ranked)} trials")
     if metric != study.metric:
         parts.append(f"its metric is {metric}")
+    if about["mode"] != study.mode:
+        parts.append(f"its best is its {about['mode']}imum")
+    what = f"its {len(best)} best configs are" if len(best) != 1 else "its best config is"
+    if not configs:
+        what = "only what is tried anyway can be taken, and is"
+    elif not best:
+        what = "there is no room for its configs among so few trials; the others are"
     return WarmStart(
-        configs=best,
-        text=f"From {folder.name}: its {len(best)} best configs are tried first "
-        f"({'; '.join(parts)}).",
+        configs=best, text=f"From {folder.name}: {what} tried first ({'; '.join(parts)})."
     )
+
+
+def _identity(space: Space, config: Config) -> str:
+    return identity(space.nest(space.flatten(config)))

@@ -238,6 +238,20 @@ def test_independent_searches_compare_levels(tmp_path: Path) -> None:
     assert compare(folders[:2]).sentences == []
 
 
+def test_searches_that_began_with_the_same_configs_are_not_independent(tmp_path: Path) -> None:
+    folders = [
+        write_study(
+            tmp_path / f"s{seed}",
+            [Made(losses=[2.0 + 0.1 * seed] * 9), Made(losses=[1.0] * 9, config=LSTM)],
+            seed=seed,
+            start=[DEFAULT, LSTM] if seed != 2 else [DEFAULT],
+        )
+        for seed in range(4)
+    ]
+    (said,) = compare(folders).sentences
+    assert "are not independent" in said
+
+
 def test_independent_searches_compare_ranges_pair_by_pair(tmp_path: Path) -> None:
     losses = {8: [0.90, 0.95, 0.99, 0.93], 30: [0.51, 0.50, 0.53, 0.52], 100: [0.5, 0.7, 0.4]}
     folders = [
