@@ -356,6 +356,14 @@ def test_scheduler_that_ends_every_trial_early_is_refused(make: Any, toy: Study)
     prepare(toy, settings, scheduler=make(max_t=9))
 
 
+@pytest.mark.parametrize("what", [3, schedulers.ASHAScheduler, OptunaSearch])
+def test_what_is_no_object_of_rays_is_refused(what: Any, toy: Study) -> None:
+    with pytest.raises(SettingError, match="searcher must be an object of one of Ray Tune's"):
+        with_searcher(toy, what)
+    with pytest.raises(SettingError, match="scheduler must be an object of one of Ray Tune's"):
+        prepare(toy, Settings(method="random"), scheduler=what)
+
+
 def test_what_does_not_go_together_is_said(toy: Study) -> None:
     with pytest.raises(SettingError, match="method 'tpe' and Listed are both searchers"):
         hypertune.run(toy, method="tpe", searcher=Listed())

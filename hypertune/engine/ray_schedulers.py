@@ -80,6 +80,10 @@ def checked(scheduler: TrialScheduler, study: Study) -> TrialScheduler:
     Raises:
         SettingError: It cannot work with the study.
     """
+    if not isinstance(scheduler, TrialScheduler):
+        raise SettingError(
+            f"scheduler must be an object of one of Ray Tune's schedulers, but got {scheduler!r}."
+        )
     name = type(scheduler).__name__
     for kind, instead in _REFUSED.items():
         if isinstance(scheduler, kind):

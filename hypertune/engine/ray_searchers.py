@@ -39,6 +39,10 @@ class RaySearch(Searcher):
 
     def __init__(self, study: Study, theirs: RaySearcher, seed: int) -> None:
         super().__init__(study.search_space, study.max_epochs, seed)
+        if not isinstance(theirs, RaySearcher):
+            raise SettingError(
+                f"searcher must be an object of one of Ray Tune's searchers, but got {theirs!r}."
+            )
         self.theirs, self.metric = theirs, study.metric
         self._name = type(theirs).__name__
         self._sign = -1.0 if study.mode == "max" else 1.0
