@@ -419,6 +419,10 @@ class Space:
             raise ValueError("; ".join(problems))
         return flat
 
+    def identity(self, config: Mapping[str, Value]) -> str:
+        """Return a text that is equal for nested configs that are searched as one and the same."""
+        return identity(self.nest(self.flatten(config)))
+
     def problems(self, config: Mapping[str, Value]) -> list[str]:
         """Return what puts a nested config outside the space; empty if nothing does."""
         return _flatten(self._root, config, {}, "")

@@ -21,7 +21,7 @@ from hypertune.search.candidates import most_candidates
 from hypertune.search.schedulers.full import Full
 from hypertune.search.searchers.random import Random
 from hypertune.settings import Settings
-from hypertune.space import Categorical, Config, identity
+from hypertune.space import Categorical, Config
 from hypertune.study import Study
 from hypertune.trainable.constraints import Constraints
 from hypertune.trainable.exchange import with_data
@@ -102,7 +102,15 @@ def prepare(
                 "pip install 'hypertune[tensorboard]'"
             )
     rules = Constraints(study)
-    n_trials = settings.n_trials or study.n_trials
+    n_trials = study.n_trials
+    with check:
+        needed = row.searcher.n_trials(space) if searcher is None else None
+        n_trials = settings.n_trials or needed or study.n_trials
+        if needed is not None and n_trials < needed:
+            raise SettingError(
+                f"--method {settings.method} is about all {needed} configs of the space, but "
+                f"--n-trials is {n_trials}."
+            )
     first, warm = list(start or ()), None
     if start is None:
         with check:
@@ -126,14 +134,6 @@ def prepare(
                     holds=rules.hold,
                 )
                 first += warm.configs
-    with check:
-        needed = row.searcher.n_trials(space) if searcher is None else None
-        n_trials = settings.n_trials or needed or study.n_trials
-        if needed is not None and n_trials < needed:
-            raise SettingError(
-                f"--method {settings.method} is about all {needed} configs of the space, but "
-                f"--n-trials is {n_trials}."
-            )
     own, followed = None, None
     with check:
         own = None if searcher is None else RaySearch(study, searcher, settings.seed)
@@ -205,8 +205,7 @@ def fair_factor(study: Study, settings: Settings) -> Categorical | None:
 
 def _distinct(study: Study, configs: Iterable[Config]) -> list[Config]:
     """Return each of some nested configs once, in their order."""
-    space = study.search_space
-    return list({identity(space.nest(space.flatten(c))): dict(c) for c in configs}.values())
+    return list({study.search_space.identity(c): dict(c) for c in configs}.values())
 
 
 def _start_configs(study: Study, path: Path | None) -> list[dict[str, Any]]:

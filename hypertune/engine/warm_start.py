@@ -9,7 +9,7 @@ from typing import Any
 
 from hypertune.errors import SettingError
 from hypertune.records import Journal
-from hypertune.space import Config, Space, identity
+from hypertune.space import Config
 from hypertune.study import Study
 
 _N_TAKEN = 5
@@ -94,7 +94,7 @@ def warm_start(
         if any_taken and not holds(config):
             n_broken += 1
         elif any_taken:
-            configs.setdefault(_identity(space, config), config)
+            configs.setdefault(space.identity(config), config)
     if not taken:
         raise SettingError(
             f"--from '{folder.name}': none of its {len(ranked)} trials with results has a value "
@@ -106,7 +106,7 @@ def warm_start(
             f"{len(ranked)} trials with results."
         )
     for config in tried:
-        configs.pop(_identity(space, config), None)
+        configs.pop(space.identity(config), None)
     best = list(configs.values())[: max(0, min(n, _N_TAKEN))]
     missing = [name for name in study.space if name not in taken and name not in outside]
     parts = [f"taken: {', '.join(taken)}"]
@@ -126,7 +126,3 @@ def warm_start(
     return WarmStart(
         configs=best, text=f"From {folder.name}: {what} tried first ({'; '.join(parts)})."
     )
-
-
-def _identity(space: Space, config: Config) -> str:
-    return identity(space.nest(space.flatten(config)))

@@ -4,6 +4,7 @@ import errno
 import json
 import math
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -220,15 +221,21 @@ def test_studies_are_compared_at_equal_cost(tmp_path: Path) -> None:
         compare([a])
 
 
-def test_independent_searches_compare_levels(tmp_path: Path) -> None:
-    folders = [
+def four_searches(tmp_path: Path, *, starts: Sequence[Sequence[Any]] = ([DEFAULT],) * 4) -> Any:
+    """Write four searches that began with some configs each; return their folders."""
+    return [
         write_study(
             tmp_path / f"s{seed}",
             [Made(losses=[2.0 + 0.1 * seed] * 9), Made(losses=[1.0] * 9, config=LSTM)],
             seed=seed,
+            start=start,
         )
-        for seed in range(4)
+        for seed, start in enumerate(starts)
     ]
+
+
+def test_independent_searches_compare_levels(tmp_path: Path) -> None:
+    folders = four_searches(tmp_path)
     cells, windows = compare(folders).sentences
     assert cells.startswith(
         "cell: over 4 independent searches the best found of lstm beats the best found of gru: "
@@ -239,15 +246,8 @@ def test_independent_searches_compare_levels(tmp_path: Path) -> None:
 
 
 def test_searches_that_began_with_the_same_configs_are_not_independent(tmp_path: Path) -> None:
-    folders = [
-        write_study(
-            tmp_path / f"s{seed}",
-            [Made(losses=[2.0 + 0.1 * seed] * 9), Made(losses=[1.0] * 9, config=LSTM)],
-            seed=seed,
-            start=[DEFAULT, LSTM] if seed != 2 else [DEFAULT],
-        )
-        for seed in range(4)
-    ]
+    both = [DEFAULT, LSTM]
+    folders = four_searches(tmp_path, starts=(both, both, [DEFAULT], both))
     (said,) = compare(folders).sentences
     assert "are not independent" in said
 

@@ -33,10 +33,10 @@ class Hyperopt(Searcher):
         history = hyperopt.Trials()
         at = common_epoch(trials, _N_START, self.max_epochs)
         known = [t for t in trials if not t.running and (t.losses or t.reason in _FAILED)]
-        known.sort(key=lambda trial: rank_at(trial, at))
+        ranked = sorted(rank_at(trial, at) for trial in known)
         docs = [
-            self._doc(trial, place if math.isfinite(rank_at(trial, at)[2]) else None)
-            for place, trial in enumerate(known)
+            self._doc(trials[number], place if math.isfinite(loss) else None)
+            for place, (_, _, loss, number) in enumerate(ranked)
         ]
         docs.sort(key=lambda doc: int(doc["tid"]))
         if docs:

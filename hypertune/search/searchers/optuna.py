@@ -41,7 +41,7 @@ class OptunaSearcher(Searcher):
         super().__init__(space, max_epochs, seed)
         optuna.logging.set_verbosity(optuna.logging.ERROR)
         self._distributions = {p.key: _distribution(p) for p in space.parameters}
-        # What Optuna made of trials at rest is kept: by what it follows from.
+        # What Optuna made of trials at rest is kept: by what it is made of.
         self._frozen: dict[tuple[object, ...], FrozenTrial] = {}
 
     knows_pruned = True
@@ -75,8 +75,10 @@ class OptunaSearcher(Searcher):
             known = [trial for trial in at_rest if rank_at(trial, at)[2] < math.inf]
             told = {trial.number for trial in self._telling(known, at)}
             study = optuna.create_study(sampler=self.sampler(int(rng.integers(2**31))))
-            got_there = [r[2] for r in (rank_at(t, at) for t in known) if not r[0]]
-            worst = None if self.knows_pruned else max(got_there, default=None)
+            worst = None
+            if not self.knows_pruned:
+                there = (trial.loss_at(at) for trial in known)
+                worst = max((loss for loss in there if loss is not None), default=None)
             history = [
                 self._history(trial, at, worst)
                 for trial in trials
@@ -99,19 +101,19 @@ class OptunaSearcher(Searcher):
             at: The epoch at which trials are compared.
             worst: The value of those that did not get there; None if they count as pruned.
         """
-        state_of = (trial.number, trial.epoch, trial.reason, at, worst)
-        if state_of in self._frozen and not _under_way(trial):
-            return self._frozen[state_of]
-        keys = self._distributions if self.joint else trial.flat
-        params = {
-            key: _internal(p, trial.flat[key] if key in trial.flat else p.from_unit(0.5))
-            for key, p in ((key, self.space[key]) for key in keys)
-        }
         before, _, loss, _ = rank_at(trial, at)
         if before and worst is not None:
             before, loss = False, worst
         state = TrialState.PRUNED if before else TrialState.COMPLETE
         state = TrialState.RUNNING if _under_way(trial) else state
+        made_of = (trial.number, trial.epoch, state, loss)
+        if made_of in self._frozen:
+            return self._frozen[made_of]
+        keys = self._distributions if self.joint else trial.flat
+        params = {
+            key: _internal(p, trial.flat[key] if key in trial.flat else p.from_unit(0.5))
+            for key, p in ((key, self.space[key]) for key in keys)
+        }
         frozen = create_trial(
             state=state,
             value=loss if state is TrialState.COMPLETE else None,
@@ -120,7 +122,7 @@ class OptunaSearcher(Searcher):
             intermediate_values={trial.epoch: loss} if state is TrialState.PRUNED else None,
         )
         if state is not TrialState.RUNNING:
-            self._frozen[state_of] = frozen
+            self._frozen[made_of] = frozen
         return frozen
 
 
