@@ -502,6 +502,8 @@ def epoch_line(out: Console) -> Callable[[int, Mapping[str, float]], None]:
 def show_rerun(out: Console, again: Rerun) -> None:
     """Print whether a trial that was run again is the same."""
     before, after = again.values
+    if again.source_changed:
+        out.print("The study's file was changed since the study began.")
     if again.failure is not None:
         out.print(Text(f"It failed after {again.n_epochs} epochs: {again.failure}"))
     elif not again.same_seed:

@@ -76,6 +76,10 @@ def test_trials_that_save_nothing_cannot_be_paused(method: str, toy: Study) -> N
             "must go by the study's mode, min, but its mode is max",
         ),
         (schedulers.HyperBandForBOHB(), "TuneBOHB alone"),
+        (
+            schedulers.PopulationBasedTraining(hyperparam_mutations={"y": tune.uniform(0, 1)}),
+            "would vary y, but the study searches x",
+        ),
         (schedulers.ResourceChangingScheduler(), "cpus_per_trial"),
     ],
 )

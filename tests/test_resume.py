@@ -5,6 +5,7 @@ Ray and MLflow are not needed for that: jobs run one after another in this proce
 
 import contextlib
 import errno
+import io
 import json
 import shutil
 import sys
@@ -19,10 +20,12 @@ import pytest
 from conftest import OURS, TOY, doing
 from one_worker import Killed, OneWorker, settings
 from ray import tune
+from rich.console import Console
 
 from hypertune import cli, engine, load_model
 from hypertune.analysis import summarize
 from hypertune.analysis.statements import Undecided
+from hypertune.display import show_rerun
 from hypertune.engine import Outcome
 from hypertune.engine.checkpoints import Checkpoints
 from hypertune.engine.driver import Driver
@@ -615,6 +618,11 @@ def test_a_study_file_that_moved_or_changed(one: OneWorker, tmp_path: Path) -> N
     assert outcome.warning is not None
     assert "was changed since this study began" in outcome.warning
     assert outcome.stopped_by is None
+    again = engine.rerun(folder, 1)
+    assert (again.source_changed, again.differs) == (True, None)
+    out = io.StringIO()
+    show_rerun(Console(file=out), again)
+    assert "file was changed since" in out.getvalue()
 
 
 def engine_study(path: Path) -> Study:
@@ -775,6 +783,7 @@ def test_a_trial_is_run_again_to_the_last_digit(trained: Path) -> None:
     lines: list[int] = []
     n_epochs = summarize(folder).n_epochs
     again = engine.rerun(folder, 1, watch=lambda epoch, metrics: lines.append(epoch))
+    assert not again.source_changed
     assert (again.of, again.n_epochs, again.differs, again.failure) == (1, 2, None, None)
     assert lines == [1, 2]
     with contextlib.closing(Journal(folder / "journal.db", read_only=True)) as journal:

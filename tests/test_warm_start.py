@@ -142,3 +142,6 @@ def test_configs_to_start_from_are_tried_once_and_must_all_be(study: Study, tmp_
     assert prepare(study, Settings(start=path, n_trials=2)).search.start == [study.default, a]
     with pytest.raises(SettingError, match="2 configs are to be tried first, the study's default"):
         prepare(study, Settings(start=path, n_trials=1))
+    path.write_text("[" * 100_000)
+    with pytest.raises(SettingError, match="cannot be read: maximum recursion depth exceeded"):
+        prepare(study, Settings(start=path))

@@ -214,7 +214,7 @@ def _start_configs(study: Study, path: Path | None) -> list[dict[str, Any]]:
         return []
     try:
         given = json.loads(path.read_text())
-    except (OSError, ValueError) as problem:
+    except (OSError, ValueError, RecursionError) as problem:
         raise SettingError(f"--start '{path}' cannot be read: {problem}.") from problem
     configs = given if isinstance(given, list) else [given]
     problems = [] if configs else [f"--start '{path}' holds no config."]

@@ -101,6 +101,12 @@ def checked(scheduler: TrialScheduler, study: Study) -> TrialScheduler:
             raise SettingError(
                 f"{name} must go by the study's {key}, {wanted}, but its {key} is {has}."
             )
+    mutations: Mapping[str, Any] = getattr(scheduler, "_hyperparam_mutations", {})
+    if unknown := sorted(set(mutations) - set(study.space)):
+        raise SettingError(
+            f"{name} would vary {', '.join(unknown)}, but the study searches "
+            f"{', '.join(study.space)}: hyperparam_mutations can hold only these."
+        )
     last = getattr(scheduler, "_max_t", getattr(scheduler, "_max_t_attr", None))
     by_epochs = getattr(scheduler, "_time_attr", None) == TRAINING_ITERATION
     ends = getattr(scheduler, "_stop_last_trials", True)

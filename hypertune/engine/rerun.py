@@ -35,6 +35,7 @@ class Rerun:
         same_seed: Whether the two should be the same.
         values: The metric at the last epoch: of the first run, and of this one.
         failure: Why it ended early, if it did.
+        source_changed: Whether the study's file is not what it was when the study began.
     """
 
     trial: int
@@ -45,6 +46,7 @@ class Rerun:
     same_seed: bool
     values: tuple[float, float]
     failure: str | None
+    source_changed: bool
 
 
 def rerun(
@@ -124,6 +126,7 @@ def rerun(
         same_seed=used == row.seed,
         values=(_value(before, last, study.metric), _value(after, last, study.metric)),
         failure=failure,
+        source_changed=earlier.source_changed,
     )
 
 
