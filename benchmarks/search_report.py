@@ -27,6 +27,7 @@ MEASURES = {
     "best_in_time": "Best seen, in time",
 }
 ONE_EPOCH = "one-epoch"
+MARKERS = "osv^D*P<>Xhd"
 N_BOOT, N_BOOT_PAIRED = 2000, 10_000
 ALPHA = 0.05
 
@@ -381,25 +382,39 @@ def report(
 
 
 def plot(made: Sequence[Board], path: Path) -> None:
-    """Draw the mean regret over the budget, with its interval, one panel a board."""
+    """Draw the mean regret over the budget, a panel a board; of its best arm with the interval."""
     matplotlib = import_module("matplotlib")
     matplotlib.use("svg")
     matplotlib.rcParams["svg.hashsalt"] = "regret"  # the same file for the same numbers
-    pyplot = import_module("matplotlib.pyplot")
+    pyplot, ticker = import_module("matplotlib.pyplot"), import_module("matplotlib.ticker")
     figure, axes = pyplot.subplots(
         1, len(made), figsize=(5.2 * len(made) + 2, 5), squeeze=False, layout="constrained"
     )
     arms = list(dict.fromkeys(arm for board in made for arm in board.complete))
-    colours = {arm: pyplot.get_cmap("tab20")(k % 20) for k, arm in enumerate(arms)}
+    looks = {
+        arm: {
+            "color": pyplot.get_cmap("tab10")(k % 10),
+            "marker": MARKERS[k % len(MARKERS)],  # as the colours come round again
+            "linestyle": "--" if arm in PEERS else "-",
+            "linewidth": 1.0 if k else 2.5,
+            "markersize": 4,
+        }
+        for k, arm in enumerate(arms)
+    }
     for axis, board in zip(axes[0], made, strict=True):
         places = list(marks(epochs=board.epochs, budget=10**6).values())[: len(board.labels)]
         for arm in board.complete:
+            axis.plot(places, board.mean(arm), label=arm, **looks[arm])
+        for arm in board.complete[:1]:  # all of them would hide each other
             bands = [board.interval(arm, mark) for mark in range(len(places))]
-            style = {"linestyle": "--" if arm in PEERS else "-", "color": colours[arm]}
-            marker = "." if arms.index(arm) < 20 else "x"  # as the colours come round again
-            axis.plot(places, board.mean(arm), label=arm, marker=marker, **style)
-            axis.fill_between(places, *zip(*bands, strict=True), color=colours[arm], alpha=0.08)
+            colour = looks[arm]["color"]
+            axis.fill_between(places, *zip(*bands, strict=True), color=colour, alpha=0.12)
         axis.set(xscale="log", yscale="log", title=board.title)
+        axis.yaxis.set(
+            major_locator=ticker.LogLocator(subs=(1, 2, 5)),
+            major_formatter=ticker.StrMethodFormatter("{x:g}"),
+            minor_locator=ticker.NullLocator(),
+        )
         axis.set_xlabel("epochs / epochs in full" if board.epochs else "trials")
         axis.set_xticks(places, board.labels)
         axis.tick_params(axis="x", which="minor", bottom=False, labelbottom=False)
