@@ -28,6 +28,7 @@ from hypertune.trainable.own import OwnConfig, OwnLoop, OwnTask, state_folder
 
 _SETTLE_S = 0.5
 _POLL_S = 0.02
+_KILLED_S = 1.0
 _N_LINES = 40  # that are kept of what a command said
 _N_SAMPLES = 100  # configs that placeholders are tried on
 _WHOLE = ("config_json", "config_file")
@@ -135,6 +136,7 @@ class CommandLoop(OwnLoop):
         self._state.mkdir()
         self._process: subprocess.Popen[bytes] | None = None
         self._guard: subprocess.Popen[bytes] | None = None
+        self._mark = ""
         self._reports: _Added | None = None
         self._ahead: deque[dict[str, Any]] = deque()  # reports that were not asked for yet
         self._goes_on = False  # from a state, and has reported nothing since
@@ -211,30 +213,34 @@ class CommandLoop(OwnLoop):
         report = stdout
         if self._task.report != "stdout":
             report = cwd / _filled(self._task.report, values)
-        mark = uuid.uuid4().hex
+        self._mark = uuid.uuid4().hex
         with stdout.open("wb") as out, (self._work / "stderr").open("wb") as errors:
             self._reports = _Added(report)
             self._process = subprocess.Popen(
                 line,
                 cwd=cwd,
                 # A Python that writes into a file would keep its lines until the buffer is full.
-                env={**os.environ, guard.MARK: mark, "PYTHONUNBUFFERED": "1"},
+                env={**os.environ, guard.MARK: self._mark, "PYTHONUNBUFFERED": "1"},
                 stdin=subprocess.DEVNULL,
                 stdout=out,
                 stderr=errors,
                 start_new_session=True,
             )
-        self._guard = guard.start_guard(self._process.pid, mark, self._work)
+        self._guard = guard.start_guard(self._process.pid, self._mark, self._work)
 
     def _end(self) -> None:
         """End the command with all its processes."""
-        if self._guard is not None:
-            self._guard.communicate()
-            self._guard = None
-        if self._process is not None:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(self._process.pid, signal.SIGKILL)  # should the guard have died
-            self._process.wait()
+        process, watcher, self._guard = self._process, self._guard, None
+        if watcher is not None:
+            watcher.communicate()
+        elif process is None or process.returncode is not None:
+            return
+        assert process is not None
+        if watcher is None or watcher.returncode != 0:  # it could not be started, or has died
+            group = process.pid if process.poll() is None else 0  # else others may have the id
+            guard.end_processes(group, self._mark, grace_s=0.0)
+        with contextlib.suppress(subprocess.TimeoutExpired):  # SIGKILL does not end all that waits
+            process.wait(_KILLED_S)
 
     def _over(self, status: int) -> None:
         """Say what the end of the command means.
