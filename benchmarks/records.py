@@ -33,7 +33,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
-from chaos import Proxy, proxy
+from chaos_servers import Proxy, proxy
 
 from hypertune.records import Journal, Uploader
 from hypertune.records.server import mlflow_server
