@@ -651,11 +651,14 @@ def studies(studies_dir: StudiesDir = Path("studies")) -> None:
     from hypertune import display, engine
     from hypertune.analysis import summarize
 
-    folders = engine.study_folders(studies_dir)
-    display.show_studies(
-        display.console(),
-        [(summarize(folder), engine.read_outcome(folder)) for folder in folders],
-    )
+    found, broken = [], {}
+    for folder in engine.study_folders(studies_dir):
+        try:
+            engine.check_study(folder)
+            found.append((summarize(folder), engine.read_outcome(folder)))
+        except HypertuneError as problem:
+            broken[folder.name] = str(problem)
+    display.show_studies(display.console(), found, broken)
 
 
 @app.command()
@@ -838,7 +841,7 @@ def delete(
     """Delete a study's folder: its journal, checkpoints and report. MLflow keeps its runs."""
     from hypertune import engine
 
-    folder = engine.study_folder(studies_dir, study)
+    folder = engine.study_folder(studies_dir, study, damaged=True)
     if not yes:
         typer.confirm(f"Delete '{folder}' with all its trials?", abort=True)
     engine.delete(folder)

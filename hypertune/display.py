@@ -397,8 +397,10 @@ def _show_next(out: Console, outcome: Outcome) -> None:
         out.print(f"  hypertune ui {folder.name}{login}{flags}")
 
 
-def show_studies(out: Console, studies: Iterable[tuple[Summary, Outcome]]) -> None:
-    """Print which studies there are."""
+def show_studies(
+    out: Console, studies: Iterable[tuple[Summary, Outcome]], broken: Mapping[str, str]
+) -> None:
+    """Print which studies there are, and by name why others cannot be shown."""
     table = Table(box=None, pad_edge=False)
     for column in ("study", "question", "method", "trials", "best", "state"):
         table.add_column(column, overflow="fold")
@@ -413,7 +415,10 @@ def show_studies(out: Console, studies: Iterable[tuple[Summary, Outcome]]) -> No
             "" if best is None else f"{about['metric']} {best.validation:.4f}",
             _state(outcome),
         )
-    out.print(table if table.row_count else "There is no study yet.")
+    if table.row_count or not broken:
+        out.print(table if table.row_count else "There is no study yet.")
+    for name, why in broken.items():
+        out.print(Text(f"{name}: {why}", style="yellow"))
 
 
 def _state(outcome: Outcome) -> str:

@@ -4,6 +4,7 @@ HypertuneError
 ├── StudyError      the study file or its space breaks a rule; nothing has started
 ├── SettingError    a flag, a folder or the environment does; nothing has started
 └── JournalError    the record of a study cannot be read or written
+    └── NothingBegunError   there is none: no study began there
 """
 
 from collections.abc import Sequence
@@ -28,6 +29,10 @@ class SettingError(HypertuneError):
 
 class JournalError(HypertuneError):
     """The journal cannot be opened, read or written."""
+
+
+class NothingBegunError(JournalError):
+    """There is no journal, or it holds no study: none began, and nothing is lost."""
 
 
 class Checks:

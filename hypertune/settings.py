@@ -236,7 +236,7 @@ class Settings:
             SettingError: A change breaks a rule, or the store's login is needed again.
         """
         known = {key: record[key] for key in cls.__dataclass_fields__ if key in record}
-        known["other_data"] = OtherData.recorded(record["other_data"])
+        known["other_data"] = OtherData.recorded(record.get("other_data", {}))
         settings = cls(**{**known, **changes, "name": folder.name, "studies_dir": folder.parent})
         if "***" in (settings.tracking_uri or ""):
             raise SettingError(

@@ -107,7 +107,7 @@ def test_a_study_that_is_not_there_cannot_be_delivered(
 def test_a_name_that_is_taken_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    (tmp_path / "studies" / "mine").mkdir(parents=True)
+    write_study(tmp_path / "studies" / "mine", [Made(losses=[1.0] * 9)])
     assert call(monkeypatch, tmp_path, *GOOD, "--name", "mine") == 2
     assert "There is a study 'mine'" in capsys.readouterr().err
 

@@ -46,7 +46,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from hypertune.errors import JournalError, SettingError, choices
+from hypertune.errors import JournalError, NothingBegunError, SettingError, choices
 from hypertune.records import FULL, EventRow, Journal, ResultRow, job_results
 from hypertune.records.mlflow_runs import (
     JSON_TAG,
@@ -289,9 +289,10 @@ def study_folder(study: str | Path) -> Path:
 def _from_journal(path: Path) -> tuple[dict[str, Any], list[Record], pd.DataFrame]:
     journal = Journal(path, read_only=True)
     try:
+        journal.check()
         about = journal.study()
         if not about:
-            raise JournalError(f"'{path}' holds no study: none began.")
+            raise NothingBegunError(f"'{path}' holds no study: none began.")
         about["n_sessions"] = n_sessions(journal)
         results: dict[int, list[ResultRow]] = {}
         for row in journal.results():

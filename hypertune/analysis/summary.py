@@ -147,6 +147,7 @@ def summarize(folder: Path) -> Summary:
     """
     journal = Journal(folder / "journal.db", read_only=True)
     try:
+        journal.check()
         study, trials = journal.study(), journal.trials()
         results: dict[int, list[ResultRow]] = {}
         for row in journal.results():

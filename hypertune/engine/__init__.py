@@ -11,6 +11,7 @@ from hypertune.engine.driver import Observer, Progress
 from hypertune.engine.earlier import refuse_other
 from hypertune.engine.explain import Explanation, explain
 from hypertune.engine.folder import (
+    check_study,
     delete,
     has_study,
     is_under_way,
@@ -31,6 +32,7 @@ __all__ = [
     "Progress",
     "Rerun",
     "capacity",
+    "check_study",
     "cpus_here",
     "delete",
     "explain",

@@ -9,13 +9,16 @@ from pathlib import Path
 from typing import Any
 
 from hypertune.engine.driver import FINAL
+from hypertune.engine.folder import check_study
 from hypertune.engine.prepare import Prepared, prepare
-from hypertune.errors import SettingError
+from hypertune.errors import JournalError, SettingError
 from hypertune.methods import METHODS
 from hypertune.records import EventRow, Journal, ResultRow, TrialRow
 from hypertune.settings import Settings
 from hypertune.study import Study, load_study, study_names
 from hypertune.trainable.exchange import OtherData, with_data
+
+_NEEDED = ("source", "source_sha256", "start")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,17 +44,14 @@ class Earlier:
         """Read the journal in a folder.
 
         Raises:
-            JournalError: There is none, or it cannot be read.
-            SettingError: The search had not begun.
+            JournalError: It cannot be read, or holds no study.
         """
+        about = check_study(folder)
         journal = Journal(folder / "journal.db", read_only=True)
         try:
-            about = journal.study()
             results: dict[int, list[ResultRow]] = {}
             for row in journal.results():
                 results.setdefault(row.trial, []).append(row)
-            if "parameters" not in about:
-                raise SettingError(f"The journal in '{folder}' holds no study to go on with.")
             return cls(
                 folder=folder,
                 about=about,
@@ -113,7 +113,7 @@ class Earlier:
                 f"--n-trials is the new total and must be at least {n_trials}, which are there "
                 f"already, but got {settings.n_trials}."
             )
-        budget = self.about["settings"]["time_budget_s"]
+        budget = self.about["settings"].get("time_budget_s")
         if settings.time_budget_s is None and budget is not None:
             left = budget - self.spent_s
             if left <= 0:
@@ -143,6 +143,11 @@ class Earlier:
         Raises:
             HypertuneError: The study is not the same any more, or a setting breaks a rule.
         """
+        if missing := [key for key in _NEEDED if key not in self.about]:
+            raise JournalError(
+                f"The journal of '{self.folder.name}' lacks {', '.join(missing)}, without which "
+                "the study cannot be rebuilt."
+            )
         changed = {"n_trials": self.about["n_trials"], "time_budget_s": None, **changes}
         settings = Settings.recorded(self.about["settings"], self.folder, **changed)
         study = with_data(self._study(space), settings.other_data)
@@ -189,7 +194,7 @@ class Earlier:
             "mode": study.mode,
             "constraints": study.constraint_texts,
         }
-        before = {**self.about, "space": self.about["parameters"]}
+        before = {"constraints": {}, **self.about, "space": self.about["parameters"]}
         changed = [key for key in now if json.loads(json.dumps(now[key])) != before[key]]
         if changed:
             raise SettingError(
@@ -218,9 +223,7 @@ def refuse_other(folder: Path, study: Study, settings: Settings, asked: Collecti
         JournalError: There is no readable journal.
         SettingError: It is another study, or began in another way.
     """
-    with contextlib.closing(Journal(folder / "journal.db", read_only=True)) as journal:
-        about = journal.study()
-    name = folder.name
+    about, name = check_study(folder), folder.name
     if about["space"] != study.name:
         raise SettingError(
             f"Study '{name}' is one of '{about['space']}', not of '{study.name}': choose another "

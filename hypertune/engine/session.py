@@ -17,7 +17,7 @@ from ray.tune.search import Searcher as RaySearcher
 
 from hypertune.engine.driver import Driver, Judge, Observer, Progress
 from hypertune.engine.earlier import Earlier, source_hash
-from hypertune.engine.folder import locked, new_folder, refuse_network, usable_folder
+from hypertune.engine.folder import check_study, locked, new_folder, refuse_network, usable_folder
 from hypertune.engine.nodes import Following, alive_nodes, capacity, check_nodes
 from hypertune.engine.outcome import Outcome
 from hypertune.engine.prepare import (
@@ -71,10 +71,11 @@ def run(
     study = prepared.study
     usable_folder(study.name, settings)
     with _at_hand(prepared, settings, observer) as session:
-        folder = new_folder(study.name, settings)
-        with locked(folder), contextlib.closing(Journal(folder / "journal.db")) as journal:
-            about = _description(prepared, settings, session.data)
-            journal.set_study(name=folder.name, **about)
+        about = _description(prepared, settings, session.data)
+        with contextlib.ExitStack() as stack:
+            folder = stack.enter_context(new_folder(study.name, settings))
+            journal = Journal(folder / "journal.db", study={"name": folder.name, **about})
+            stack.enter_context(contextlib.closing(journal))
             return session.go(journal, settings.time_budget_s, report, judge)
 
 
@@ -107,7 +108,7 @@ def resume(
         HypertuneError: It cannot go on; nothing has changed.
     """
     refuse_network(folder)
-    Journal(folder / "journal.db", read_only=True).close()
+    check_study(folder)
     with locked(folder):
         if storage := Earlier.storage(folder, changes or {}):
             catch_up(folder, storage)

@@ -56,6 +56,7 @@ def warm_start(
     """
     journal = Journal(folder / "journal.db", read_only=True)
     try:
+        journal.check()
         about = journal.study()
         if "metric" not in about:
             raise SettingError(f"--from '{folder.name}': its journal holds no study.")

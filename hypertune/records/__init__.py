@@ -18,6 +18,7 @@ from hypertune.records.journal import (
     TrialRow,
     best_result,
     flat_names,
+    has_begun,
     job_results,
     told_file,
 )
@@ -49,6 +50,7 @@ __all__ = [
     "delivered",
     "dependable",
     "flat_names",
+    "has_begun",
     "has_copy",
     "has_tensorboard",
     "job_results",

@@ -45,7 +45,7 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
-from hypertune.errors import JournalError
+from hypertune.errors import JournalError, NothingBegunError
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS study (key TEXT PRIMARY KEY, value TEXT NOT NULL);
@@ -121,48 +121,125 @@ def now_ms() -> int:
     return time.time_ns() // 1_000_000
 
 
+def has_begun(path: Path) -> bool:
+    """Say whether a study has begun in a journal, which may be missing or damaged.
+
+    A process that was killed when it made the journal leaves an empty file, one without tables, or
+    (as earlier versions did) tables without a study.
+    """
+    try:
+        _check_file(path, read_only=True)
+        with contextlib.closing(sqlite3.connect(path, timeout=30)) as db:
+            db.execute("PRAGMA query_only = ON")
+            if db.execute("SELECT count(*) FROM sqlite_master").fetchone() == (0,):
+                return False
+            if db.execute("PRAGMA user_version").fetchone() != (FORMAT,):
+                return True  # of another version, or another program's
+            tables = ("study", "trials")
+            return any(db.execute(f"SELECT 1 FROM {table} LIMIT 1").fetchone() for table in tables)
+    except NothingBegunError:
+        return False
+    except (sqlite3.Error, JournalError):
+        return True  # something that cannot be read is not nothing
+
+
+def _check_file(path: Path, *, read_only: bool) -> None:
+    """Check what can be said of a journal without SQLite, whose messages are hard to understand."""
+    try:
+        size = path.stat().st_size
+        if path.is_dir():
+            raise JournalError(f"'{path}' is a folder, but a study's journal is a file.")
+        wal = path.with_name(path.name + "-wal")
+        if size == 0 and wal.is_file() and wal.stat().st_size:
+            # SQLite would delete the log of an empty file, and with it what may be saved.
+            raise JournalError(
+                f"The journal '{path}' is empty, but '{wal.name}' beside it is not: the file was "
+                "cut off. Put the journal back from a backup, or delete the study."
+            )
+        if not os.access(path, os.R_OK if read_only else os.R_OK | os.W_OK):
+            what = "read" if read_only else "read and write"
+            raise JournalError(f"This user may not {what} the journal '{path}': see its mode.")
+    except (FileNotFoundError, NotADirectoryError):
+        if read_only:
+            raise NothingBegunError(f"There is no journal at '{path}'.") from None
+    except OSError as error:
+        raise JournalError(f"The journal '{path}' cannot be opened: {error.strerror}.") from error
+    else:
+        if size == 0 and read_only:
+            raise _nothing(path)
+
+
+def _nothing(path: Path) -> NothingBegunError:
+    return NothingBegunError(f"The journal '{path}' holds nothing: no study began.")
+
+
 class Journal:
     """One study's record.
 
     Args:
         path: The file. Its folder must exist, on a local disk.
         read_only: Readers (the uploader, reports) never write, whatever happens.
+        study: Keys of ``study``, of a study that begins. They are written with the tables in one
+            transaction: a process that is killed meanwhile leaves a described study, or nothing.
 
     Raises:
-        JournalError: The file cannot be opened, or was written by a newer version.
+        JournalError: The file cannot be opened, holds another study than the one that begins, or
+            was written by a newer version.
     """
 
-    def __init__(self, path: Path, *, read_only: bool = False) -> None:
+    def __init__(
+        self, path: Path, *, read_only: bool = False, study: Mapping[str, Any] | None = None
+    ) -> None:
         self.path = path
         self._dirty = False
-        if read_only and not path.is_file():
-            raise JournalError(f"There is no journal at '{path}'.")
+        _check_file(path, read_only=read_only)
         with contextlib.ExitStack() as on_failure:
             try:
                 # Not mode=ro for readers: those of a WAL file may have to make its shared-memory
                 # file.
                 self._db = sqlite3.connect(path, timeout=30, isolation_level=None)
                 on_failure.callback(self._db.close)
-                self._prepare(read_only)
+                self._prepare(read_only, study)
             except sqlite3.Error as error:
                 raise JournalError(f"The journal '{path}' cannot be opened: {error}.") from error
             on_failure.pop_all()
 
-    def _prepare(self, read_only: bool) -> None:
+    def _prepare(self, read_only: bool, study: Mapping[str, Any] | None) -> None:
         (version,) = self._db.execute("PRAGMA user_version").fetchone()
-        if version == 0 and read_only:
-            raise JournalError(f"The journal '{self.path}' holds nothing: no study began.")
-        if version not in (0, FORMAT):
+        new = version == 0 and not self._tables()
+        if new and read_only:
+            raise _nothing(self.path)
+        if version != FORMAT and not new:
+            if version > FORMAT:
+                hint = "It was written by a newer hypertune: use that one."
+            else:
+                hint = "It is no journal of this program."
             raise JournalError(
-                f"'{self.path}' has format {version}, but this version reads {FORMAT}."
+                f"'{self.path}' has format {version}, but this version reads {FORMAT}. {hint}"
             )
         if read_only:
             self._db.execute("PRAGMA query_only = ON")
-            self._db.execute("SELECT 1 FROM study, trials, results, events LIMIT 0")
         else:
             self._db.execute("PRAGMA journal_mode = WAL")
             self._db.execute("PRAGMA synchronous = NORMAL")
-            self._db.executescript(f"BEGIN; {_SCHEMA} PRAGMA user_version = {FORMAT}; COMMIT;")
+        if new or study is not None:
+            self._begin(study or {})
+        self._db.execute("SELECT 1 FROM study, trials, results, events LIMIT 0")
+
+    def _tables(self) -> int:
+        ((n,),) = self._db.execute("SELECT count(*) FROM sqlite_master")
+        return int(n)
+
+    def _begin(self, study: Mapping[str, Any]) -> None:
+        with self._write() as db:
+            for statement in filter(str.strip, _SCHEMA.split(";")):
+                db.execute(statement)
+            db.execute(f"PRAGMA user_version = {FORMAT}")
+            if study:
+                if db.execute("SELECT count(*) FROM study").fetchone() != (0,):
+                    raise JournalError(f"The journal '{self.path}' holds a study already.")
+                self._set_study(db, study)
+        self.sync()
 
     def close(self) -> None:
         """Bring everything to the disk and close the file."""
@@ -202,13 +279,16 @@ class Journal:
     def set_study(self, **values: Any) -> None:
         """Set keys of ``study``."""
         with self._write() as db:
-            for key, value in values.items():
-                db.execute(
-                    "INSERT INTO study VALUES (?, ?) "
-                    "ON CONFLICT (key) DO UPDATE SET value = excluded.value",
-                    (key, _dump(value)),
-                )
-            self._event(db, "study", None, {"keys": sorted(values)})
+            self._set_study(db, values)
+
+    def _set_study(self, db: sqlite3.Connection, values: Mapping[str, Any]) -> None:
+        for key, value in values.items():
+            db.execute(
+                "INSERT INTO study VALUES (?, ?) "
+                "ON CONFLICT (key) DO UPDATE SET value = excluded.value",
+                (key, _dump(value)),
+            )
+        self._event(db, "study", None, {"keys": sorted(values)})
 
     def add_trial(
         self,
@@ -279,14 +359,38 @@ class Journal:
         try:
             return self._db.execute(query, values).fetchall()
         except sqlite3.Error as error:
-            raise JournalError(
-                f"The journal '{self.path}' cannot be read: {error}. If the file is "
-                "damaged, .recover of SQLite's command line saves what is left of it."
-            ) from error
+            raise self._unreadable(error) from error
+
+    def _unreadable(self, why: object) -> JournalError:
+        return JournalError(
+            f"The journal '{self.path}' cannot be read: {why}. If the file is damaged, .recover of "
+            "SQLite's command line saves what is left of it."
+        )
+
+    def _parsed(self, text: str) -> Any:
+        try:
+            return json.loads(text)
+        except (ValueError, TypeError, RecursionError) as error:
+            raise self._unreadable(f"{str(text)[:40]!r} is no JSON") from error
+
+    def check(self) -> None:
+        """Look through the whole file, in a tenth of a second for ten thousand trials.
+
+        Raises:
+            JournalError: It is damaged.
+        """
+        if (found := self._read("PRAGMA quick_check(1)")) != [("ok",)]:
+            raise self._unreadable(" ".join(str(found[0][0]).split()))
+        if strays := self._read("PRAGMA foreign_key_check"):
+            raise self._unreadable(f"{len(strays)} results are of trials that it does not hold")
+
+    def _metrics(self, text: str) -> dict[str, float]:
+        return {key: float(value) for key, value in self._parsed(text).items()}
 
     def study(self) -> dict[str, Any]:
         """Return all keys of ``study``."""
-        return {key: json.loads(v) for key, v in self._read("SELECT key, value FROM study")}
+        rows = self._read("SELECT key, value FROM study")
+        return {key: self._parsed(value) for key, value in rows}
 
     def trials(self) -> list[TrialRow]:
         """Return all trials by id."""
@@ -303,11 +407,10 @@ class Journal:
             raise KeyError(trial)
         return self._trial(rows[0])
 
-    @staticmethod
-    def _trial(row: tuple[Any, ...]) -> TrialRow:
+    def _trial(self, row: tuple[Any, ...]) -> TrialRow:
         names = TrialRow.__dataclass_fields__
         values = dict(zip(names, row, strict=True))
-        return TrialRow(**{**values, "config": json.loads(values["config"])})
+        return TrialRow(**{**values, "config": self._parsed(values["config"])})
 
     def results(
         self, *, trial: int | None = None, after: int = 0, limit: int = -1
@@ -316,7 +419,7 @@ class Journal:
         # Two queries: one that serves both cases would use neither index.
         where, of = ("", ()) if trial is None else ("trial = ? AND ", (trial,))
         return [
-            ResultRow(id=i, trial=k, epoch=epoch, t_ms=t_ms, metrics=_load(metrics))
+            ResultRow(id=i, trial=k, epoch=epoch, t_ms=t_ms, metrics=self._metrics(metrics))
             for i, k, epoch, t_ms, metrics in self._read(
                 f"SELECT * FROM results WHERE {where}id > ? ORDER BY id LIMIT ?", *of, after, limit
             )
@@ -333,7 +436,7 @@ class Journal:
         """Return events in the order of their writing: of a kind, of a trial, after a cursor."""
         where, of = ("", ()) if trial is None else ("trial = ? AND ", (trial,))
         return [
-            EventRow(id=i, t_ms=t_ms, kind=k, trial=trial, data=json.loads(data))
+            EventRow(id=i, t_ms=t_ms, kind=k, trial=trial, data=self._parsed(data))
             for i, t_ms, k, trial, data in self._read(
                 f"SELECT * FROM events WHERE {where}id > ? AND (? IS NULL OR kind = ?) "
                 "ORDER BY id LIMIT ?",
@@ -431,7 +534,3 @@ def _spelled(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [_spelled(item) for item in value]
     return value
-
-
-def _load(metrics: str) -> dict[str, float]:
-    return {key: float(value) for key, value in json.loads(metrics).items()}
