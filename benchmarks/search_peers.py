@@ -25,10 +25,12 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from hypertune.origin import Origin
 from hypertune.search import Job, Search, Trial
 from hypertune.search.schedulers.hyperband import Hyperband
 from hypertune.search.searchers.base import Searcher
-from hypertune.space import Categorical, Config, Flat, Number, Parameter, Space, identity
+from hypertune.search.suggestion import Suggestion
+from hypertune.space import Categorical, Config, Number, Parameter, Space, identity
 
 Named = Mapping[str, Any]  # by name of the knob: a number, or the place of a choice
 _ENDLESS = 100_000  # trials, for a system that wants to know
@@ -530,8 +532,10 @@ class _Drawn(Searcher):
         super().__init__(space, max_epochs)
         self._draw = draw
 
-    def suggest(self, trials: Sequence[Trial], rng: np.random.Generator) -> Flat:
-        return self.space.flatten(self._draw())
+    def suggest(self, trials: Sequence[Trial], rng: np.random.Generator) -> Suggestion:
+        return Suggestion(
+            flat=self.space.flatten(self._draw()), origin=Origin.EXTERNAL, why="by a function"
+        )
 
 
 class _Result:

@@ -385,7 +385,7 @@ class StudyOfCurves:
                 nest(t.flat),
                 self.curves[t.number][: t.epoch],
                 reason=t.reason or "stopped",
-                origin=t.origin,
+                origin=t.origin or "",
             )
             for t in self.search_object.trials
         ]

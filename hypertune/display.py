@@ -451,7 +451,7 @@ def show_explanation(out: Console, known: Explanation) -> None:
     rows = [
         ("trial", f"{trial.id} ({trial.role}), seed {trial.seed}"),
         ("config", values),
-        ("proposed", known.origin),
+        ("proposed", known.why),
     ]
     if known.expected is not None:
         rows.append(("expected", f"{metric} of about {known.expected:.4g} in full"))

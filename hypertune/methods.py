@@ -128,6 +128,20 @@ def unknown(method: str, scheduler: str | None) -> list[str]:
     return problems
 
 
+def method_rungs(method: str, scheduler: str | None, max_epochs: int) -> tuple[int, ...] | None:
+    """Return the epochs at which a method stops trials; None where it does not name them.
+
+    Args:
+        method: A row of METHODS, or what was given from Python.
+        scheduler: A row of SCHEDULERS in place of the method's own.
+        max_epochs: Epochs of a trial in full.
+    """
+    if method not in METHODS or METHODS[method].ray is not None:
+        return None
+    chosen = METHODS[method].scheduler if scheduler is None else SCHEDULERS[scheduler]
+    return chosen(max_epochs).rungs
+
+
 def make_search(
     method: str,
     space: Space,

@@ -83,7 +83,7 @@ def _write(journal: Journal, k: int, made: Made, about: Mapping[str, Any]) -> No
         repeat=made.repeat,
         role=made.role,
         label=made.label,
-        data={"origin": made.origin} if made.origin else None,
+        data={"origin": made.origin, "why": ""} if made.origin else None,
     )
     if not simple:
         journal.set_state(k, "running")

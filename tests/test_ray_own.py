@@ -235,8 +235,8 @@ def test_searchers_of_rays_search_and_learn(make: Any, toy: Study) -> None:
     assert configs[0] == study.default
     assert prepared.method == make.__name__
     assert all(study.search_space.problems(config) == [] for config in configs)
-    origins = {t.origin for t in prepared.search.trials[1:]}
-    assert origins == {f"proposed by Ray Tune's {make.__name__}"}
+    origins = {(t.origin, t.why) for t in prepared.search.trials[1:]}
+    assert origins == {("external", f"proposed by Ray Tune's {make.__name__}")}
     late = sorted(abs(c["x"] - 0.3) for c in configs[20:])
     early = sorted(abs(c["x"] - 0.3) for c in configs[1:20])
     assert late[10] < early[9]

@@ -744,8 +744,8 @@ def test_a_trial_is_explained(toy: Study, one: OneWorker, tmp_path: Path) -> Non
     folder = engine.run(toy, settings(tmp_path, method="asha", n_trials=9)).folder
     known = [engine.explain(folder, trial, space=toy) for trial in range(9)]
 
-    assert known[0].origin == "the study's default"
-    assert {k.origin for k in known[1:]} == {"drawn at random"}
+    assert known[0].why == "the study's default"
+    assert {k.why for k in known[1:]} == {"drawn at random"}
     first = [k.comparisons[0] for k in known]
     assert sorted(c.rank for c in first) == list(range(1, 10))
     assert {(c.epoch, c.n, c.n_go_on) for c in first} == {(1, 9, 3)}
@@ -764,7 +764,7 @@ def test_the_model_says_what_it_expected(toy: Study, one: OneWorker, tmp_path: P
     study = replace(toy, mode="max", max_epochs=4)
     folder = engine.run(study, settings(tmp_path, method="auto", n_trials=14)).folder
     known = [engine.explain(folder, trial, space=study) for trial in range(14)]
-    by_model = [k for k in known if "Gaussian process" in k.origin]
+    by_model = [k for k in known if "Gaussian process" in k.why]
     assert len(by_model) >= 4
     for k in by_model:
         assert k.expected is not None

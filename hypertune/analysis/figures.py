@@ -21,7 +21,6 @@ from hypertune.analysis.importance import Importance
 from hypertune.analysis.search_review import by_chance
 from hypertune.analysis.statements import Statement
 from hypertune.errors import SettingError, choices
-from hypertune.search.schedulers.halving import rung_epochs
 from hypertune.space import Categorical, Number
 
 COLOURS = (
@@ -605,7 +604,7 @@ def importance(found: Importance) -> go.Figure:
 
 def epochs_by_rung(data: StudyData) -> go.Figure:
     """Return the epochs that were spent between rungs, and how many trials reached each."""
-    rungs = rung_epochs(data.study["max_epochs"])
+    rungs = data.rungs
     epochs = data.searched["epochs"].to_numpy()
     labels, spent, reached = [], [], []
     for low, high in zip([0, *rungs], rungs, strict=False):

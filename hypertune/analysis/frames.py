@@ -6,7 +6,8 @@ The columns of `load_trials`, one row a trial that has started:
 ``trial``           its id
 ``role``            search | replicate | baseline | rerun
 ``label``           a baseline's name; empty for most
-``origin``          why its config was proposed, in words
+``origin``          where its config came from, a value of `hypertune.origin.Origin`
+``why``             why it was proposed, in words
 ``state``           waiting | running | ended
 ``reason``          how it ended: complete | converged | stopped | failed | lost | interrupted
 ``detail``          the first line of why
@@ -47,6 +48,8 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from hypertune.errors import JournalError, NothingBegunError, SettingError, choices
+from hypertune.methods import method_rungs
+from hypertune.origin import read_origin
 from hypertune.records import FULL, EventRow, Journal, ResultRow, job_results
 from hypertune.records.mlflow_runs import (
     JSON_TAG,
@@ -55,7 +58,7 @@ from hypertune.records.mlflow_runs import (
     look_at_test,
     mutations,
     n_sessions,
-    origin,
+    proposed,
 )
 from hypertune.space import Categorical, Flat, Number, Space, level_text
 
@@ -100,6 +103,25 @@ class StudyData:
         return -1.0 if self.study["mode"] == "max" else 1.0
 
     @cached_property
+    def rungs(self) -> tuple[int, ...]:
+        """The epochs after which trials were stopped or had to wait; the last one is in full.
+
+        Those of the study's scheduler. One of Ray's does not name its own: there, the last epochs
+        of the trials that it stopped.
+        """
+        known = self.study.get("rungs")
+        if "rungs" not in self.study:  # it was begun before they were recorded
+            known = method_rungs(
+                self.study["method"],
+                self.study["settings"].get("scheduler"),
+                self.study["max_epochs"],
+            )
+        if known:
+            return tuple(known)
+        stopped = self.searched[self.searched["reason"] == "stopped"]
+        return tuple(sorted({*map(int, stopped["epochs"]), int(self.study["max_epochs"])} - {0}))
+
+    @cached_property
     def searched(self) -> pd.DataFrame:
         """The trials of the search itself."""
         return self.trials[self.trials["role"] == "search"]
@@ -139,6 +161,7 @@ class Record:
     cost_s: float | None = None
     look: Mapping[str, Any] | None = None
     origin: str = ""
+    why: str = ""
     n_mutations: int = 0
 
 
@@ -316,7 +339,7 @@ def _from_journal(path: Path) -> tuple[dict[str, Any], list[Record], pd.DataFram
                 ended_ms=trial.ended_ms,
                 cost_s=cost_s(journal, trial.id, results.get(trial.id, [])),
                 look=look_at_test(journal, trial.id),
-                origin=origin(journal, trial.id),
+                **proposed(journal, trial.id),
                 n_mutations=len(mutations(journal, trial.id)),
                 results=results.get(trial.id, []),
             )
@@ -391,6 +414,7 @@ def _raw(client: Any, run: Any, about: Mapping[str, Any]) -> Record:
         raise JournalError(
             f"MLflow's run {run.info.run_id} holds no tag {JSON_TAG}0: use the journal."
         )
+    origin, why = read_origin(record)
     look = record["test"]
     at_end = {f"best_{metric}", f"final_{metric}", "best_epoch", "n_epochs", "cost_s"}
     at_end |= set((look or {}).get("metrics", {}))
@@ -422,7 +446,8 @@ def _raw(client: Any, run: Any, about: Mapping[str, Any]) -> Record:
         ended_ms=run.info.end_time if ended else None,
         cost_s=run.data.metrics.get("cost_s") if ended else None,
         look=look,
-        origin=record["origin"],
+        origin=origin,
+        why=why,
         n_mutations=len(record["mutations"]),
         results=list(rows.values()),
     )
@@ -480,6 +505,7 @@ _DTYPES = {
     "role": "string",
     "label": "string",
     "origin": "string",
+    "why": "string",
     "state": "string",
     "reason": "string",
     "detail": "string",
@@ -515,6 +541,7 @@ def _row(raw: Record, about: Mapping[str, Any]) -> dict[str, Any]:
         "role": raw.role,
         "label": raw.label,
         "origin": raw.origin,
+        "why": raw.why,
         "state": raw.state,
         "reason": raw.reason,
         "detail": raw.detail,

@@ -8,7 +8,6 @@ import numpy as np
 
 from hypertune.analysis.frames import StudyData, finite, value_at
 from hypertune.search.encoding import Encoding
-from hypertune.search.schedulers.halving import rung_epochs
 from hypertune.space import Categorical
 
 _N_BOOTSTRAP = 16
@@ -63,7 +62,7 @@ def importances(data: StudyData, *, seed: int = 0) -> Importance | None:
 
     names = {p.key: p.name for p in data.space.parameters if p.condition is None}
     needed = max(_MIN_TRIALS, 3 * len(names))
-    for epoch in reversed(rung_epochs(data.study["max_epochs"])):
+    for epoch in reversed(data.rungs):
         values = value_at(data, epoch).loc[data.searched.index]
         known = values.notna() & data.searched["trial"].isin(list(data.flats))
         if known.sum() >= needed:

@@ -11,13 +11,12 @@ from hypertune.analysis.frames import StudyData, finite, value_at
 from hypertune.analysis.replicates import recommended
 from hypertune.analysis.statements import Undecided
 from hypertune.analysis.words import show
+from hypertune.origin import Origin
 from hypertune.space import Number
 
 _EDGE = 0.04
 _MIN_GROUP = 4
 _UNLIKELY = 0.5
-# What searchers say of where a config came from.
-_BY_CHANCE, _GIVEN = "at random|quasi-random|evenly|grid|not tried yet", "default|to start from"
 
 
 def review(data: StudyData, *, margin: float) -> list[str]:
@@ -52,14 +51,14 @@ def review(data: StudyData, *, margin: float) -> list[str]:
 
 def by_chance(data: StudyData) -> "pd.Series[bool]":
     """Say of each searched trial whether its config was drawn by chance."""
-    return data.searched["origin"].str.contains(_BY_CHANCE, regex=True).fillna(False).astype(bool)
+    return data.searched["origin"].isin([origin for origin in Origin if origin.by_chance])
 
 
 def _better_than_chance(data: StudyData) -> list[str]:
     """Compare what a model proposed with what was drawn by chance, after an epoch of each."""
-    origins, drawn = data.searched["origin"], by_chance(data)
+    drawn = by_chance(data)
     # The default and other configs to start from are somebody's choice, not the method's.
-    chosen = (origins != "") & ~origins.str.contains(_GIVEN, regex=True).fillna(False) & ~drawn
+    chosen = data.searched["origin"].isin([origin for origin in Origin if origin.chosen])
     if not chosen.any():
         return ["No configuration was proposed by a model: there is none to credit."]
     values = value_at(data, 1).loc[data.searched.index]
@@ -90,7 +89,7 @@ def _against_random(data: StudyData) -> list[str]:
     n_paid = int(searched["epochs"].sum()) // max_epochs
     usable = by_chance(data) & searched["value"].notna()
     n = int(usable.sum())
-    given = searched["origin"].str.contains(_GIVEN, regex=True).fillna(False)
+    given = searched["origin"].isin([Origin.DEFAULT, Origin.GIVEN])
     itself = bool((searched["full"] & (usable | given)).all())
     if n_paid < 1 or n == 0 or itself:
         return []

@@ -623,7 +623,7 @@ class Driver:
         """Return where a new trial came from, for the record."""
         trial = self.search.trials[job.trial]
         expected = None if trial.expected is None else self.search.value(trial.expected)
-        return {"origin": trial.origin, "expected": expected}
+        return {"origin": trial.origin, "why": trial.why, "expected": expected}
 
     def _add_trial(
         self,

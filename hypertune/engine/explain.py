@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from hypertune.engine.earlier import Earlier
+from hypertune.origin import read_origin
 from hypertune.records import TrialRow, best_result, job_results
 from hypertune.search import Comparison
 from hypertune.study import Study
@@ -34,7 +35,7 @@ class Explanation:
     Attributes:
         trial: Its row.
         metric: The study's metric.
-        origin: Why it was proposed.
+        why: Why it was proposed.
         expected: The value that was expected of it; None if none was.
         best: Its best value and the epoch of it; None if it reported nothing.
         stretches: Its jobs, in order.
@@ -47,7 +48,7 @@ class Explanation:
 
     trial: TrialRow
     metric: str
-    origin: str
+    why: str
     expected: float | None
     best: tuple[float, int] | None
     stretches: Sequence[Stretch]
@@ -83,7 +84,7 @@ def explain(folder: Path, trial: int, *, space: str | Study | None = None) -> Ex
     return Explanation(
         trial=row,
         metric=about["metric"],
-        origin=added.data.get("origin") or row.label or row.role,
+        why=read_origin(added.data)[1] or row.label or row.role,
         expected=added.data.get("expected"),
         best=None if best is None else (best.metrics[about["metric"]], best.epoch),
         stretches=_stretches(earlier, trial),

@@ -10,8 +10,10 @@ from ray.tune.search import ConcurrencyLimiter, Repeater
 from ray.tune.search import Searcher as RaySearcher
 
 from hypertune.errors import SettingError
+from hypertune.origin import Origin
 from hypertune.search import Trial
 from hypertune.search.searchers.base import Searcher
+from hypertune.search.suggestion import WAIT, Suggestion, Wait
 from hypertune.space import Config, Flat, as_plain, identity
 from hypertune.study import Study
 
@@ -46,27 +48,27 @@ class RaySearch(Searcher):
         self.theirs, self.metric = theirs, study.metric
         self._name = type(theirs).__name__
         self._sign = -1.0 if study.mode == "max" else 1.0
-        self.why = f"proposed by Ray Tune's {self._name}"
         self._ids: dict[int, str] = {}  # by trial: what it is called over there
         self._told: dict[int, int] = {}  # by trial: the last epoch told
         self._open: tuple[int, str, Flat] | None = None  # the last suggestion
         self._n_suggested = 0
-        self._ready: Flat | None = None
+        self._ready: Flat | Wait | None = None
         self._given_space(study)
         # The first one now: what goes wrong with the space does so before anything starts.
         self._ready = self._next([])
 
-    def suggest(self, trials: Sequence[Trial], rng: np.random.Generator) -> Flat | None:
+    def suggest(
+        self, trials: Sequence[Trial], rng: np.random.Generator
+    ) -> Suggestion | Wait | None:
         self._tell(trials)
-        if self._ready is not None:
-            flat, self._ready = self._ready, None
-        else:
+        found, self._ready = self._ready, None
+        if found is None:
             found = self._next(trials)
-            if found is None:
-                return None
-            flat = found
-        self._open = (len(trials), self._last_id, flat)
-        return flat
+        if found is None or isinstance(found, Wait):
+            return found
+        self._open = (len(trials), self._last_id, found)
+        why = f"proposed by Ray Tune's {self._name}"
+        return Suggestion(flat=found, origin=Origin.EXTERNAL, why=why)
 
     @property
     def _last_id(self) -> str:
@@ -101,18 +103,16 @@ class RaySearch(Searcher):
     def _cannot(self, text: str) -> str:
         return f"{self._name} cannot search this space: {text}"
 
-    def _next(self, trials: Sequence[Trial]) -> Flat | None:
-        """Return the next suggestion; None if there is none, for now or for good."""
+    def _next(self, trials: Sequence[Trial]) -> Flat | Wait | None:
+        """Return the next suggestion; `WAIT` if there is none for now, None if none for good."""
         self._n_suggested += 1
-        self.waits = False
         try:
             proposed = self.theirs.suggest(self._last_id)
         except Exception as error:
             raise SettingError(self._cannot(f"{type(error).__name__}: {error}")) from error
         if proposed is None or proposed == RaySearcher.FINISHED:
             # If it waits although nothing runs, there is nothing that it could wait for.
-            self.waits = proposed is None and any(t.running for t in trials)
-            return None
+            return WAIT if proposed is None and any(t.running for t in trials) else None
         try:
             config: Config = as_plain(proposed)
         except TypeError:

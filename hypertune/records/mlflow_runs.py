@@ -20,8 +20,8 @@ status of a child run   FINISHED (complete, converged), KILLED (stopped, interru
                         (failed, lost); tags ``hypertune.state`` and ``hypertune.reason`` say which
 tags ``hypertune.json.  JSON to read it all back, types and all, in parts of 4000 characters (none
 0``, ``.1``, ...        above 100,000): of the parent run the table ``study``, of a child run its
-                        config, label, origin, first line of its detail, mutations, and look at the
-                        test part
+                        config, label, origin and why, first line of its detail, mutations, and look
+                        at the test part
 registered model        the space, by its name; a version for the best model of a study that has
                         one, see `hypertune.records.registry`
 ======================  ============================================================================
@@ -43,6 +43,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any, NamedTuple
 
+from hypertune.origin import read_origin
 from hypertune.records.champion import Champion, read_champion
 from hypertune.records.journal import (
     FULL,
@@ -255,7 +256,7 @@ def trial_run(journal: Journal, study: Mapping[str, Any], trial: TrialRow) -> Ru
     record = {
         "config": trial.config,
         "label": trial.label,
-        "origin": origin(journal, trial.id),
+        **proposed(journal, trial.id),
         "detail": detail,
         "mutations": mutations(journal, trial.id),
         "test": look,
@@ -395,10 +396,11 @@ def _trial_params(study: Mapping[str, Any], trial: TrialRow) -> dict[str, str]:
     return {_key(name): cut(value, _PARAM_CHARS) for name, value in values.items()}
 
 
-def origin(journal: Journal, trial: int) -> str:
-    """Return why a trial's config was proposed; empty where nobody said."""
+def proposed(journal: Journal, trial: int) -> dict[str, str]:
+    """Return where a trial's config came from (``origin``), and ``why``; empty if not searched."""
     (added, *_) = journal.events(kind="trial", trial=trial, limit=1)
-    return str(added.data.get("origin") or "")
+    origin, why = read_origin(added.data)
+    return {"origin": origin, "why": why}
 
 
 def mutations(journal: Journal, trial: int) -> list[dict[str, Any]]:

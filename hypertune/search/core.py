@@ -12,22 +12,31 @@ Several jobs may be out at a time. All decisions follow from the history of the 
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from operator import index
 
 import numpy as np
 
 from hypertune.errors import SettingError, choices
+from hypertune.origin import Origin
 from hypertune.search.history import REASONS, Mode, Reason, Trial
 from hypertune.search.schedulers.base import Comparison, Scheduler
 from hypertune.search.schedulers.fair import Fair
 from hypertune.search.searchers.base import Searcher
+from hypertune.search.suggestion import WAIT, Suggestion, Wait
 from hypertune.space import Categorical, Config, Flat, Space, Value, identity
 
 _SUGGESTIONS = 5  # a model that repeats itself would do so all day
 _DRAWS = 100
 _FEASIBLE_DRAWS = 2000  # where a part of the space alone may be tried
 _LISTED_CONFIGS = 10**5
+_STUDY_DEFAULT = Suggestion(flat={}, origin=Origin.DEFAULT, why="the study's default")
+_GIVEN = Suggestion(flat={}, origin=Origin.GIVEN, why="a config to start from")
+_RESAMPLED = Suggestion(
+    flat={},
+    origin=Origin.RESAMPLED,
+    why="drawn from what was not tried yet: the searcher repeated itself",
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,6 +88,7 @@ class Search:
         self._plain = scheduler
         self._fair = None if fair is None else Fair(fair, scheduler)
         self._scheduler = self._fair or scheduler
+        searcher.rungs = self.rungs
         self._sign = -1.0 if mode == "max" else 1.0
         self._seed = seed
         self._start = [space.flatten(config) for config in start]
@@ -89,6 +99,7 @@ class Search:
             searcher.feasible = self._allowed
         self._again: list[tuple[Trial, int]] = []
         self._exhausted = False
+        self._waits = False  # the searcher has no config until another trial has reported
 
     def like(self, searcher: Searcher, n_trials: int) -> "Search":
         """Return a search of the same kind that has not begun, with another searcher."""
@@ -107,6 +118,11 @@ class Search:
     def fair(self) -> Categorical | None:
         """The parameter whose levels get equal budgets; None if none does."""
         return None if self._fair is None else self._fair.parameter
+
+    @property
+    def rungs(self) -> tuple[int, ...]:
+        """The epochs after which a trial may have to wait; the last one is in full."""
+        return self._scheduler.rungs
 
     @property
     def start(self) -> list[Config]:
@@ -153,7 +169,7 @@ class Search:
         if new is not None:
             return self._job(new, 0, new.to_epoch)
         # The space has nothing new any more, which may be the last chance of others.
-        return None if levels or self._searcher.waits else self.ask()
+        return None if levels or self._waits else self.ask()
 
     def ask_ahead(self) -> Job | None:
         """Return a job while no worker is free yet, where working it out takes time; else None.
@@ -350,35 +366,39 @@ class Search:
 
     def _new_trial(self, given: Flat) -> Trial | None:
         k = len(self.trials)
-        flat = self._start[k] if k < len(self._start) else None
-        origin, expected = "the study's default" if k == 0 else "a config to start from", None
-        if flat is None or not _has(flat, given) or not self._new(flat):
-            flat = self._distinct(k, given)
-            origin, expected = self._searcher.why, self._searcher.expects
-        if flat is None:
-            self._exhausted = self._exhausted or not (given or self._searcher.waits)
+        first = self._start[k] if k < len(self._start) else None
+        found: Suggestion | Wait | None
+        if first is not None and _has(first, given) and self._new(first):
+            found = _STUDY_DEFAULT if k == 0 else _GIVEN
+            found = replace(found, flat=first)
+        else:
+            found = self._distinct(k, given)
+        self._waits = found is WAIT
+        if not isinstance(found, Suggestion):
+            self._exhausted = self._exhausted or not (given or self._waits)
             return None
-        trial = self._register(flat)
-        trial.origin, trial.expected = origin, expected
+        trial = self._register(found.flat)
+        trial.origin, trial.why, trial.expected = found.origin, found.why, found.expected
         return trial
 
-    def _distinct(self, k: int, given: Flat) -> Flat | None:
+    def _distinct(self, k: int, given: Flat) -> Suggestion | Wait | None:
         """Return a config that was not tried yet; None if there is none."""
         for attempt in range(_SUGGESTIONS):
             rng = np.random.default_rng([self._seed, k, attempt])
-            flat: Flat | None
+            found: Suggestion | Wait | None
             if given:
-                flat = self._searcher.suggest_given(self.trials, rng, given)
+                found = self._searcher.suggest_given(self.trials, rng, given)
             else:
-                flat = self._searcher.suggest(self.trials, rng)
-            if flat is None:
-                return None
-            if self._new(flat):
-                return flat
+                found = self._searcher.suggest(self.trials, rng)
+            if not isinstance(found, Suggestion) or self._new(found.flat):
+                return found
         # A searcher that keeps proposing what was tried is helped out by chance, and where almost
         # all was tried, by what is left.
-        self._searcher.why = "drawn from what was not tried yet: the searcher repeated itself"
-        self._searcher.expects = None
+        flat = self._left(k, given)
+        return None if flat is None else replace(_RESAMPLED, flat=flat)
+
+    def _left(self, k: int, given: Flat) -> Flat | None:
+        """Draw a config that was not tried yet; None if there is none."""
         rng = np.random.default_rng([self._seed, k, _SUGGESTIONS])
         for _ in range(_DRAWS if self._feasible is None else _FEASIBLE_DRAWS):
             flat = self.space.build(

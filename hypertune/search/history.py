@@ -5,6 +5,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Literal, get_args
 
+from hypertune.origin import Origin
 from hypertune.space import Flat
 
 Reason = Literal["complete", "converged", "stopped", "failed", "lost", "interrupted"]
@@ -24,7 +25,8 @@ class Trial:
         reason: How it ended; None while it may go on.
         losses: Loss by epoch, as reported; inf for what was not finite.
         best: Lowest loss up to each of these epochs.
-        origin: Why it was proposed, in words.
+        origin: Where it came from; None where that is not known, as after a restart.
+        why: Why it was proposed, in words.
         expected: The loss that was expected of it; None if nothing was.
     """
 
@@ -35,7 +37,8 @@ class Trial:
     reason: Reason | None = None
     losses: dict[int, float] = field(default_factory=dict)
     best: dict[int, float] = field(default_factory=dict)
-    origin: str = ""
+    origin: Origin | None = None
+    why: str = ""
     expected: float | None = None
 
     @property

@@ -37,7 +37,7 @@ TRIALS = [
         config=COSINE,
         reason="converged",
         metrics={"acc": 0.5},
-        origin="drawn at random",
+        origin="random",
     ),
     Made(losses=[0.1], config=FLAT, reason="failed", detail="RuntimeError: boom\ntrace"),
     Made(losses=[], config=FLAT, reason="lost"),
@@ -72,7 +72,7 @@ def test_trials_have_the_types_of_the_space(folder: Path) -> None:
     assert list(trials["epochs"]) == [9, 2, 2, 1, 0, 2, 0, 9]
     assert list(trials["full"]) == [True, False, True, False, False, False, True, True]
     assert list(trials["detail"][1:4]) == ["not promoted", "", "RuntimeError: boom"]
-    assert list(trials["origin"][:3]) == ["", "", "drawn at random"]
+    assert list(trials["origin"][:3]) == ["", "", "random"]
     assert (trials["role"][7], trials["repeat"][7]) == ("replicate", 2)
     assert trials["cost_s"][0] == 9.0
     assert trials["cost_s"].isna()[5]

@@ -87,7 +87,7 @@ def test_interaction_has_the_t_interval_of_each_cell(tmp_path: Path) -> None:
 
 
 def test_every_figure_shows_the_study(tmp_path: Path) -> None:
-    data = load(write_study(tmp_path / "s", halved()))
+    data = load(write_study(tmp_path / "s", halved(), method="asha"))
 
     assert len(figures.learning_curves(data).data) == 12
     assert sorted({trace.name for trace in figures.learning_curves(data, "window").data})
@@ -114,14 +114,14 @@ def test_random_searchs_band_stands_on_trials_in_full_by_chance(tmp_path: Path) 
         trials = [
             Made(
                 losses=[2 - k / 10] * (drawn_epochs if k else 9),
-                origin="drawn at random",
+                origin="random",
                 reason="complete" if k == 0 or drawn_epochs == 9 else "stopped",
                 config={**DEFAULT, "units": 8 + k},
             )
             for k in range(n_drawn)
         ]
         trials += [
-            Made(losses=[1.0] * 9, origin="by a model", config={**DEFAULT, "units": 60 + k})
+            Made(losses=[1.0] * 9, origin="model", config={**DEFAULT, "units": 60 + k})
             for k in range(n_chosen)
         ]  # fmt: skip
         figure = figures.best_so_far(load(write_study(tmp_path / name, trials)))

@@ -147,7 +147,7 @@ def full_search(folder: Path, effect: float, n: int = 30, seed: int = 0) -> Verd
         bowl = 0.05 * (math.log10(config["lr"]) + 2.5) ** 2  # type: ignore[arg-type]
         loss = 1 + bowl - effect * (k % 2) + 0.002 * rng.standard_normal()
         curve = [loss + 0.5 * 0.5**e for e in range(9)]
-        trials.append(Made(losses=curve, config=config, origin="drawn at random"))
+        trials.append(Made(losses=curve, config=config, origin="random"))
     return judge(load(write_study(folder, trials, method="random")))
 
 
@@ -171,7 +171,7 @@ def test_searched_trials_in_full_decide_large_effects_only(tmp_path: Path) -> No
 def by_chance(folder: Path, losses: dict[str, list[float]], **more: Any) -> Statement:
     """Return what is said of the cell's average, of trials in full with these losses."""
     trials = [
-        Made(losses=[x] * 9, config={**DEFAULT, "cell": cell, "units": 8 + k}, origin="at random")
+        Made(losses=[x] * 9, config={**DEFAULT, "cell": cell, "units": 8 + k}, origin="random")
         for cell, values in losses.items()
         for k, x in enumerate(values)
     ]
@@ -192,9 +192,9 @@ def test_averages_are_those_of_welch(tmp_path: Path) -> None:
     assert said.sentences[0].startswith("cell: lstm beats gru by 0.45")
     assert said.sentences[0].endswith("on average over 9 configurations drawn by chance.")
 
-    stopped = [Made(losses=[0.9], config=LSTM, reason="stopped", origin="at random")]
+    stopped = [Made(losses=[0.9], config=LSTM, reason="stopped", origin="random")]
     assert by_chance(tmp_path / "b", {"gru": gru, "lstm": lstm}, trials=stopped).outcome == "none"
-    chosen = [Made(losses=[0.9] * 9, config=LSTM, origin="by a model") for _ in range(2)]
+    chosen = [Made(losses=[0.9] * 9, config=LSTM, origin="model") for _ in range(2)]
     assert by_chance(tmp_path / "c", {"gru": gru, "lstm": lstm}, trials=chosen).outcome == "none"
     assert by_chance(tmp_path / "d", {"gru": gru, "lstm": lstm[:3]}).outcome == "none"
     assert by_chance(tmp_path / "e", {"gru": gru, "lstm": [0.5] * 5}).outcome == "none"
@@ -301,8 +301,8 @@ def test_a_model_is_credited_only_for_what_it_proposed(tmp_path: Path) -> None:
         ]  # fmt: skip
         return judge(load(write_study(tmp_path / name, trials))).search
 
-    drawn, proposed = ["drawn at random"] * 6, ["by a model of 6 trials"] * 6
-    (said,) = (s for s in study("a", ["the study's default", *drawn, *proposed]) if "proposed" in s)
+    drawn, proposed = ["random"] * 6, ["model"] * 6
+    (said,) = (s for s in study("a", ["default", *drawn, *proposed]) if "proposed" in s)
     assert said.startswith("The 6 configurations that the model proposed were better than chance")
     assert "in 100% of pairs" in said
     assert any("No configuration was proposed by a model" in s for s in study("b", drawn * 2))
@@ -312,11 +312,11 @@ def test_a_model_is_credited_only_for_what_it_proposed(tmp_path: Path) -> None:
 def test_what_chance_would_have_found_at_equal_cost_is_bounded(tmp_path: Path) -> None:
     def said(name: str, n_drawn: int, losses: float, **more: Any) -> list[str]:
         trials = [
-            Made(losses=[0.8] * 9, origin="drawn at random", config={**DEFAULT, "units": 8 + k})
+            Made(losses=[0.8] * 9, origin="random", config={**DEFAULT, "units": 8 + k})
             for k in range(n_drawn)
         ]
         trials += [
-            Made(losses=[losses] * (9 if k < 3 else 1), origin="by a model",
+            Made(losses=[losses] * (9 if k < 3 else 1), origin="model",
                  reason="complete" if k < 3 else "stopped", config={**DEFAULT, "units": 60 + k})
             for k in range(6)
         ]  # fmt: skip
@@ -333,7 +333,7 @@ def test_what_chance_would_have_found_at_equal_cost_is_bounded(tmp_path: Path) -
     assert "chance of at most 100%" in worse
 
     plain = [
-        Made(losses=[0.8 + 0.01 * k] * 9, origin="drawn at random",
+        Made(losses=[0.8 + 0.01 * k] * 9, origin="random",
              config={**DEFAULT, "units": 8 + k})
         for k in range(9)
     ]  # fmt: skip
@@ -351,7 +351,7 @@ def grid(folder: Path, change: float, noise: float = 0.002) -> Verdict:
         lead = (0.1 + change * (window == 24)) * (cell == "lstm")
         loss = 1 - lead + 0.3 * (u - 0.5) ** 2 + noise * rng.standard_normal()
         config = {"cell": cell, "window": window, "lr": float(10 ** (3 * u - 4)), "units": 32}
-        trials.append(Made(losses=[loss] * 9, config=config, origin="drawn at random"))
+        trials.append(Made(losses=[loss] * 9, config=config, origin="random"))
     return judge(load(write_study(folder, trials, method="random", margin=0.03)))
 
 

@@ -230,7 +230,7 @@ def test_auto_finds_what_random_search_does_not_in_any_space(spec: dict[str, Any
     ours, random = ([found(m, seed) for seed in range(3)] for m in ("auto", "asha"))
     assert sum(loss for loss, _ in ours) < 0.8 * sum(loss for loss, _ in random)
     # What is too near to what was tried is the last resort, and not called an improvement.
-    last_resort = [t.origin for _, search in ours for t in search.trials if "far" in t.origin]
+    last_resort = [t.why for _, search in ours for t in search.trials if "far" in t.why]
     assert len(last_resort) < 0.1 * 3 * 40
 
 
@@ -295,6 +295,7 @@ def test_failed_and_lost_trials_are_told_as_what_they_are() -> None:
             for epoch in range(job.from_epoch + 1, job.to_epoch + 1):
                 search.tell(job.trial, epoch, job.config["x"] + 1 / epoch)
     searcher = auto.Auto(search.space, 16)
+    searcher.rungs = search.rungs
     value = search.trials[5].losses[1]
 
     assert searcher._curve(search.trials[3]) == {1: math.inf}

@@ -55,7 +55,7 @@ def run(s: Search, losses: Sequence[float], ends: dict[tuple[int, int], Any] | N
     ],
 )
 def test_rungs_grow_by_three_up_to_the_last_epoch(max_epochs: int, rungs: list[int]) -> None:
-    assert Halving(max_epochs).rungs == rungs
+    assert list(Halving(max_epochs).rungs) == rungs
 
 
 @pytest.mark.parametrize(

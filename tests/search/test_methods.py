@@ -13,7 +13,8 @@ from ray import tune
 from ray.tune.search import sample
 
 from hypertune.errors import SettingError
-from hypertune.methods import METHODS, ask_tell, make_search
+from hypertune.methods import METHODS, SCHEDULERS, ask_tell, make_search, method_rungs
+from hypertune.origin import Origin
 from hypertune.search import Search
 from hypertune.space import Config, Space, identity
 
@@ -210,7 +211,8 @@ def test_models_learn_from_trials_that_are_halved(
             losses[job.trial] = (x - 0.3) ** 2 + (y + 2.5) ** 2 / 4
             for epoch in range(job.from_epoch + 1, job.to_epoch + 1):
                 search.tell(job.trial, epoch, losses[job.trial] + 1 / epoch)
-        assert not any("at random" in t.origin for t in search.trials[20:]) or method == "random"
+        by_chance = [t.number for t in search.trials[20:] if t.origin is Origin.RANDOM]
+        assert not by_chance or method == "random"
         return [losses[number] for number in range(20, n_trials)]
 
     ours, random = (later_losses(m, 0) + later_losses(m, 1) for m in (model, "random"))
@@ -323,7 +325,35 @@ def test_of_many_trials_tpe_is_told_the_best_and_some_of_the_others() -> None:
     for _ in range(10):
         job = search.ask()
         assert job is not None
-        assert search.trials[-1].origin.endswith("from 100 trials")
+        assert search.trials[-1].why.endswith("from 100 trials")
         near.append(job.config["x"])
         search.tell(job.trial, 1, job.config["x"])
     assert statistics.median(near) < 0.1
+
+
+@pytest.mark.parametrize("max_epochs", [1, 18, 27, 50, 54])
+@pytest.mark.parametrize("scheduler", list(SCHEDULERS))
+@pytest.mark.parametrize("method", ["auto", "bohb"])
+def test_models_know_the_epochs_at_which_their_scheduler_stops_trials(
+    method: str, scheduler: str, max_epochs: int
+) -> None:
+    search = make(method, {"x": X}, max_epochs=max_epochs, scheduler=scheduler, n_trials=14)
+    stops = set()
+    while (job := search.ask()) is not None:
+        stops.add(job.to_epoch)
+        for epoch in range(job.from_epoch + 1, job.to_epoch + 1):
+            search.tell(job.trial, epoch, job.config["x"] + 1 / epoch)
+    assert stops <= set(search.rungs)
+    assert search.rungs[-1] == max_epochs
+    assert search._searcher.rungs == search.rungs == method_rungs(method, scheduler, max_epochs)
+
+
+def test_bohb_models_the_epochs_of_its_brackets() -> None:
+    search = make("bohb", {"x": X}, max_epochs=18, n_trials=40)
+    while (job := search.ask()) is not None:
+        for epoch in range(job.from_epoch + 1, job.to_epoch + 1):
+            search.tell(job.trial, epoch, job.config["x"] + 1 / epoch)
+    modelled = {t.why.rpartition(" ")[2] for t in search.trials if t.origin is Origin.MODEL}
+    assert search.rungs == (2, 6, 18)
+    assert modelled <= {"2", "6", "18"}
+    assert len(modelled) >= 2

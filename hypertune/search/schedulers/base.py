@@ -41,6 +41,11 @@ class Scheduler(ABC):
     def __init__(self, max_epochs: int) -> None:
         self.max_epochs = max_epochs
 
+    @property
+    def rungs(self) -> tuple[int, ...]:
+        """The epochs after which a trial may have to wait, ascending; the last one is in full."""
+        return (self.max_epochs,)
+
     def first_epoch(self, trials: Sequence[Trial], flat: Flat) -> int:
         """Return the epoch that a new trial goes to before it waits.
 

@@ -26,6 +26,10 @@ class Fair(Scheduler):
         self._each = [copy.deepcopy(scheduler) for _ in parameter.choices]
         self._known: dict[int, tuple[Trial, int]] = {}  # by number: a trial and its level
 
+    @property
+    def rungs(self) -> tuple[int, ...]:
+        return self._each[0].rungs
+
     def due(self, trials: Sequence[Trial]) -> list[Value]:
         """Return the levels in the order in which they are due a new trial."""
         n = [len(own) for own in self._split(trials)]

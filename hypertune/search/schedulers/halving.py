@@ -39,17 +39,21 @@ class Halving(Scheduler):
 
     def __init__(self, max_epochs: int, min_epochs: int = 1) -> None:
         super().__init__(max_epochs)
-        self.rungs = rung_epochs(max_epochs, min_epochs, self.eta)
+        self._rungs = rung_epochs(max_epochs, min_epochs, self.eta)
         # Per rung: (loss there, trial number, trial), best first. A trial enters each rung once.
-        self._ranking: dict[int, list[tuple[float, int, Trial]]] = {r: [] for r in self.rungs}
-        self._entered: dict[int, set[int]] = {rung: set() for rung in self.rungs}
+        self._ranking: dict[int, list[tuple[float, int, Trial]]] = {r: [] for r in self._rungs}
+        self._entered: dict[int, set[int]] = {rung: set() for rung in self._rungs}
+
+    @property
+    def rungs(self) -> tuple[int, ...]:
+        return tuple(self._rungs)
 
     def first_epoch(self, trials: Sequence[Trial], flat: Flat) -> int:
-        return self.rungs[0]
+        return self._rungs[0]
 
     def observe(self, trial: Trial) -> None:
         failed = trial.reason in ("failed", "lost")
-        for rung in self.rungs:
+        for rung in self._rungs:
             if failed and rung > trial.to_epoch:
                 break  # it ranks last at the rung that it was on its way to, and no further
             loss = trial.loss_at(rung)
@@ -67,7 +71,7 @@ class Halving(Scheduler):
 
     def comparisons(self, trial: Trial, trials: Sequence[Trial]) -> list[Comparison]:
         found = []
-        for rung in self.rungs[:-1]:
+        for rung in self._rungs[:-1]:
             if trial.number in self._entered[rung]:
                 ranked = [(loss, number) for loss, number, _ in self._ranking[rung]]
                 found.append(compared(rung, ranked, trial.number, len(ranked) // self.eta))
@@ -92,7 +96,7 @@ class Halving(Scheduler):
     @property
     def _steps(self) -> list[tuple[int, int]]:
         """Each rung and the one that follows it, the highest first."""
-        return list(pairwise(self.rungs))[::-1]
+        return list(pairwise(self._rungs))[::-1]
 
     @staticmethod
     def _may_go_on(trial: Trial, rung: int, loss: float) -> bool:

@@ -34,6 +34,10 @@ class Hyperband(Scheduler):
         self._cycle = sum(size for size, _ in self._shapes)
         self._first_open = 0  # brackets before it have nothing left to promote
 
+    @property
+    def rungs(self) -> tuple[int, ...]:
+        return tuple(sorted({rung for _, rungs in self._shapes for rung in rungs}))
+
     def first_epoch(self, trials: Sequence[Trial], flat: Flat) -> int:
         return self._bracket_of(len(trials))[2][0]
 

@@ -26,6 +26,10 @@ class Median(Scheduler):
         # Per look: each trial's mean loss up to there.
         self._means: dict[int, dict[int, float]] = {look: {} for look in self.looks}
 
+    @property
+    def rungs(self) -> tuple[int, ...]:
+        return tuple(self.looks)
+
     def first_epoch(self, trials: Sequence[Trial], flat: Flat) -> int:
         return self.looks[0]
 

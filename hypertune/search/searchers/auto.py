@@ -9,18 +9,19 @@ together, and the search would spend itself on one of them.
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.special import log_ndtr, ndtr, ndtri
 
+from hypertune.origin import Origin
 from hypertune.search.encoding import Encoding
 from hypertune.search.history import Trial
-from hypertune.search.schedulers.halving import Quartering, rung_epochs
 from hypertune.search.searchers.base import Searcher
 from hypertune.search.searchers.random import Random
 from hypertune.search.searchers.sobol import Sobol
+from hypertune.search.suggestion import Suggestion
 from hypertune.search.surrogate import GaussianProcess, Observations, square_distances
 from hypertune.space import Flat, Space, Value
 
@@ -56,7 +57,6 @@ class Auto(Searcher):
         self._encoding = Encoding(space)
         self._start = Sobol(space, max_epochs, seed)
         self._random = Random(space, max_epochs, seed)
-        self._rungs = rung_epochs(max_epochs, eta=Quartering.eta)
         # Where epochs are many a first one costs little, and the model has more to learn.
         self._n_start = 6 if max_epochs == 1 else max(6, len(space.parameters) + 2)
         # What follows from what does not change any more is kept: the points of configs, and what
@@ -64,34 +64,34 @@ class Auto(Searcher):
         self._points: list[Floats] = []
         self._known: tuple[tuple[object, ...], _Knowledge] | None = None
 
-    def suggest(self, trials: Sequence[Trial], rng: np.random.Generator) -> Flat:
+    def suggest(self, trials: Sequence[Trial], rng: np.random.Generator) -> Suggestion:
         return self.suggest_given(trials, rng, {})
 
     def suggest_given(
         self, trials: Sequence[Trial], rng: np.random.Generator, given: Mapping[str, Value]
-    ) -> Flat:
+    ) -> Suggestion:
         n_told = sum(bool(trial.losses) for trial in trials)
-        self.expects = None
         if len(trials) < self._n_start or n_told < _MIN_TOLD:
-            self.why = "one of the first points, which fill the space evenly"
-            return self._start.suggest_given(trials, rng, given)
+            why = "one of the first points, which fill the space evenly"
+            return replace(self._start.suggest_given(trials, rng, given), why=why)
         if rng.random() < _GUARD:
-            self.why = "drawn at random, in case the model is wrong"
-            return self._random.suggest_given(trials, rng, given)
+            why = "drawn at random, in case the model is wrong"
+            return replace(self._random.suggest_given(trials, rng, given), why=why)
         for trial in trials[len(self._points) :]:
             self._points.append(self._encoding.points([trial.flat])[0])
         points = np.array(self._points[: len(trials)])
         knowledge = self._knowledge(trials, points)
         flat, is_near = self._propose(trials, points, knowledge, given, rng)
-        self.why = f"by a Gaussian process on {len(knowledge.model)} results: " + (
+        why = f"by a Gaussian process on {len(knowledge.model)} results: " + (
             "farthest from what was tried, as nothing is far from it any more"
             if is_near
             else "largest expected improvement"
         )
         features = self._encoding.features(self._encoding.points([flat]))
         (expected,), _ = knowledge.model.predict(features)
-        self.expects = knowledge.loss(float(expected))
-        return flat
+        return Suggestion(
+            flat=flat, origin=Origin.MODEL, why=why, expected=knowledge.loss(float(expected))
+        )
 
     # ---- what is known ----
 
@@ -141,7 +141,7 @@ class Auto(Searcher):
         """Return the best loss up to the rungs that a trial reached, and up to its end."""
         if trial.reason == "failed":
             return {trial.to_epoch: math.inf}
-        rungs = [rung for rung in self._rungs if rung <= trial.epoch]
+        rungs = [rung for rung in self.rungs if rung <= trial.epoch]
         curve = {rung: best for rung in rungs if (best := trial.best_at(rung)) is not None}
         if trial.losses and not trial.running:
             last = self.max_epochs if trial.reason == "converged" else trial.epoch

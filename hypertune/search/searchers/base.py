@@ -2,10 +2,13 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 
+from hypertune.origin import Origin
 from hypertune.search.history import Trial
+from hypertune.search.suggestion import Suggestion, Wait
 from hypertune.space import Flat, Parameter, Space, Value
 
 
@@ -18,6 +21,8 @@ class Searcher(ABC):
         seed: For what is fixed once for a search; each suggestion gets a source of its own.
 
     Attributes:
+        rungs: The epochs at which trials may be stopped, the last one in full: those of the
+            scheduler that the searcher works with.
         feasible: Says which flat configs may be tried, for searchers that can make use of it: what
             they propose is checked in any case. None if all may.
     """
@@ -26,17 +31,12 @@ class Searcher(ABC):
 
     slow = False
     """A suggestion takes so long that workers would wait for it."""
-    why = ""
-    """How the latest suggestion came about, in words: for the record."""
-    waits = False
-    """The latest suggestion is None only until another trial has reported."""
-    expects: float | None = None
-    """The loss that the latest suggestion was expected to reach; None if nothing was expected."""
 
     def __init__(self, space: Space, max_epochs: int, seed: int = 0) -> None:
         self.space = space
         self.max_epochs = max_epochs
         self.seed = seed
+        self.rungs: tuple[int, ...] = (max_epochs,)
 
     @classmethod
     def problems(cls, space: Space) -> list[str]:
@@ -49,8 +49,14 @@ class Searcher(ABC):
         return None
 
     @abstractmethod
-    def suggest(self, trials: Sequence[Trial], rng: np.random.Generator) -> Flat | None:
-        """Propose a flat config of the space; None if there is none: see `waits`.
+    def suggest(
+        self, trials: Sequence[Trial], rng: np.random.Generator
+    ) -> Suggestion | Wait | None:
+        """Propose a config of the space.
+
+        Returns:
+            The proposal; `WAIT` if there is none until another trial has reported, None if there is
+            none any more.
 
         The answer follows from the arguments alone, so that a search that is rebuilt from its
         history goes on in the same way; what is kept between calls is a cache of that history.
@@ -62,17 +68,20 @@ class Searcher(ABC):
 
     def suggest_given(
         self, trials: Sequence[Trial], rng: np.random.Generator, given: Mapping[str, Value]
-    ) -> Flat:
-        """Propose a flat config that has the values ``given``, by key.
+    ) -> Suggestion:
+        """Propose a config that has the values ``given``, by key.
 
         Here: what `suggest` proposes, with these values put in. Where that takes another branch,
         its parameters are drawn.
         """
-        known = {**(self.suggest(trials, rng) or {}), **given}
+        found = self.suggest(trials, rng)
+        if not isinstance(found, Suggestion):
+            found = Suggestion(flat={}, origin=Origin.RANDOM, why="drawn at random")
+        known = {**found.flat, **given}
 
         def value(parameter: Parameter) -> Value:
             if parameter.key in known:
                 return known[parameter.key]
             return parameter.from_unit(rng.random())
 
-        return self.space.build(value)
+        return replace(found, flat=self.space.build(value))

@@ -10,9 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import truncnorm
 
+from hypertune.origin import Origin
 from hypertune.search.history import Trial
-from hypertune.search.schedulers.halving import rung_epochs
 from hypertune.search.searchers.base import Searcher
+from hypertune.search.suggestion import Suggestion
 from hypertune.space import Categorical, Flat, Parameter, Space, Value
 
 Floats = NDArray[np.float64]
@@ -28,34 +29,34 @@ MIN_BANDWIDTH = 1e-3
 class Bohb(Searcher):
     """Proposes what is likely among the better configs and unlikely among the others.
 
-    Every trial counts at every budget that it reached, at that budget alone; one that failed counts
-    as the worst. Parameters that a config does not have tell nothing about it: there, its kernels
-    are uniform.
+    Budgets are the rungs of the scheduler. Every trial counts at every budget that it reached, at
+    that budget alone; one that failed counts as the worst. Parameters that a config does not have
+    tell nothing about it: there, its kernels are uniform.
     """
 
     def __init__(self, space: Space, max_epochs: int, seed: int = 0) -> None:
         super().__init__(space, max_epochs, seed)
-        self.budgets = rung_epochs(max_epochs)
         self.n_min = len(space.parameters) + 1
 
-    def suggest(self, trials: Sequence[Trial], rng: np.random.Generator) -> Flat:
+    def suggest(self, trials: Sequence[Trial], rng: np.random.Generator) -> Suggestion:
         split = self._split(trials)
         if split is None or rng.random() < RANDOM_FRACTION:
-            self.why = "drawn at random" + (", as a third of all are" if split else "")
-            return self.space.sample(rng)
+            why = "drawn at random" + (", as a third of all are" if split else "")
+            return Suggestion(flat=self.space.sample(rng), origin=Origin.RANDOM, why=why)
         budget, *parts = split
-        self.why = (
+        why = (
             f"likely among the {len(parts[0])} best and unlikely among the {len(parts[1])} worst "
             f"at epoch {budget}"
         )
         good, bad = (_Density(self.space.parameters, part) for part in parts)
         candidates = [good.draw(self.space, rng) for _ in range(N_CANDIDATES)]
         ratios = good.logpdf(candidates) - bad.logpdf(candidates)  # eq. 2, Falkner et al. 2018
-        return candidates[int(np.argmax(ratios))]
+        best = candidates[int(np.argmax(ratios))]
+        return Suggestion(flat=best, origin=Origin.MODEL, why=why)
 
     def _split(self, trials: Sequence[Trial]) -> tuple[int, list[Flat], list[Flat]] | None:
         """Return the largest budget with enough configs, and its better and worse ones."""
-        for budget in reversed(self.budgets):
+        for budget in reversed(self.rungs):
             losses = [(loss, t) for t in trials if (loss := t.loss_at(budget)) is not None]
             if len(losses) < self.n_min + 2:
                 continue

@@ -4,15 +4,15 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
+from hypertune.origin import Origin
 from hypertune.search.history import Trial
 from hypertune.search.searchers.base import Searcher
+from hypertune.search.suggestion import Suggestion
 from hypertune.space import Flat, Space, Value, identity
 
 
 class Grid(Searcher):
     """Goes through all configs of a space whose parameters have a number of values each."""
-
-    why = "the next of the grid"
 
     def __init__(self, space: Space, max_epochs: int, seed: int = 0) -> None:
         super().__init__(space, max_epochs, seed)
@@ -31,14 +31,17 @@ class Grid(Searcher):
     def n_trials(cls, space: Space) -> int | None:
         return space.n_configs
 
-    def suggest(self, trials: Sequence[Trial], rng: np.random.Generator) -> Flat:
+    def suggest(self, trials: Sequence[Trial], rng: np.random.Generator) -> Suggestion:
         return self.suggest_given(trials, rng, {})
 
     def suggest_given(
         self, trials: Sequence[Trial], rng: np.random.Generator, given: Mapping[str, Value]
-    ) -> Flat:
-        tried, wanted = {identity(trial.flat) for trial in trials}, identity(given)
+    ) -> Suggestion:
+        flat = self._next(trials, given)
+        return Suggestion(flat=flat, origin=Origin.GRID, why="the next of the grid")
 
+    def _next(self, trials: Sequence[Trial], given: Mapping[str, Value]) -> Flat:
+        tried, wanted = {identity(trial.flat) for trial in trials}, identity(given)
         for flat in self._rest.get(wanted, ()):
             if identity(flat) not in tried:
                 return flat

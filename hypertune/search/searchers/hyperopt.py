@@ -8,9 +8,11 @@ import hyperopt
 import numpy as np
 from hyperopt import hp
 
+from hypertune.origin import Origin
 from hypertune.search.history import Trial, common_epoch, rank_at
 from hypertune.search.searchers.base import Searcher
-from hypertune.space import Categorical, Condition, Flat, Parameter, Space, Value
+from hypertune.search.suggestion import Suggestion
+from hypertune.space import Categorical, Condition, Parameter, Space, Value
 
 _ENDED = hyperopt.JOB_STATE_DONE
 _FAILED = ("failed", "lost")
@@ -29,7 +31,7 @@ class Hyperopt(Searcher):
         super().__init__(space, max_epochs, seed)
         self._domain = hyperopt.base.Domain(lambda config: 0.0, self._tree(None))
 
-    def suggest(self, trials: Sequence[Trial], rng: np.random.Generator) -> Flat:
+    def suggest(self, trials: Sequence[Trial], rng: np.random.Generator) -> Suggestion:
         history = hyperopt.Trials()
         at = common_epoch(trials, _N_START, self.max_epochs)
         known = [t for t in trials if not t.running and (t.losses or t.reason in _FAILED)]
@@ -43,14 +45,14 @@ class Hyperopt(Searcher):
             history.insert_trial_docs(docs)
             history.refresh()
         seed = int(rng.integers(2**31))
-        self.why = (
-            f"drawn at random, until {_N_START} trials have reported"
-            if len(docs) < _N_START
-            else f"by hyperopt's TPE from {len(docs)} trials"
-        )
         (doc,) = hyperopt.tpe.suggest([len(trials)], self._domain, history, seed, verbose=False)
         values = {key: value[0] for key, value in doc["misc"]["vals"].items() if len(value)}
-        return self.space.build(lambda parameter: _external(parameter, values[parameter.key]))
+        flat = self.space.build(lambda parameter: _external(parameter, values[parameter.key]))
+        if len(docs) < _N_START:
+            why = f"drawn at random, until {_N_START} trials have reported"
+            return Suggestion(flat=flat, origin=Origin.RANDOM, why=why)
+        why = f"by hyperopt's TPE from {len(docs)} trials"
+        return Suggestion(flat=flat, origin=Origin.MODEL, why=why)
 
     def _tree(self, condition: Condition | None) -> dict[str, Any]:
         return {p.key: self._node(p) for p in self.space.parameters if p.condition == condition}

@@ -16,9 +16,11 @@ from optuna.distributions import (
 from optuna.samplers import BaseSampler, GPSampler, TPESampler
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
+from hypertune.origin import Origin
 from hypertune.search.history import Trial, common_epoch, rank_at
 from hypertune.search.searchers.base import Searcher
-from hypertune.space import Categorical, Flat, Number, Parameter, Space, Value
+from hypertune.search.suggestion import Suggestion
+from hypertune.space import Categorical, Number, Parameter, Space, Value
 
 _N_START = 10
 _AT_RANDOM = f"drawn at random, until {_N_START} trials have reported"
@@ -67,7 +69,7 @@ class OptunaSearcher(Searcher):
         places = np.linspace(0, len(rest) - 1, self.n_told - self.n_best).round()
         return best + [rest[int(place)] for place in places]
 
-    def suggest(self, trials: Sequence[Trial], rng: np.random.Generator) -> Flat:
+    def suggest(self, trials: Sequence[Trial], rng: np.random.Generator) -> Suggestion:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
             at = common_epoch(trials, _N_START, self.max_epochs)
@@ -86,12 +88,16 @@ class OptunaSearcher(Searcher):
             ]
             study.add_trials(history)
             n_told = sum(trial.state in _TOLD for trial in history)
-            self.why = f"{self.label} from {n_told} trials" if n_told >= _N_START else _AT_RANDOM
-            if not self.joint:
+            if self.joint:
+                params = study.ask(self._distributions).params
+                flat = self.space.build(lambda p: _external(p, params[p.key]))
+            else:
                 proposal = study.ask()
-                return self.space.build(lambda p: _ask(proposal, p))
-            params = study.ask(self._distributions).params
-            return self.space.build(lambda p: _external(p, params[p.key]))
+                flat = self.space.build(lambda p: _ask(proposal, p))
+            if n_told < _N_START:
+                return Suggestion(flat=flat, origin=Origin.RANDOM, why=_AT_RANDOM)
+            why = f"{self.label} from {n_told} trials"
+            return Suggestion(flat=flat, origin=Origin.MODEL, why=why)
 
     def _history(self, trial: Trial, at: int, worst: float | None) -> FrozenTrial:
         """Return a trial as Optuna has it.
