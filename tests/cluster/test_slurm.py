@@ -1,5 +1,6 @@
 """The batch script: what it asks for, and how it ends, is queued again and goes on."""
 
+import os
 import stat
 import subprocess
 import sys
@@ -239,3 +240,108 @@ def test_a_driver_that_is_told_ends_cleanly_and_before_the_wall_limit_the_job_go
     assert (studies / f"far.before-{JOB}" / "journal.db").read_text() == "mine"
     home = (studies / "far" / "journal.db").read_text().splitlines()
     assert home == ["began", "told to end", "finished"][: len(ended) + 1]
+
+
+FINISHES = """#!/bin/bash
+# In the place of Python: a driver that finishes its study at once.
+while [ "$1" != --studies-dir ]; do shift; done
+mkdir -p "$2/far" && echo new >> "$2/far/journal.db"
+"""
+
+
+@pytest.fixture
+def batch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[], tuple[int, str]]:
+    """Run a script whose driver finishes at once; it returns the status and what was said."""
+    for name, value in stand_in(tmp_path / "slurm").items():
+        monkeypatch.setenv(name, value)
+    python = tmp_path / "slurm" / "bin" / "python"
+    python.write_text(FINISHES)
+    python.chmod(0o755)
+    (tmp_path / "local").mkdir()
+    for name, value in {"TMPDIR": str(tmp_path / "local"), "USER": "me"}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.delenv("SLURM_TMPDIR", raising=False)
+    monkeypatch.setenv("SLURM_JOB_ID", JOB)
+    script = slurm.batch_script(
+        Batch(time_limit="1:00:00"),
+        {},
+        name="far",
+        studies_dir=None,
+        python=str(python),
+        token=tmp_path / "token",
+        folder=tmp_path / "home",
+    )
+
+    def batch() -> tuple[int, str]:
+        done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, check=False)
+        return done.returncode, done.stdout + done.stderr
+
+    return batch
+
+
+def test_the_studies_lie_in_folders_that_nobody_else_can_touch(
+    batch: Callable[[], tuple[int, str]], tmp_path: Path
+) -> None:
+    (tmp_path / "local").chmod(0o1777)
+    before = os.umask(0)
+    try:
+        assert batch() == (0, "")
+    finally:
+        os.umask(before)
+    for folder in ("hypertune-me", "hypertune-me/studies"):
+        assert stat.S_IMODE((tmp_path / "local" / folder).stat().st_mode) == 0o700
+    assert batch()[0] == 0  # it goes on there when it is sent again
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away")
+@pytest.mark.parametrize("trap", ["folder", "link", "link into our own"])
+def test_a_folder_on_the_way_that_somebody_else_made_is_refused(
+    trap: str, batch: Callable[[], tuple[int, str]], tmp_path: Path
+) -> None:
+    (tmp_path / "local").chmod(0o1777)
+    target = tmp_path / "local" / "hypertune-me"
+    if trap == "folder":
+        target.mkdir(mode=0o777)
+    else:
+        (tmp_path / "elsewhere").mkdir(mode=0o700)
+        target.symlink_to(tmp_path / "elsewhere")
+        if trap == "link":
+            os.chown(tmp_path / "elsewhere", 12345, 12345)
+    os.chown(target, 12345, 12345, follow_symlinks=False)
+    status, said = batch()
+    assert status == 1
+    assert f"'{target}'" in said
+    assert "belongs to somebody else" in said
+    assert "name another with --studies-dir" in said
+    assert not list(tmp_path.rglob("journal.db"))
+
+
+def test_a_folder_that_everybody_can_replace_is_refused(
+    batch: Callable[[], tuple[int, str]], tmp_path: Path
+) -> None:
+    (tmp_path / "local").chmod(0o777)
+    status, said = batch()
+    assert status == 1
+    assert f"Everybody can replace '{tmp_path / 'local' / 'hypertune-me'}'" in said
+
+
+@pytest.mark.parametrize("fails_on", [".far.new", ".far.old", "far.before"])
+def test_a_copy_home_that_fails_costs_no_earlier_one(
+    fails_on: str, batch: Callable[[], tuple[int, str]], tmp_path: Path
+) -> None:
+    home = tmp_path / "home" / "studies" / "far"
+    assert batch()[0] == 0
+    if fails_on == "far.before":
+        (home / "batch-copy").unlink()  # it is not known for a copy
+    mv = tmp_path / "slurm" / "bin" / "mv"
+    mv.write_text(f'#!/bin/bash\n[[ "$*" == *{fails_on}* ]] && exit 1\nexec /bin/mv "$@"\n')
+    mv.chmod(0o755)
+    status, said = batch()
+    assert status == 0
+    assert f"The study could not be copied to '{home}'" in said
+    left = [path for path in home.parent.rglob("journal.db") if path.read_text() == "new\n"]
+    assert len(left) == 1, said
+    # The next time it is where it belongs.
+    mv.unlink()
+    assert batch()[0] == 0
+    assert (home / "journal.db").read_text() == "new\n" * 3
