@@ -1,5 +1,6 @@
 """The way in from Python."""
 
+import signal
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -45,6 +46,9 @@ def run(
 
     Raises:
         HypertuneError: It cannot start; nothing has been written.
+        KeyboardInterrupt: There was a Ctrl-C. The study has ended cleanly, and can be resumed. In
+            the same way SIGTERM has its usual effect once the study has ended: a loop over studies
+            does not go on.
     """
     known = list(Settings.__dataclass_fields__)
     if unknown := [name for name in settings if name not in known]:
@@ -60,7 +64,7 @@ def run(
         settings.setdefault("method", "random")
     if isinstance(scheduler, str):
         settings["scheduler"] = scheduler
-    return engine.run(
+    outcome = engine.run(
         study if isinstance(study, Study) else load_study(str(study)),
         Settings(**settings),
         observer,
@@ -68,3 +72,6 @@ def run(
         searcher=searcher,
         scheduler=theirs,
     )
+    if outcome.signal is not None:
+        signal.raise_signal(outcome.signal)
+    return outcome

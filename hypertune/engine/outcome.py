@@ -24,6 +24,7 @@ class Outcome:
         delivery: How far MLflow has come.
         study_id: The study's own, in MLflow the name of its view.
         under_way: It has not ended yet.
+        signal: The number of the signal that came while it ran, if one did.
     """
 
     folder: Path
@@ -34,6 +35,7 @@ class Outcome:
     delivery: Delivery
     study_id: str
     under_way: bool = False
+    signal: int | None = None
 
     @property
     def page(self) -> str:

@@ -185,7 +185,7 @@ class _Session:
         if self.search.n_trials != journal.study()["n_trials"]:
             journal.set_study(n_trials=self.search.n_trials)
         driver.restore()
-        with _signals(driver):
+        with _signals(driver) as came:
             _search_and_close(driver, self.data)
             _keep_model(driver, self.data)
             if self.settings.tensorboard is not None:
@@ -204,6 +204,7 @@ class _Session:
             store=self.settings.store,
             delivery=delivery,
             study_id=journal.study()["study_id"],
+            signal=came[0] if came else None,
         )
 
 
@@ -275,9 +276,9 @@ def _keep_model(driver: Driver, data: Any) -> None:
 
 
 def _report(driver: Driver, folder: Path, report: Report) -> None:
-    driver.progress.stage = "report"
-    driver.show()
     with _at_no_cost(driver, "The report was not written"):
+        driver.progress.stage = "report"
+        driver.show()
         report(folder)
         driver.journal.add_event("report")
 
@@ -294,9 +295,9 @@ def _at_no_cost(driver: Driver, failure: str) -> Iterator[None]:
 
 
 def _deliver(driver: Driver, uploader: Uploader) -> Delivery:
-    driver.progress.stage = "mlflow"
-    driver.show()
     try:
+        driver.progress.stage = "mlflow"
+        driver.show()
         return uploader.finish(driver.settings.sync_timeout_s)
     except KeyboardInterrupt:  # the journal has everything; only the replica lags behind
         return uploader.finish(0)
@@ -366,23 +367,28 @@ def _keep_diff(folder: Path) -> None:
 
 
 @contextlib.contextmanager
-def _signals(driver: Driver) -> Iterator[None]:
+def _signals(driver: Driver) -> Iterator[list[int]]:
     """End the search cleanly on the first Ctrl-C or SIGTERM, and at once on the second.
 
     While MLflow is brought up to date, the first one ends the waiting.
+
+    Yields:
+        The numbers of the signals that have come.
     """
+    came: list[int] = []
 
     def handle(number: int, frame: FrameType | None) -> None:
+        came.append(number)
         if driver.interrupted or driver.progress.stage in ("report", "mlflow"):
             raise KeyboardInterrupt
         driver.interrupted = True
 
     if threading.current_thread() is not threading.main_thread():
-        yield
+        yield came
         return
     before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        yield
+        yield came
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
