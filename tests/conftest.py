@@ -19,6 +19,7 @@ from one_worker import one
 from ray import tune
 from ray._private.parameter import RayParams
 
+from hypertune.engine.token import secure_token
 from hypertune.methods import METHODS
 from hypertune.study import Study, Task, load_study
 from hypertune.trainable.worker import Worker, WorkerJob
@@ -40,6 +41,7 @@ def local_ray(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """
     shared = tmp_path_factory.getbasetemp()
     shared = shared.parent if "PYTEST_XDIST_WORKER" in os.environ else shared
+    secure_token()  # Ray would make one that all users can read
     # Jobs are sent through an agent whose port is the same for all Rays of a machine, and there is
     # no other way to have it take another one.
     parameters = partial(RayParams, dashboard_agent_listen_port=free_port())

@@ -257,6 +257,38 @@ def test_an_interrupt_keeps_what_was_measured_and_what_mlflow_did_not_get_comes_
 
 @pytest.mark.slow
 @pytest.mark.xdist_group("ray")
+def test_a_machine_that_sleeps_for_longer_than_an_epoch_may_take_costs_no_trial(
+    tmp_path: Path,
+) -> None:
+    study = tmp_path / "sleepy.py"
+    study.write_text(TOY.read_text().replace('"sleep_s": 0.0', '"sleep_s": 0.1'))
+    args = ["--space", str(study), "--method", "random", "--n-trials", "4", "--max-epochs", "20"]
+    args += ["--n-repeats", "0", "--trial-timeout", "5s"]
+    with started(tmp_path, *args) as process:
+        wait_for_results(tmp_path, 12).close()
+        driver = psutil.Process(process.pid)
+        family = [driver, *driver.children(recursive=True)]  # Ray, the workers, the uploader
+        for one in family:
+            one.suspend()
+        time.sleep(12)
+        for one in family:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                one.resume()
+        _out, err = process.communicate(timeout=240)
+
+    assert process.returncode == 0, err
+    journal = Journal(tmp_path / "studies" / "sleepy-1" / "journal.db", read_only=True)
+    trials = [trial for trial in journal.trials() if trial.role == "search"]
+    assert [trial.reason for trial in trials] == ["complete"] * 4
+    for trial in trials:
+        assert [row.epoch for row in journal.results(trial=trial.id)] == list(range(1, 21))
+    with contextlib.closing(sqlite3.connect(tmp_path / "mlflow.db")) as db:
+        (n,) = db.execute("SELECT count(*) FROM metrics WHERE key = 'loss'").fetchone()
+    assert n == len([row for row in journal.results() if "loss" in row.metrics])
+
+
+@pytest.mark.slow
+@pytest.mark.xdist_group("ray")
 def test_a_driver_that_loses_its_reader_and_is_killed_leaves_a_study_that_goes_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -146,6 +146,24 @@ def test_a_hanging_trial_fails_with_its_traceback_and_the_search_goes_on(
     assert not list(outcome.folder.rglob("hang-*"))
 
 
+def test_a_frozen_worker_is_ended_its_trial_fails_and_the_search_goes_on(
+    toy: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("hypertune.engine.driver._SILENT_S", 1.0)
+    study = doing(toy, "fine", "freeze", sleep_s=0.6)  # each epoch is reported alone
+    outcome, journal = go(study, tmp_path, n_trials=5, seed=1, n_concurrent=1, trial_timeout_s=4.0)
+
+    assert outcome.error is None
+    reasons = Counter((t.config["do"], t.reason) for t in searched(journal))
+    assert set(reasons) == {("fine", "complete"), ("freeze", "failed")}
+    for trial in searched(journal):
+        if trial.reason == "failed":
+            assert trial.detail == "an epoch took longer than --trial-timeout (4 s)"
+            assert [row.epoch for row in journal.results(trial=trial.id)] == [1]
+    assert not journal.events(kind="lost")
+    assert not list(outcome.folder.rglob("hang-*"))
+
+
 def test_a_trial_whose_worker_dies_goes_on_in_another_one(toy: Study, tmp_path: Path) -> None:
     study = doing(toy, "die_once", marker=str(tmp_path / "marker"))
     outcome, journal = go(study, tmp_path, n_trials=3)

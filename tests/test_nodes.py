@@ -343,10 +343,11 @@ def test_a_cluster_is_shown_the_token_where_there_is_one(
 
 @pytest.mark.parametrize("address", [None, "127.0.0.1:6379"])
 def test_a_ray_of_our_own_asks_for_the_token_whatever_the_shell_says(
-    address: str | None, monkeypatch: pytest.MonkeyPatch
+    address: str | None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     modes: list[str | None] = []
-    monkeypatch.setattr("os.environ", {**os.environ, "RAY_AUTH_MODE": "disabled"})
+    home = {"HOME": str(tmp_path)}
+    monkeypatch.setattr("os.environ", {**os.environ, **home, "RAY_AUTH_MODE": "disabled"})
     monkeypatch.setattr(ray, "is_initialized", lambda: False)
     monkeypatch.setattr(ray, "init", lambda **_: modes.append(os.environ.get("RAY_AUTH_MODE")))
     monkeypatch.setattr(ray, "shutdown", lambda: None)
@@ -367,3 +368,77 @@ def test_a_local_ray_refuses_who_has_no_token() -> None:
         with pytest.raises(grpc.RpcError) as caught:
             ask(b"", timeout=30)
     assert caught.value.code() == grpc.StatusCode.UNAUTHENTICATED
+
+
+class Clock:
+    """In the place of the module `time`."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+    def pass_by(self, seconds: float, driver: Driver) -> None:
+        """Let time pass in which the driver's own loop goes on."""
+        until = self.now + seconds
+        while self.now < until:
+            self.now = min(until, self.now + 1.0)
+            driver.tick()
+
+
+@pytest.fixture
+def clock(driver: Driver, monkeypatch: pytest.MonkeyPatch) -> Clock:
+    clock = Clock()
+    monkeypatch.setattr("hypertune.engine.driver.time", clock)
+    driver.awake = clock.now
+    for out in driver.out.values():
+        out.heard = clock.now
+    return clock
+
+
+def test_a_silent_worker_is_ended_and_its_trial_fails_as_one_that_hangs(
+    driver: Driver, clock: Clock
+) -> None:
+    timeout = driver.settings.trial_timeout_s
+    clock.pass_by(timeout, driver)
+    report(driver, "b", 1)
+    clock.pass_by(timeout + 10, driver)  # for the code behind the last epoch
+    assert not driver.is_silent("a")
+    clock.pass_by(10, driver)
+    assert [key for key in driver.out if driver.is_silent(key)] == ["a", "c", "d"]
+    assert not driver.is_silent("unknown")
+    driver.died("a", None)
+    trial = driver.journal.trial(0)
+    limit = "an epoch took longer than --trial-timeout (600 s)"
+    assert (trial.reason, trial.detail) == ("failed", limit)
+
+
+def test_nobody_is_silent_while_the_driver_itself_stood_still(driver: Driver, clock: Clock) -> None:
+    timeout = driver.settings.trial_timeout_s
+    clock.pass_by(timeout - 10, driver)
+    clock.now += 100_000.0  # a laptop that slept
+    assert not driver.is_silent("a")
+    driver.died("b", None)  # by the watch in the worker, which knows of no sleep
+    assert driver.journal.trial(1).reason is None
+    assert [e.trial for e in driver.journal.events(kind="lost")] == [1]
+    clock.pass_by(timeout + 30, driver)
+    assert driver.is_silent("a")
+
+
+def test_a_job_that_waits_for_its_resources_is_not_silent_but_one_whose_worker_never_begins_is(
+    driver: Driver, clock: Clock
+) -> None:
+    timeout = driver.settings.trial_timeout_s
+    driver.died("a", None)
+    assert (job := driver.next_job("a2")) is not None
+    assert job.trial == 0
+    clock.pass_by(10 * timeout, driver)
+    assert not driver.is_silent("a2")  # Ray has just given it a worker
+    clock.pass_by(2 * timeout + 200, driver)
+    assert not driver.is_silent("a2")
+    clock.pass_by(200, driver)
+    assert driver.is_silent("a2")
+    driver.died("a2", None)
+    assert driver.journal.trial(0).reason is None  # another worker is tried
+    assert driver.journal.events(kind="lost")[-1].data["text"] == "the worker did not get ready"

@@ -7,7 +7,6 @@ the driver, which ends cleanly; then the job is queued again, and goes on with t
 journal, on whatever node that is. It does so until the study is finished.
 """
 
-import os
 import re
 import shlex
 import stat
@@ -21,6 +20,7 @@ from typing import Any
 import jinja2
 
 from hypertune.cluster.jobs import flag_words
+from hypertune.engine.token import make_token
 from hypertune.errors import SettingError
 from hypertune.settings import Settings
 
@@ -187,16 +187,7 @@ def token_file() -> Path:
     Raises:
         SettingError: Others than its owner can read it.
     """
-    given = os.environ.get("RAY_AUTH_TOKEN_PATH")
-    path = Path(given) if given else Path.home() / ".ray" / "auth_token"
-    if not path.is_file():
-        from ray._private.authentication.authentication_token_generator import (
-            generate_new_authentication_token,
-        )
-
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
-            file.write(generate_new_authentication_token())
+    path = make_token()
     if path.stat().st_mode & (stat.S_IRWXG | stat.S_IRWXO):
         raise SettingError(
             f"Ray's token in '{path}' must be readable by you alone; run: chmod 600 '{path}'"

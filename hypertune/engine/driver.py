@@ -40,6 +40,9 @@ _SYNC_EVERY_S = 0.5
 _COUNT_EVERY_S = 0.2  # over all trials, which at 10,000 of them would take longer than they do
 _FOLLOW_EVERY_S = 5.0  # whether nodes came or went
 _MAX_QUEUED = 200  # trials that have not begun; as many as Ray's own random search queues
+_LATE_S = 5.0  # turns of Ray's loop are a tenth of a second apart
+_SILENT_S = 15.0  # for the way of a report to the driver
+_START_S = 300.0  # for a new worker: its process, its imports, the data
 _NODE_GONE = "its node has died"  # in Ray's words
 _NO_MEMORY = "running low on memory"
 _HOPELESS = (
@@ -128,9 +131,10 @@ class Out:
     """A job that is out.
 
     ``number`` is the trial's in the search, None for a baseline; ``test`` is the label under which
-    the job looks at the test part, None for training. It has ``begun`` when it has a worker. A
-    scheduler of Ray's may have it ``paused`` (it has no worker), and have it ``stopped`` after the
-    epoch that was just reported.
+    the job looks at the test part, None for training. It is ``given`` to a worker, and has
+    ``begun`` when that is ``ready``; ``heard`` is when something came of it last. A scheduler of
+    Ray's may have it ``paused`` (it has no worker), and have it ``stopped`` after the epoch that
+    was just reported.
     """
 
     job: WorkerJob
@@ -139,6 +143,8 @@ class Out:
     heard: float
     test: str | None = None
     cut: bool = False
+    given: bool = False
+    ready: bool = False
     begun: bool = False
     placed: bool = False
     paused: bool = False
@@ -234,7 +240,7 @@ class Driver:
         self.interrupted = False
         self.cut_short = False  # the time budget has refused or ended a job
         self.halted_at: float | None = None
-        self.synced = time.monotonic()
+        self.synced = self.awake = time.monotonic()
         self.counted = -math.inf
 
     def restore(self) -> None:
@@ -300,6 +306,7 @@ class Driver:
 
     def tick(self) -> bool:
         """Do what is due now and then; return True to end the run at once."""
+        self._notice_sleep()
         if time.monotonic() - self.synced > _SYNC_EVERY_S:
             self._sync()
             self._follow()
@@ -720,7 +727,9 @@ class Driver:
     def pause(self, key: str, epoch: int) -> None:
         """Have a trial give up its worker after the epoch that is being reported."""
         if key in self.out:
-            self.out[key].paused, self.out[key].from_epoch = True, epoch
+            out = self.out[key]
+            out.paused, out.from_epoch = True, epoch
+            out.given = out.ready = False
 
     @_guarded
     def stopped_in_pause(self, key: str) -> None:
@@ -774,8 +783,10 @@ class Driver:
     @_guarded
     def started(self, key: str) -> None:
         """Take note that a worker has begun a job."""
+        self._notice_sleep()
         out = self.out[key]
-        out.heard, out.begun = time.monotonic(), True
+        out.heard = time.monotonic()
+        out.given = out.ready = out.begun = True
         if out.test is not None:
             return
         out.paused = False
@@ -787,6 +798,7 @@ class Driver:
     @_guarded
     def result(self, key: str, result: Mapping[str, Any]) -> None:
         """Take in what a worker reported: epochs, a look at the test part, or a failure."""
+        self._notice_sleep()
         out = self.out[key]
         out.heard = time.monotonic()
         if result.get("disk_full"):
@@ -857,14 +869,46 @@ class Driver:
         """Take note of a worker that died under a job; another one goes on from its checkpoint."""
         if (out := self.out.get(key)) is None:
             return
+        self._notice_sleep()
         hang = hang_file(self.checkpoints.root, key)
         traceback = hang.read_text(errors="replace") if hang.is_file() else ""
         hang.unlink(missing_ok=True)
-        if time.monotonic() - out.heard >= self.settings.trial_timeout_s and out.test is None:
+        in_time = time.monotonic() - out.heard < out.job.timeout_s
+        if in_time or not out.given:
+            self._lost(key, out, _last_line(error_file))
+        elif not out.ready:  # the job has nothing to do with it
+            self._lost(key, out, "the worker did not get ready")
+        elif out.test is not None:
+            self._lost(key, out, f"it took longer than --trial-timeout ({out.job.timeout_s:g} s)")
+        else:
             limit = f"an epoch took longer than --trial-timeout ({out.job.timeout_s:g} s)"
             self._end(key, "failed", f"{limit}\n{traceback}".strip())
-        else:
-            self._lost(key, out, _last_line(error_file))
+
+    def is_silent(self, key: str) -> bool:
+        """Say whether the worker that has a job is to be ended, since nothing comes of it.
+
+        A worker ends itself where an epoch takes too long, and where the end of the code behind the
+        last epoch does: each may take the timeout. It cannot where all of it stands still (its
+        process was stopped, it waits for a dead disk).
+        """
+        self._notice_sleep()
+        if (out := self.out.get(key)) is None:
+            return False
+        if not out.given:  # it has waited for its resources until now
+            out.given, out.heard = True, time.monotonic()
+        most = 2 * out.job.timeout_s + (_SILENT_S if out.ready else _START_S)
+        return time.monotonic() - out.heard > most
+
+    def _notice_sleep(self) -> None:
+        """Hold no silence against workers while this process itself stood still.
+
+        The machine may have been suspended, and its workers with it.
+        """
+        now = time.monotonic()
+        if (slept := now - self.awake) > _LATE_S:
+            for out in self.out.values():
+                out.heard = min(now, out.heard + slept)
+        self.awake = now
 
     @_guarded
     def all_died(self, text: str) -> None:

@@ -17,6 +17,7 @@ from ray.tune.result import TRAINING_ITERATION
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search.sample import Float
 
+from hypertune.engine.silence import Silence
 from hypertune.errors import SettingError
 from hypertune.space import Config, Number, Space
 from hypertune.study import Study
@@ -198,6 +199,7 @@ class Following(FIFOScheduler):
     def __init__(self, driver: "Driver", theirs: TrialScheduler) -> None:
         super().__init__()
         self.driver, self.theirs = driver, theirs
+        self._silence = Silence(driver)
         self._rules = Constraints(driver.study)
         self._waiting: list[RayTrial] = []  # those that have not begun
         self._live: dict[str, RayTrial] = {}
@@ -221,6 +223,7 @@ class Following(FIFOScheduler):
         trial.set_status(RayTrial.PAUSED)  # Ray looks at it next
 
     def choose_trial_to_run(self, tune_controller: Controller) -> RayTrial | None:
+        self._silence.end_silent_workers(tune_controller)
         if not self._live:
             return None
         if self.driver.halted or self.driver.overdue:

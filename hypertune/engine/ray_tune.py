@@ -4,13 +4,18 @@ import contextlib
 import copy
 import logging
 import os
+import shutil
 import signal
 import tempfile
-from collections.abc import Iterator, Mapping
+import threading
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
+import psutil
 import ray
 from ray import tune
+from ray._private import ray_constants
 from ray.tune.experiment import Trial as RayTrial
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher as RaySearcher
@@ -19,11 +24,16 @@ from ray.tune.stopper import Stopper
 from hypertune.engine.driver import Driver
 from hypertune.engine.nodes import check_address, cpus_here, show_token
 from hypertune.engine.ray_schedulers import Following
+from hypertune.engine.silence import Silence
+from hypertune.engine.token import secure_token
 from hypertune.errors import SettingError
 from hypertune.settings import Settings
 from hypertune.trainable.worker import JOB, Worker
 
 _MAX_RESTARTS = 10
+_N_STARTS = 2  # a machine that was busy has read Ray's programs from its disk after the first one
+_END_S = 10.0
+_GCS_WAIT_S = 120  # Ray's default is 30; what it waits for next has 30 s that cannot be changed
 _N_KEPT = 4  # checkpoints of a trial at Ray's: another one may be about to take up an older one
 
 
@@ -105,8 +115,10 @@ class _Scheduler(_Unpicklable, FIFOScheduler):
     def __init__(self, driver: Driver) -> None:
         super().__init__()
         self.driver = driver
+        self._silence = Silence(driver)
 
     def choose_trial_to_run(self, tune_controller: Any) -> RayTrial | None:
+        self._silence.end_silent_workers(tune_controller)
         # Ray then serves its queue in order. Asked here, it would give a worker that has become
         # free to a job whose own worker is still starting, and drop the latter: one would remain.
         return None
@@ -253,33 +265,124 @@ def ray_session(settings: Settings) -> Iterator[bool]:
         "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
         "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1"),
     }
-    address, has_token = settings.address or os.environ.get("RAY_ADDRESS"), False
+    address = settings.address or os.environ.get("RAY_ADDRESS")
+    before = signal.getsignal(signal.SIGTERM)  # Ray has one of its own from now on
     try:
-        # "local": without an address it would join whatever Ray somebody has left running here.
-        # It listens on all interfaces, whatever one asks for. One that is started here asks for a
-        # token (~/.ray/auth_token), sets RAY_AUTH_MODE for its processes, and does so where the
-        # variable is not set before: it may come from a shell that is to talk to another Ray.
         if address:
-            address, has_token = check_address(address), show_token()
+            _join(address, settings)
         else:
-            os.environ.pop("RAY_AUTH_MODE", None)
-        with contextlib.nullcontext() if address else _for_this_process_alone(signal.SIGTERM):
-            # Ray itself would take all CPUs that it sees, those of other jobs as well.
-            narrower = cpus_here() < (os.cpu_count() or 1)
-            ray.init(
-                address=address or "local",
-                num_cpus=cpus_here() if narrower and not address else None,
-                include_dashboard=False,
-                log_to_driver=settings.verbose,
-                logging_level="INFO" if settings.verbose else "ERROR",
-            )
-    except SettingError:
-        raise
-    except Exception as error:  # Ray's are of many kinds, some of them plain exceptions
-        what = f"joined at the address '{address}'" if address else "started"
-        hint = f" {_hint(has_token)}" if address else ""
-        raise SettingError(f"Ray cannot be {what}: {error}.{hint}") from error
-    try:
+            _start(settings)
         yield bool(address)
     finally:
         ray.shutdown()
+        if before is not None and threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, before)
+
+
+def _join(address: str, settings: Settings) -> None:
+    """Join a Ray that runs.
+
+    Raises:
+        SettingError: It cannot be joined.
+    """
+    address, has_token = check_address(address), show_token()
+    try:
+        _init(settings, address=address)
+    except Exception as error:  # Ray's are of many kinds, some of them plain exceptions
+        raise SettingError(
+            f"Ray cannot be joined at the address '{address}': {error}. {_hint(has_token)}"
+        ) from error
+
+
+def _start(settings: Settings) -> None:
+    """Start a Ray of our own.
+
+    It asks for a token, sets RAY_AUTH_MODE for its processes, and does so where the variable is not
+    set before: it may come from a shell that is to talk to another Ray.
+
+    Raises:
+        SettingError: It does not come up, or nobody else can be kept from its token.
+    """
+    os.environ.pop("RAY_AUTH_MODE", None)
+    secure_token()
+    # Metrics are shown to whoever asks, without the token.
+    os.environ.setdefault("RAY_enable_metrics_collection", "0")
+    os.environ.setdefault("RAY_gcs_server_port_wait_time_s", str(_GCS_WAIT_S))
+    # Ray itself would take all CPUs that it sees, those of other jobs as well.
+    narrower = cpus_here() < (os.cpu_count() or 1)
+    for n in range(1, _N_STARTS + 1):
+        there = set(psutil.Process().children())
+        try:
+            with _for_this_process_alone(signal.SIGTERM), _on_this_machine_alone():
+                # "local": else it would join whatever Ray somebody has left running here.
+                _init(settings, address="local", num_cpus=cpus_here() if narrower else None)
+            return
+        except BaseException as error:
+            _end_daemons(set(psutil.Process().children()) - there)
+            if not isinstance(error, Exception):
+                raise
+            if n == _N_STARTS:
+                raise SettingError(
+                    f"Ray cannot be started: {error}. It was tried {n} times; its processes have "
+                    f"30 s to come up. {_state_of_machine()} Its logs are in "
+                    f"'{_logs()}'. Try again when the machine is less busy, or join a Ray that "
+                    "runs (ray start --head) with --address."
+                ) from error
+
+
+def _init(settings: Settings, **options: Any) -> None:
+    try:
+        ray.init(
+            include_dashboard=False,
+            log_to_driver=settings.verbose,
+            logging_level="INFO" if settings.verbose else "ERROR",
+            **options,
+        )
+    except BaseException:
+        ray.shutdown()  # what it believes to be connected to
+        raise
+
+
+@contextlib.contextmanager
+def _on_this_machine_alone() -> Iterator[None]:
+    """Have a Ray that is started meanwhile listen on 127.0.0.1, instead of on all interfaces.
+
+    It does so where it is not to form clusters, as on macOS: this constant says whether it is.
+    """
+    before = ray_constants.ENABLE_RAY_CLUSTER
+    ray_constants.ENABLE_RAY_CLUSTER = False
+    try:
+        yield
+    finally:
+        ray_constants.ENABLE_RAY_CLUSTER = before
+
+
+def _end_daemons(started: Iterable[psutil.Process]) -> None:
+    """End what a start of Ray that failed has left behind, with all that it began."""
+    package, left = str(Path(ray.__file__).parent), list[psutil.Process]()
+    for process in started:
+        with contextlib.suppress(psutil.Error):
+            if any(word.startswith(package) for word in process.cmdline()):
+                left += [process, *process.children(recursive=True)]
+    for process in left:
+        with contextlib.suppress(psutil.Error):
+            process.kill()
+    psutil.wait_procs(left, timeout=_END_S)
+
+
+def _state_of_machine() -> str:
+    """Say what may keep Ray from coming up."""
+    load, memory = psutil.getloadavg()[0], psutil.virtual_memory()
+    disk = shutil.disk_usage(_temporary())
+    return (
+        f"The machine's load is {load:.1f} on {cpus_here()} CPUs, {memory.available / 2**30:.1f} "
+        f"GiB of memory are free, and {disk.free / 2**30:.1f} GiB of the disk of '{_temporary()}'."
+    )
+
+
+def _temporary() -> str:
+    return os.environ.get("RAY_TMPDIR") or tempfile.gettempdir()
+
+
+def _logs() -> Path:
+    return Path(_temporary(), "ray", "session_latest", "logs")
