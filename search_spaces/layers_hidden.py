@@ -1,6 +1,6 @@
 """More layers or more units? A GRU that tells speakers apart.
 
-    pip install 'hypertune[sequences]'    # the data
+    pip install 'hypertune[datasets]'    # the data
     python hypertune.py --space layers_hidden
     python hypertune.py --space layers_hidden --data watch    # without them
 

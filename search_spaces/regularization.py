@@ -1,5 +1,6 @@
 """Weight decay, dropout or just stopping early? A large MLP on 200 digits.
 
+    pip install 'hypertune[datasets]'    # the data
     python hypertune.py --space regularization
 
 Data: 200 of the digits of 8 x 8 pixels to train on, 449 to validate, 450 to test, stratified. A

@@ -1,6 +1,6 @@
 """GRU or LSTM, and how deep? Speakers told apart by two vowels.
 
-    pip install 'hypertune[sequences]'    # the data
+    pip install 'hypertune[datasets]'    # the data
     python hypertune.py --space rnn_layers
     python hypertune.py --space rnn_layers --data watch    # without them
 

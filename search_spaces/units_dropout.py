@@ -1,5 +1,6 @@
 """More units with more dropout? An MLP on MNIST digits.
 
+    pip install 'hypertune[datasets]'    # the data
     python hypertune.py --space units_dropout
     python hypertune.py --space units_dropout --data fashion_mnist    # where it is installed
 

@@ -1,5 +1,6 @@
 """How much motion must one see? GRU and LSTM on exercises of subjects never seen before.
 
+    pip install 'hypertune[datasets]'    # the data
     python hypertune.py --space watch_window
 
 Data: seven shoulder exercises of ten subjects with a watch, six channels at 25 Hz. Split by

@@ -1,6 +1,7 @@
 """The command line: errors before anything starts, the whole way once, and clean ends."""
 
 import contextlib
+import importlib.util
 import json
 import os
 import re
@@ -18,6 +19,7 @@ from conftest import TOY
 from made_studies import Made, write_study
 
 from hypertune import cli
+from hypertune.data import SERIES
 from hypertune.errors import JournalError
 from hypertune.records import Journal
 
@@ -120,6 +122,24 @@ def test_list_shows_studies_methods_and_data_sets(
     expected = ("gru_window", "Does a longer window pay", "answer (cell)", "auto (default)", "tpe")
     for text in (*expected, "sunspots"):
         assert text in shown
+
+
+def test_without_the_extra_data_sets_list_and_errors_say_what_to_install(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    find = importlib.util.find_spec
+    gone = ("mlxtend", "pmdarima", "seglearn", "sktime")
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name, *more: None if name in gone else find(name, *more)
+    )
+    monkeypatch.setenv("COLUMNS", "200")
+    assert call(monkeypatch, tmp_path, "list") == 0
+    shown = capsys.readouterr().out
+    assert shown.count("needs: pip install 'hypertune[datasets]'") == 8
+    assert len(SERIES["sunspots"].load()) == 2820  # what the README runs comes with the project
+    assert call(monkeypatch, tmp_path, "--space", "units_dropout", "--n-trials", "1") == 2
+    assert "run: pip install 'hypertune[datasets]'" in capsys.readouterr().err
+    assert not (tmp_path / "studies").exists()
 
 
 def test_a_dry_run_shows_the_plan_and_starts_nothing(

