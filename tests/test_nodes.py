@@ -6,7 +6,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -20,6 +20,7 @@ from hypertune.engine.driver import Driver, Progress
 from hypertune.engine.nodes import Following, capacity, check_address, check_nodes, show_token
 from hypertune.engine.prepare import prepare
 from hypertune.engine.ray_tune import ray_session
+from hypertune.engine.silence import Silence
 from hypertune.errors import SettingError
 from hypertune.records import Journal
 from hypertune.settings import Settings
@@ -442,3 +443,26 @@ def test_a_job_that_waits_for_its_resources_is_not_silent_but_one_whose_worker_n
     driver.died("a2", None)
     assert driver.journal.trial(0).reason is None  # another worker is tried
     assert driver.journal.events(kind="lost")[-1].data["text"] == "the worker did not get ready"
+
+
+def test_only_silent_workers_that_have_begun_are_killed(monkeypatch: pytest.MonkeyPatch) -> None:
+    killed: list[str] = []
+    monkeypatch.setattr(ray, "kill", killed.append)
+
+    @dataclass(frozen=True)
+    class Trial:
+        trial_id: str
+
+    controller = SimpleNamespace(
+        _trial_to_actor={Trial(key): key for key in ("silent", "queued", "fine")},
+        _actor_manager=SimpleNamespace(
+            _live_actors_to_ray_actors_resources={
+                key: (f"actor of {key}", None) for key in ("silent", "fine")
+            }
+        ),
+    )
+    driver = SimpleNamespace(is_silent=lambda key: key != "fine")
+    silence = Silence(driver)  # type: ignore[arg-type]
+    silence.end_silent_workers(SimpleNamespace(_tune_controller=controller))
+    silence.end_silent_workers(None)  # a moment later: it does not look every time
+    assert killed == ["actor of silent"]
