@@ -1,5 +1,6 @@
 """What a cluster has, and whether there is one; without any."""
 
+import json
 import os
 import socket
 import subprocess
@@ -466,3 +467,25 @@ def test_only_silent_workers_that_have_begun_are_killed(monkeypatch: pytest.Monk
     silence.end_silent_workers(SimpleNamespace(_tune_controller=controller))
     silence.end_silent_workers(None)  # a moment later: it does not look every time
     assert killed == ["actor of silent"]
+
+
+@pytest.mark.slow
+@pytest.mark.xdist_group("ray")
+def test_a_node_that_leaves_and_comes_back_costs_no_trial(tmp_path: Path) -> None:
+    program = Path(__file__).parent / "studies" / "node_comes_back.py"
+    (tmp_path / "home").mkdir()
+    env = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+    done = subprocess.run(
+        [sys.executable, str(program), str(tmp_path)],
+        env={**env, "HOME": str(tmp_path / "home")},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    said = json.loads(done.stdout.splitlines()[-1])
+    assert said["error"] is None
+    assert said["steps"] == 0  # it has left, and it is back
+    assert said["reasons"] == ["complete"] * 20
+    assert said["lost"] >= 1
+    assert said["capacity"] == [1, 2]
