@@ -115,6 +115,12 @@ def run(
         typer.Option(help="name=amount: what else a trial occupies of a node of Ray's."),
     ] = None,
     trial_timeout: Annotated[str, typer.Option(help="An epoch may take so long.")] = "10m",
+    fresh_workers: Annotated[
+        bool,
+        typer.Option(
+            "--fresh-workers", help="A new process for each stretch of a trial: slower to start."
+        ),
+    ] = False,
     n_repeats: Annotated[
         int | None,
         typer.Option(help="Fresh seeds to run the best of each level and the default again on."),

@@ -191,6 +191,16 @@ def show_plan(out: Console, study: Study, settings: Settings, plan: Plan) -> Non
                 "promoted trial trains again from the start",
             )
         )
+    if plan.fresh_s is not None:
+        least = plan.n_trials * plan.fresh_s / plan.n_concurrent
+        rows.append(
+            (
+                "fresh workers",
+                f"each stretch of a trial begins a process, about {plan.fresh_s:g} s: at least "
+                f"{duration(least)} in all for {plan.n_trials} trials, {plan.n_concurrent} at a "
+                "time, and as much again for each promotion and each run on a fresh seed",
+            )
+        )
     if settings.time_budget_s is not None:
         rows.append(("time budget", duration(settings.time_budget_s)))
     if settings.until_decided:

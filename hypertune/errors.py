@@ -1,14 +1,21 @@
-"""The exceptions that hypertune raises on purpose.
+"""The exceptions that hypertune raises on purpose, and how those of others are put into words.
 
 HypertuneError
 ├── StudyError      the study file or its space breaks a rule; nothing has started
 ├── SettingError    a flag, a folder or the environment does; nothing has started
 └── JournalError    the record of a study cannot be read or written
     └── NothingBegunError   there is none: no study began there
+
+UserCodeError       a user's code raised what is no ``Exception``, such as ``SystemExit``
 """
 
+import traceback
 from collections.abc import Sequence
 from difflib import get_close_matches
+from types import TracebackType
+
+_LONGEST = 20_000  # characters of a text that is kept
+_LONGEST_VALUE = 200
 
 
 class HypertuneError(Exception):
@@ -33,6 +40,70 @@ class JournalError(HypertuneError):
 
 class NothingBegunError(JournalError):
     """There is no journal, or it holds no study: none began, and nothing is lost."""
+
+
+class UserCodeError(Exception):
+    """Stands for what a user's code raised that is no `Exception`, as its cause."""
+
+
+class user_code:  # noqa: N801, it is used like a function
+    """In this ``with`` block a user's code runs: whatever it raises leaves it as an `Exception`.
+
+    ``SystemExit``, ``GeneratorExit`` or ``asyncio.CancelledError`` would pass every ``except
+    Exception``. A ``KeyboardInterrupt`` passes: here it is somebody's Ctrl-C.
+    """
+
+    def __enter__(self) -> None:
+        return
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if error is not None and not isinstance(error, Exception | KeyboardInterrupt):
+            raise UserCodeError from error
+
+
+def raised(error: BaseException) -> BaseException:
+    """Return what a user's code raised, where another exception stands for it."""
+    stands = isinstance(error, UserCodeError) and error.__cause__ is not None
+    return error.__cause__ or error if stands else error
+
+
+def describe(error: BaseException) -> str:
+    """Return an exception's type and text, however its own methods behave."""
+    error = raised(error)
+    name = type(error).__name__
+    try:
+        text = str.__str__(str(error))  # exactly a str: one of a subclass may do anything
+    except BaseException as problem:
+        text = f"(its text cannot be told: str() of it raised {type(problem).__name__})"
+    return f"{name}: {_cut(text)}" if text else name
+
+
+def trace_of(error: BaseException) -> str:
+    """Return an exception's traceback, however its own methods behave."""
+    try:
+        return _cut("".join(traceback.format_exception(raised(error))))
+    except BaseException as problem:
+        return f"(its traceback cannot be told: {type(problem).__name__})"
+
+
+def shown(value: object) -> str:
+    """Return a value's representation, cut to a readable length, however the value behaves."""
+    try:
+        text = str.__str__(repr(value))
+    except BaseException:
+        return f"a value of type {type(value).__name__} that cannot be shown"
+    return text if len(text) <= _LONGEST_VALUE else f"{text[:_LONGEST_VALUE]}..."
+
+
+def _cut(text: str) -> str:
+    """Leave out the middle of a text that is too long for a record."""
+    half = _LONGEST // 2
+    return text if len(text) <= _LONGEST else f"{text[:half]}\n...\n{text[-half:]}"
 
 
 class Checks:

@@ -25,7 +25,7 @@ from hypertune.engine import (
     prepare,
     usable_folder,
 )
-from hypertune.errors import SettingError
+from hypertune.errors import SettingError, describe, user_code
 from hypertune.records import redact
 from hypertune.settings import Settings
 from hypertune.space import Config
@@ -33,9 +33,11 @@ from hypertune.study import Study, Task, TrialEnded
 from hypertune.trainable.constraints import Constraints
 from hypertune.trainable.loop import use_threads
 from hypertune.trainable.own import OwnLoop, ended, saves
+from hypertune.trainable.process_state import process_state_kept
 
 _N_FEASIBLE = 50  # random configs that are held against the constraints
 _START_S = 25.0  # Ray, workers and records, on two cores
+_PROCESS_S = 4.0  # from the end of a job to the first epoch in a new process, on two cores
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,6 +66,8 @@ class Plan:
         n_trials, max_epochs, n_epochs: The budget; epochs in all, if no trial converges early.
         n_again: Epochs besides, of the default and of runs on fresh seeds, at most.
         n_repeated: Epochs besides, where promoted trials train again from the start.
+        fresh_s: Seconds a job that the start of a process of its own costs; None where workers run
+            one job after another.
         n_concurrent: Trials at a time, by what this machine has.
         folder, store: Where records go.
         free_bytes: Space left there.
@@ -79,6 +83,7 @@ class Plan:
     n_epochs: int
     n_again: int
     n_repeated: int
+    fresh_s: float | None
     n_concurrent: int
     folder: Path
     store: str
@@ -116,6 +121,7 @@ def make_plan(study: Study, settings: Settings, *, probe: bool) -> Plan:
         n_epochs=n_epochs,
         n_again=n_again,
         n_repeated=n_repeated,
+        fresh_s=_PROCESS_S if settings.fresh_workers else None,
         n_concurrent=n_concurrent,
         folder=folder,
         store=redact(settings.store),
@@ -148,12 +154,14 @@ def _probe(study: Study, settings: Settings, n_epochs: int, n_concurrent: int) -
     for searched in configs:
         config = {**study.config(searched, seed=settings.seed), "device": "cpu"}
         # A trial prints what it likes; here that would come between the lines of the plan.
-        with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+        silent = contextlib.redirect_stdout(io.StringIO())
+        with process_state_kept(), silent, contextlib.redirect_stderr(io.StringIO()):
             try:
-                took, n_bytes = _probed(study, config, data)
-            except Exception as error:  # the user's code
+                with user_code():
+                    took, n_bytes = _probed(study, config, data)
+            except Exception as error:
                 raise SettingError(
-                    f"The probe failed with {searched}: {type(error).__name__}: {error}"
+                    f"The probe failed with {searched}: {describe(error)}"
                 ) from error
         seconds.append(took)
         size = max(size, n_bytes)

@@ -26,6 +26,7 @@ _RECORDED = (
     "resources",
     "time_budget_s",
     "trial_timeout_s",
+    "fresh_workers",
     "disk_budget_bytes",
     "n_repeats",
     "until_decided",
@@ -60,6 +61,9 @@ class Settings:
         resources: What else it occupies of what Ray's nodes have, by name. All of it is on one
             node.
         trial_timeout_s: Seconds that one epoch may take before its trial counts as hung.
+        fresh_workers: Run each job in a process of its own, which no other trial has changed: for
+            what cannot be put back between trials, such as a user's globals. It costs the start of
+            a process a job.
         other_data: Data to run the study on in place of its own.
         n_repeats: Fresh seeds on which the best configs, for an answer those of each level or range
             of the factors, and the default run again in full after the search; None for the study's
@@ -98,6 +102,7 @@ class Settings:
     gpus_per_trial: float = 0.0
     resources: Mapping[str, float] = field(default_factory=dict)
     trial_timeout_s: float = 600.0
+    fresh_workers: bool = False
     other_data: OtherData = field(default_factory=OtherData)
     n_repeats: int | None = None
     until_decided: bool = False

@@ -16,7 +16,8 @@ from typing import Any, Literal, Protocol, runtime_checkable
 
 from ray import cloudpickle
 
-from hypertune.errors import SettingError, StudyError, choices
+from hypertune.errors import SettingError, StudyError, choices, describe, raised, user_code
+from hypertune.local_modules import is_local, local_modules
 from hypertune.space import Categorical, Config, Space, is_plain
 
 CONSTRAINT = r"(<=|>=|<|>)\s*(\d+(?:\.\d*)?(?:e[+-]?\d+)?)"
@@ -297,6 +298,8 @@ class Study:
         if self.trainable.metrics and self.metric not in self.trainable.metrics:
             known = choices(self.metric, self.trainable.metrics)
             problems.append(f"metric '{self.metric}' is not reported by the task.{known}")
+        if self.metric in getattr(self.trainable, "taken", ()):
+            problems.append(f"metric cannot be '{self.metric}', which means something else here")
         better = getattr(self.trainable, "modes", {}).get(self.metric, self.mode)
         if better != self.mode:
             problems.append(f"mode must be '{better}' for {self.metric}, but got '{self.mode}'")
@@ -353,7 +356,7 @@ def load_study(name_or_path: str) -> Study:
 
 
 def source_files(study: Study) -> list[Path]:
-    """Return a study's file, and what beside it was imported by it: all that it is made of."""
+    """Return a study's file, and what beside it its code imports: all that it is made of."""
     path = Path(study.source)
     # Of other studies that this process has read only what they share is taken for this one's.
     modules = [
@@ -361,7 +364,8 @@ def source_files(study: Study) -> list[Path]:
         for name in cloudpickle.list_registry_pickle_by_value()
         if not name.startswith(_MODULE)
     ]
-    files = [Path(file) for m in modules if (file := getattr(m, "__file__", None)) is not None]
+    files = {Path(file) for m in modules if (file := getattr(m, "__file__", None)) is not None}
+    files |= {Path(file) for file, _ in local_modules(path).files.values()}  # imported later
     return [path, *sorted(file for file in files if file.is_relative_to(path.parent))]
 
 
@@ -375,19 +379,20 @@ def _run_file(path: Path, name: str) -> ModuleType:
     before = set(sys.modules)
     sys.path.append(str(path.parent))  # what lies beside it, but never in place of a library
     try:
-        spec.loader.exec_module(module)
+        with user_code():
+            spec.loader.exec_module(module)
     except StudyError as error:
         raise StudyError(f"'{path}' is not valid", error.problems) from error
-    except (Exception, SystemExit) as error:
-        frames = traceback.extract_tb(error.__traceback__)
+    except Exception as problem:
+        cause = raised(problem)
+        frames = traceback.extract_tb(cause.__traceback__)
         lines = [frame.lineno for frame in frames if frame.filename == str(path)]
-        line = getattr(error, "lineno", None) if isinstance(error, SyntaxError) else None
+        line = getattr(cause, "lineno", None) if isinstance(cause, SyntaxError) else None
         at = f"line {line or (lines[-1] if lines else '?')}"
-        raise StudyError(
-            f"'{path}' cannot be read", [f"{at}: {type(error).__name__}: {error}"]
-        ) from error
+        raise StudyError(f"'{path}' cannot be read", [f"{at}: {describe(cause)}"]) from problem
     finally:
         sys.path.remove(str(path.parent))
+    local_modules(path).install()  # its functions may import what lies beside it when they run
     # Workers cannot import a file that lies anywhere: what it defines travels with the job.
     cloudpickle.register_pickle_by_value(module)
     for name in set(sys.modules) - before:
@@ -402,5 +407,5 @@ def _only_beside(module: ModuleType, folder: Path) -> bool:
     if file is None or not Path(file).is_relative_to(folder):
         return False
     top = module.__name__.partition(".")[0]
-    finders = [finder for finder in sys.meta_path if hasattr(finder, "find_spec")]
+    finders = [f for f in sys.meta_path if hasattr(f, "find_spec") and not is_local(f)]
     return not any(finder.find_spec(top, None) for finder in finders)

@@ -51,7 +51,8 @@ class OneWorker:
                 if self.n_reports == self.kill_at:
                     worker._drop_hang_file()
                     raise Killed
-                done = driver.cut(str(n)) or result["done"]  # Ray asks first, too
+                cut = driver.cut(str(n), result.get("epoch", 0))  # Ray asks first, too
+                done = cut or result["done"]
                 driver.result(str(n), result)
         if worker is not None:
             worker.cleanup()

@@ -107,6 +107,7 @@ def driver(toy: Study, tmp_path: Path) -> Iterator[Driver]:
 def report(driver: Driver, key: str, epoch: int, **more: Any) -> None:
     row = {"epoch": epoch, "metrics": {"loss": 1.0 / epoch}, "t_ms": epoch}
     result = {"epochs": [row], "epoch": epoch, "converged": False, "failure": None}
+    result["done"] = epoch == driver.study.max_epochs
     driver.result(key, {**result, "device": "cpu", "traceback": "", **more})
 
 

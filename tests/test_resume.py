@@ -150,7 +150,9 @@ def test_under_a_scheduler_of_rays_what_ended_stays_and_the_rest_goes_on(
         def report(key: str, epochs: range) -> None:
             for epoch in epochs:
                 row = {"epoch": epoch, "metrics": {"loss": 5.0 - epoch / 10}, "t_ms": epoch}
-                last = {"epoch": epoch, "converged": False, "failure": None, "traceback": ""}
+                last: dict[str, Any] = {"epoch": epoch, "converged": False, "failure": None}
+                last["traceback"] = ""
+                last["done"] = epoch == 9
                 driver.result(key, {"epochs": [row], **last, "device": "cpu"})
 
         for key, epochs in (("a", range(1, 2)), ("b", range(1, 10)), ("c", range(1, 3))):
@@ -577,7 +579,7 @@ def test_a_trial_that_waited_for_another_worker_is_told_as_interrupted(
     monkeypatch.setattr("hypertune.engine.session.search_on_ray", lose_and_stop)
     outcome = engine.run(toy, settings(tmp_path))
     (row,) = [row for row in record(outcome.folder) if row[2] == "search"]
-    assert row[4:7] == ("ended", "interrupted", "by signal")
+    assert row[4:7] == ("ended", "interrupted", "by signal before its first epoch")
 
 
 def ran(one: OneWorker, toy: Study, tmp_path: Path, **changes: Any) -> Outcome:

@@ -14,7 +14,7 @@ from ray.tune.schedulers import TrialScheduler
 
 from hypertune.engine.checkpoints import Checkpoints, checkpoint_root
 from hypertune.engine.ray_schedulers import wants_all
-from hypertune.errors import HypertuneError, JournalError
+from hypertune.errors import HypertuneError, JournalError, describe, user_code
 from hypertune.records import (
     FULL,
     HISTOGRAMS,
@@ -28,12 +28,14 @@ from hypertune.search.candidates import best_of, candidates, ranked
 from hypertune.settings import Settings
 from hypertune.space import Config, as_plain, identity
 from hypertune.study import Study
+from hypertune.trainable.own import as_metrics
 from hypertune.trainable.worker import WorkerJob, hang_file
 
 FINAL = (*FULL, "failed", "lost")
 """How trials end that are never run again; those that were stopped or interrupted may go on."""
 MAX_LOST = 2
 """A job whose worker died is tried again so many times, unless it gets further each time."""
+_AFTER_LAST = "what its code does after the last epoch"
 _DRAIN_S = 10.0
 _KEPT = 20  # checkpoints of a finished study
 _SYNC_EVERY_S = 0.5
@@ -134,7 +136,8 @@ class Out:
     the job looks at the test part, None for training. It is ``given`` to a worker, and has
     ``begun`` when that is ``ready``; ``heard`` is when something came of it last. A scheduler of
     Ray's may have it ``paused`` (it has no worker), and have it ``stopped`` after the epoch that
-    was just reported.
+    was just reported. It is ``finishing`` when all its epochs are there, and the user's code does
+    what it does after them.
     """
 
     job: WorkerJob
@@ -149,6 +152,7 @@ class Out:
     placed: bool = False
     paused: bool = False
     stopped: bool = False
+    finishing: bool = False
 
 
 def _guarded(
@@ -254,6 +258,14 @@ class Driver:
                 self.findings[event.trial] = event.data["findings"]
         for event in self.journal.events(kind="mutation"):
             self.changes[int(event.trial or 0)] = event.data["config"]
+        reached: dict[int, int] = {}
+        for row in self.journal.results():
+            reached[row.trial] = max(row.epoch, reached.get(row.trial, 0))
+        for trial in self.journal.trials():
+            # All of it is there but the end of what the user's code did after its last epoch.
+            if trial.reason is None and reached.get(trial.id) == self.study.max_epochs:
+                detail = f"{_AFTER_LAST} was cut short: the search was killed"
+                self.journal.set_state(trial.id, "ended", reason="complete", detail=detail)
         trials = self.journal.trials()
         self.next_id = max((trial.id for trial in trials), default=-1) + 1
         for trial in trials:
@@ -347,10 +359,14 @@ class Driver:
         if busy and self.ahead is None and not (self.halted or self.overdue):
             self.ahead = self.search.ask_ahead()
 
-    def cut(self, key: str) -> bool:
-        """Say whether a job is to end after the epoch that has just been reported."""
+    def cut(self, key: str, epoch: int = 0) -> bool:
+        """Say whether a job is to end after the epoch that has just been reported.
+
+        After the last one it ends by itself.
+        """
         out = self.out.get(key)
-        if out is not None and (self.halted or self.overdue):
+        ends = epoch >= self.study.max_epochs
+        if out is not None and (self.halted or self.overdue) and not ends:
             out.cut = True
         return out is not None and out.cut
 
@@ -600,16 +616,23 @@ class Driver:
         simple = {name: trial for name, trial in self.baselines.items() if trial not in known}
         if not (self.to_test or simple):
             return
-        data = study.trainable.load(test=True)
-        self.test_data = ray.put(data)
         try:
-            reached = study.trainable.baselines(data, test=True)
-            judged: dict[str, dict[str, Any]] = {
-                name: {"metrics": reached[name]} for name in simple
-            }
+            with user_code():
+                data = study.trainable.load(test=True)
+        except Exception as error:
+            failure = {"failure": f"the test part cannot be loaded: {describe(error)}"}
+            for label, trial in [*self.to_test, *simple.items()]:
+                self.journal.add_event("test", trial, {"label": label, **failure})
+            self.to_test = []
+            return
+        self.test_data = ray.put(data)
+        judged: dict[str, dict[str, Any]]
+        try:
+            with user_code():
+                reached = study.trainable.baselines(data, test=True)
+                judged = {name: {"metrics": as_metrics(reached[name])} for name in simple}
         except Exception as error:  # theirs alone: what was searched is judged all the same
-            text = f"{type(error).__name__}: {error}"
-            judged = {name: {"failure": text} for name in simple}
+            judged = {name: {"failure": describe(error)} for name in simple}
         for name, look in judged.items():
             self.journal.add_event("test", simple[name], {"label": name, **look})
 
@@ -738,9 +761,9 @@ class Driver:
             return
         if out.cut:
             self.cut_short = self.cut_short or not self.halted
-            self._end(key, "interrupted", f"by {self.stopped_by}")
+            self._end(key, "interrupted", f"by {self.stopped_by} after epoch {out.from_epoch}")
         else:
-            self._end(key, "stopped", self._stopped_text)
+            self._end(key, "stopped", f"{self._stopped_text} after epoch {out.from_epoch}")
 
     @property
     def _stopped_text(self) -> str:
@@ -814,6 +837,12 @@ class Driver:
             return
         if result["device"] == "cpu" and self.settings.gpus_per_trial > 0:
             self.progress.warning = "Trials were given a GPU, but torch sees none: it uses the CPU."
+        for damage in result.get("damaged") or ():
+            self.journal.add_event("damaged", out.job.trial, damage)
+        if left := result.get("left"):
+            self.journal.add_event("left", out.job.trial, left)
+        if out.test is not None and not result["done"]:
+            return  # its checkpoint was damaged: it is trained once more
         if out.test is not None:
             what = {k: result[k] for k in ("metrics", "failure", "traceback") if result.get(k)}
             self.journal.add_event("test", out.job.trial, {"label": out.test, **what})
@@ -833,7 +862,7 @@ class Driver:
                 room = f"it had {had}" if result.get("out_of_memory") else ""
                 texts = (result["failure"], room, result["traceback"])
                 self._end(key, "failed", "\n".join(text for text in texts if text))
-            else:
+            elif "epoch" in result:
                 self._after(key, out, result)
         self.show()
 
@@ -847,11 +876,14 @@ class Driver:
 
     def _after(self, key: str, out: Out, last: Mapping[str, Any]) -> None:
         """Decide what the last epoch that was reported means for its job."""
-        trial, epoch = out.job.trial, last["epoch"]
+        trial, epoch, note = out.job.trial, last["epoch"], last.get("note")
         if epoch >= self.search.max_epochs:
-            self._end(key, "complete", None)
+            out.finishing = True
+            if last["done"]:
+                self._end(key, "complete", note or None)
         elif last["converged"]:
-            self._end(key, "converged", f"no improvement any more after epoch {epoch}")
+            text = f"no improvement any more after epoch {epoch}"
+            self._end(key, "converged", f"{text}; {note}" if note else text)
         elif epoch >= out.job.to_epoch:
             self.journal.set_state(trial, "waiting")
             del self.out[key]
@@ -862,7 +894,7 @@ class Driver:
             self.journal.set_state(trial, "waiting")
         elif out.cut:
             self.cut_short = self.cut_short or not self.halted
-            self._end(key, "interrupted", f"by {self.stopped_by}")
+            self._end(key, "interrupted", f"by {self.stopped_by} after epoch {epoch}")
 
     @_guarded
     def died(self, key: str, error_file: str | None) -> None:
@@ -880,6 +912,9 @@ class Driver:
             self._lost(key, out, "the worker did not get ready")
         elif out.test is not None:
             self._lost(key, out, f"it took longer than --trial-timeout ({out.job.timeout_s:g} s)")
+        elif out.finishing:
+            limit = f"took longer than --trial-timeout ({out.job.timeout_s:g} s)"
+            self._end(key, "complete", f"{_AFTER_LAST} {limit}\n{traceback}".strip())
         else:
             limit = f"an epoch took longer than --trial-timeout ({out.job.timeout_s:g} s)"
             self._end(key, "failed", f"{limit}\n{traceback}".strip())
@@ -918,6 +953,9 @@ class Driver:
 
     def _lost(self, key: str, out: Out, text: str) -> None:
         trial = out.job.trial
+        if out.finishing:
+            self._end(key, "complete", f"{_AFTER_LAST} ended its worker: {text}")
+            return
         self.journal.add_event("lost", trial, {"text": text})
         if _NODE_GONE in text or (_NO_MEMORY in text and self._more_room(trial)):
             self._again(key, out)  # with a node that leaves, or for want of room, it may be often
@@ -1009,6 +1047,11 @@ class Driver:
         text = f"diagnosis: {'; '.join(findings)}"
         return text if detail is None else f"{detail}; {text}"
 
+    def _where(self, out: Out) -> str:
+        """Say after which epoch a trial is."""
+        reached = max((row.epoch for row in self.journal.results(trial=out.job.trial)), default=0)
+        return f"after epoch {reached}" if reached else "before its first epoch"
+
     def _count_end(self, reason: Reason) -> None:
         self.progress.n_ended[reason] = self.progress.n_ended.get(reason, 0) + 1
 
@@ -1063,15 +1106,18 @@ class Driver:
             self.cut_short, stopped_by = True, "time budget"
         self._record_baselines()
         for key, out in list(self.out.items()):
-            if out.test is None:
-                self._end(key, "interrupted", f"by {stopped_by}")
+            if out.finishing:
+                self._end(key, "complete", f"{_AFTER_LAST} was cut short by {stopped_by}")
+            elif out.test is None:
+                self._end(key, "interrupted", f"by {stopped_by} {self._where(out)}")
         self.out.clear()
         self._withdraw()
         for trial in self.search.close():
             # One that has not got to the end of its job was waiting for another worker.
             reason, detail = "stopped", f"not promoted beyond epoch {trial.epoch}"
             if trial.epoch < trial.to_epoch:
-                reason, detail = "interrupted", f"by {stopped_by}"
+                where = f"after epoch {trial.epoch}" if trial.epoch else "before its first epoch"
+                reason, detail = "interrupted", f"by {stopped_by} {where}"
             detail = self._diagnosed(self.ids[trial.number], detail) or detail
             self.journal.set_state(self.ids[trial.number], "ended", reason=reason, detail=detail)
         self.progress.n_ended["stopped"] = sum(t.reason == "stopped" for t in self.search.trials)
@@ -1087,7 +1133,7 @@ class Driver:
             if (best := read_champion(self.journal)) is not None:
                 kept |= set(best.losses)
             self.checkpoints.keep(kept)
-        error = None if self.error is None else f"{type(self.error).__name__}: {self.error}"
+        error = None if self.error is None else describe(self.error)
         self.journal.add_event("search_end", None, {"stopped_by": self.stopped_by, "error": error})
         self.journal.sync()
 

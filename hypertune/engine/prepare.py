@@ -13,7 +13,7 @@ from ray.tune.search import Searcher as RaySearcher
 from hypertune.engine.ray_schedulers import changes_configs, checked, ray_scheduler
 from hypertune.engine.ray_searchers import RaySearch
 from hypertune.engine.warm_start import WarmStart, warm_start
-from hypertune.errors import Checks, SettingError, StudyError
+from hypertune.errors import Checks, SettingError, StudyError, describe, user_code
 from hypertune.methods import METHODS, make_search
 from hypertune.records import has_tensorboard
 from hypertune.search import Search
@@ -57,9 +57,12 @@ def load_data(study: Study) -> Any:
         SettingError: They cannot be loaded.
     """
     try:
-        return study.trainable.load(test=False)
-    except Exception as problem:  # the user's code
-        text = str(problem) if isinstance(problem, OSError | ValueError) else repr(problem)
+        with user_code():
+            return study.trainable.load(test=False)
+    except Exception as problem:
+        text = describe(problem)
+        if isinstance(problem, OSError | ValueError):  # their texts say it all
+            text = text.partition(": ")[2] or text
         raise SettingError(f"The data cannot be used: {text}") from problem
 
 

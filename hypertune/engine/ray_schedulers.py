@@ -250,7 +250,7 @@ class Following(FIFOScheduler):
         self, tune_controller: Controller, trial: RayTrial, result: dict[str, Any]
     ) -> str:
         key = trial.trial_id
-        if self.driver.cut(key):
+        if self.driver.cut(key, result.get(TRAINING_ITERATION, 0)):
             return str(TrialScheduler.STOP)
         if key not in self._live:
             return str(TrialScheduler.CONTINUE)

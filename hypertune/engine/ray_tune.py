@@ -26,7 +26,8 @@ from hypertune.engine.nodes import check_address, cpus_here, show_token
 from hypertune.engine.ray_schedulers import Following
 from hypertune.engine.silence import Silence
 from hypertune.engine.token import secure_token
-from hypertune.errors import SettingError
+from hypertune.errors import SettingError, describe
+from hypertune.local_modules import local_modules
 from hypertune.settings import Settings
 from hypertune.trainable.worker import JOB, Worker
 
@@ -124,7 +125,7 @@ class _Scheduler(_Unpicklable, FIFOScheduler):
         return None
 
     def on_trial_result(self, tune_controller: Any, trial: RayTrial, result: dict[str, Any]) -> str:
-        cut = self.driver.cut(trial.trial_id)
+        cut = self.driver.cut(trial.trial_id, result.get("epoch", 0))
         return str(TrialScheduler.STOP if cut else TrialScheduler.CONTINUE)
 
 
@@ -154,7 +155,7 @@ def search_on_ray(driver: Driver, data: Any) -> None:
             if driver.halted or not driver.out:
                 driver.error = driver.error or error
                 return
-            driver.all_died(f"{type(error).__name__}: {error}")
+            driver.all_died(describe(error))
         else:
             return
     driver.error = driver.error or RuntimeError(f"Ray's loop broke down {_MAX_RESTARTS} times")
@@ -162,7 +163,13 @@ def search_on_ray(driver: Driver, data: Any) -> None:
 
 def _loop(driver: Driver, data: Any) -> None:
     settings = driver.settings
-    worker = tune.with_parameters(Worker, task=driver.study.trainable, data=data)
+    source = driver.study.source
+    worker = tune.with_parameters(
+        Worker,
+        task=driver.study.trainable,
+        data=data,
+        modules=local_modules(Path(source)) if source else None,
+    )
     scheduler: TrialScheduler = _Scheduler(driver)
     if driver.ray_scheduler is not None:
         # A new one: it would wait for trials of a loop that broke down.
@@ -174,7 +181,7 @@ def _loop(driver: Driver, data: Any) -> None:
                 search_alg=_Source(driver),
                 scheduler=scheduler,
                 num_samples=-1,
-                reuse_actors=True,
+                reuse_actors=not settings.fresh_workers,
             ),
             run_config=tune.RunConfig(
                 storage_path=scratch,

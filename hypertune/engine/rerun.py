@@ -1,7 +1,6 @@
 """Runs one trial of a study again, in this process, and sets the two side by side."""
 
 import math
-import traceback
 from collections.abc import Callable, Mapping
 from contextlib import closing
 from dataclasses import dataclass
@@ -13,11 +12,12 @@ import torch
 from hypertune.engine.earlier import Earlier
 from hypertune.engine.folder import locked, refuse_network
 from hypertune.engine.prepare import load_data
-from hypertune.errors import SettingError
+from hypertune.errors import SettingError, describe, trace_of, user_code
 from hypertune.records import Journal, ResultRow
 from hypertune.study import Study
 from hypertune.trainable.loop import use_threads
-from hypertune.trainable.own import ended
+from hypertune.trainable.own import as_metrics, ended
+from hypertune.trainable.process_state import process_state_kept
 
 Watcher = Callable[[int, Mapping[str, float]], None]
 
@@ -99,15 +99,16 @@ def rerun(
             journal.set_state(new_id, "running")
             failure = None
             try:
-                loop = study.trainable.start(config, data, metric=study.metric, mode=study.mode)
-                with ended(loop):
-                    while loop.epoch < max(before):
-                        metrics = {name: float(value) for name, value in loop.step().items()}
-                        journal.add_result(new_id, loop.epoch, metrics)
-                        watch(loop.epoch, metrics)
-            except Exception as error:  # the user's code
-                failure = f"{type(error).__name__}: {error}"
-                detail = f"{failure}\n{traceback.format_exc()}"
+                with process_state_kept(), user_code():
+                    loop = study.trainable.start(config, data, metric=study.metric, mode=study.mode)
+                    with ended(loop):
+                        while loop.epoch < max(before):
+                            metrics = as_metrics(loop.step())
+                            journal.add_result(new_id, loop.epoch, metrics)
+                            watch(loop.epoch, metrics)
+            except Exception as error:
+                failure = describe(error)
+                detail = f"{failure}\n{trace_of(error)}"
                 journal.set_state(new_id, "ended", reason="failed", detail=detail)
             except BaseException:
                 journal.set_state(new_id, "ended", reason="interrupted", detail="by signal")

@@ -29,13 +29,14 @@ from hypertune.engine.prepare import (
 )
 from hypertune.engine.ray_tune import ray_session, search_on_ray
 from hypertune.engine.trained import keep_best_model
-from hypertune.errors import SettingError
+from hypertune.errors import SettingError, describe, user_code
 from hypertune.provenance import environment, uncommitted
 from hypertune.records import Delivery, Journal, Uploader, catch_up, redact, write_tensorboard
 from hypertune.search import Search
 from hypertune.settings import Settings
 from hypertune.space import Number
 from hypertune.study import Study
+from hypertune.trainable.own import as_metrics
 
 Report = Callable[[Path], object]
 
@@ -194,7 +195,7 @@ class _Session:
             if report is not None:
                 _report(driver, folder, report)
             delivery = _deliver(driver, uploader)
-        error = None if driver.error is None else f"{type(driver.error).__name__}: {driver.error}"
+        error = None if driver.error is None else describe(driver.error)
         warning = None if progress.warning == delivery.warning else progress.warning
         return Outcome(
             folder=folder,
@@ -219,11 +220,11 @@ def _at_hand(
     study, search = prepared.study, prepared.search
     data = load_data(study)
     try:
-        simple = study.trainable.baselines(data, test=False)
-    except Exception as problem:  # the user's code
-        raise SettingError(
-            f"The baselines cannot be fitted: {type(problem).__name__}: {problem}"
-        ) from problem
+        with user_code():
+            found = study.trainable.baselines(data, test=False)
+            simple = {name: as_metrics(values) for name, values in found.items()}
+    except Exception as problem:
+        raise SettingError(f"The baselines cannot be fitted: {describe(problem)}") from problem
     progress = Progress(
         metric=study.metric,
         n_trials=search.n_trials or 0,
@@ -291,7 +292,7 @@ def _at_no_cost(driver: Driver, failure: str) -> Iterator[None]:
     except KeyboardInterrupt:
         driver.progress.warning = f"{failure}: interrupted."
     except Exception as problem:
-        driver.progress.warning = f"{failure}: {type(problem).__name__}: {problem}"
+        driver.progress.warning = f"{failure}: {describe(problem)}"
 
 
 def _deliver(driver: Driver, uploader: Uploader) -> Delivery:

@@ -20,7 +20,7 @@ from hypertune.engine.prepare import load_data
 from hypertune.errors import SettingError
 from hypertune.records import Journal, read_champion
 from hypertune.study import Loop, Study, Task
-from hypertune.trainable.checkpoint import opened
+from hypertune.trainable.checkpoint import DamagedError, opened, seal, sync
 from hypertune.trainable.estimator import EstimatorLoop
 from hypertune.trainable.forecasting import Forecasting
 from hypertune.trainable.loop import TensorLoop
@@ -115,9 +115,16 @@ def load_model(
     config = {**asked.config(row.config, seed=row.seed), "device": device}
     data = load_data(asked)
     loop = asked.trainable.start(config, data, metric=asked.metric, mode=asked.mode)
-    with opened(found[1]) as checkpoint:
-        loop.load(checkpoint)
-        model = _model(loop, found[1])
+    try:
+        with opened(found[1]) as checkpoint:
+            loop.load(checkpoint)
+            model = _model(loop, found[1])
+    except DamagedError as error:
+        raise SettingError(
+            f"The checkpoint of trial {row.id} of '{folder.name}' cannot be used: {error}. Load "
+            "that of another trial with trial=..., or train the config again in a new study: "
+            f"hypertune run --from {folder.name}."
+        ) from error
     return TrainedModel(
         model=model,
         config=config,
@@ -165,8 +172,10 @@ def keep_best_model(journal: Journal, study: Study, data: Any) -> None:
         new = folder / "model.new"  # a kill leaves no half of it
         shutil.rmtree(new, ignore_errors=True)
         keep(study, config, data, checkpoint, new)
+    seal(new)
     shutil.rmtree(target, ignore_errors=True)
     new.rename(target)
+    sync(folder)
     journal.add_event("model", best.id, said)
 
 

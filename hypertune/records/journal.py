@@ -20,7 +20,11 @@ table                 columns
                       ``study`` (a key was set), ``job`` (a stretch of epochs was started),
                       ``diagnosis`` (what a look inside of its network after an epoch found),
                       ``worker`` (where it runs), ``lost`` (its worker died, or had not memory
-                      enough), ``capacity`` (nodes came or went), ``mutation`` (it went on with
+                      enough), ``damaged`` (a checkpoint is not what was written: its ``epoch``, and
+                      the ``text``; the trial goes on from the one before, or from its start),
+                      ``left`` (what it left in its worker: names of ``threads`` that go on, and
+                      what was ``not_put_back``), ``capacity`` (nodes came or
+                      went), ``mutation`` (it went on with
                       another trial's state and another config), ``test`` (a look at the test
                       part), ``look`` (something was undecided, and what was done about it),
                       ``search_start``, ``search_end``, ``report`` (it was written), ``model`` (the

@@ -20,11 +20,11 @@ from typing import Any
 
 import numpy as np
 
-from hypertune.errors import choices, nearest
+from hypertune.errors import choices, nearest, shown
 from hypertune.space import Config, Space
 from hypertune.study import RESERVED, TrialEnded
 from hypertune.trainable import guard
-from hypertune.trainable.own import OwnConfig, OwnLoop, OwnTask, state_folder
+from hypertune.trainable.own import OwnConfig, OwnLoop, OwnTask, as_metrics, state_folder
 
 _SETTLE_S = 0.5
 _POLL_S = 0.02
@@ -44,6 +44,7 @@ class Command(OwnTask):
     line: tuple[str, ...]
     report: str
     cwd: str
+    taken = ("epoch",)
 
     @property
     def data(self) -> str:
@@ -301,9 +302,13 @@ class CommandLoop(OwnLoop):
             )
         self._goes_on = False
         value = report[self._metric]
-        if not _is_number(value):
-            raise TypeError(f"{self._metric} must be a number, but got {value!r}")
-        return {k: float(v) for k, v in report.items() if _is_number(v) and k != "epoch"}
+        if isinstance(value, str):
+            raise TypeError(
+                f"{self._metric} must be a number, but got the text {shown(value)}: print it "
+                "without quotes"
+            )
+        others = {k: v for k, v in report.items() if isinstance(v, int | float) and k != "epoch"}
+        return as_metrics({**others, self._metric: value})
 
     def _log(self) -> list[str]:
         """Return the last lines that were no reports, those of the standard error last."""
@@ -353,7 +358,7 @@ def _object(line: str) -> dict[str, Any] | None:
         return None
     try:
         value = json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     return value if isinstance(value, dict) else None
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import nn
 
-from hypertune.errors import HypertuneError, choices
+from hypertune.errors import HypertuneError, choices, describe, user_code
 from hypertune.space import Config
 from hypertune.study import CONSTRAINT, Study
 from hypertune.trainable.own import OwnLoop
@@ -46,12 +46,13 @@ class Constraints:
             return []
         config = self._study.config(searched, seed=0)
         try:
-            return [f"{problem}, for {dict(searched)}" for problem in self._broken(config)]
+            with user_code():
+                return [f"{problem}, for {dict(searched)}" for problem in self._broken(config)]
         except HypertuneError:
             raise
-        except Exception as error:  # the user's code
+        except Exception as error:
             raise HypertuneError(
-                f"The constraints cannot be checked for {config}: {type(error).__name__}: {error}"
+                f"The constraints cannot be checked for {config}: {describe(error)}"
             ) from error
 
     def _broken(self, config: Config) -> list[str]:

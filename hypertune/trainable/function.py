@@ -4,22 +4,27 @@ The function runs in a thread of the worker and stands still in ``report`` betwe
 that one step is one report, and the search decides after each one whether there is another.
 """
 
+import contextlib
+import inspect
 import os
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from queue import SimpleQueue
-from types import CodeType, FunctionType
+from queue import Empty, SimpleQueue
+from types import CodeType, FunctionType, MethodType
 from typing import Any
 
 import torch
 
+from hypertune.errors import UserCodeError, shown
 from hypertune.space import Config, Space
 from hypertune.study import TrialEnded
 from hypertune.trainable.own import (
     OwnLoop,
     OwnTask,
+    as_metrics,
     own_config,
     set_seeds,
     state_folder,
@@ -28,10 +33,19 @@ from hypertune.trainable.own import (
 
 Save = Callable[[Path], object]
 Train = Callable[[Any, Any], object]
+_NOT_RUN = {
+    inspect.isgeneratorfunction: "a generator: calling it runs nothing",
+    inspect.iscoroutinefunction: "a coroutine (async): calling it runs nothing",
+    inspect.isasyncgenfunction: "an asynchronous generator: calling it runs nothing",
+}
 
 
 class TrialStopped(BaseException):
-    """Raised by ``report`` where the job ends. Let it pass; tidy up in ``finally``."""
+    """Raised by ``report`` where the job ends before the trial's last epoch.
+
+    Let it pass: of the function only ``finally`` and ``with`` run from there on. After the report
+    of the last epoch, ``max_epochs``, it is not raised: what follows runs to its end.
+    """
 
 
 @dataclass(frozen=True)
@@ -39,6 +53,7 @@ class Function(OwnTask):
     """The task of a function ``train(config, report)``."""
 
     train: Train
+    taken = ("epoch", "save")
 
     @property
     def data(self) -> str:
@@ -50,9 +65,14 @@ class Function(OwnTask):
         return any("save" in constants for constants in _tuples(self.train))
 
     def problems(self, space: Space, fixed: Mapping[str, Any]) -> list[str]:
+        name, called = _name(self.train), inspect.unwrap(self.train)
+        called = called if inspect.isroutine(called) else type(called).__call__
+        for is_one, kind in _NOT_RUN.items():
+            if is_one(called):
+                return [f"{name}() must be a plain function that calls report(), but is {kind}"]
         if takes(self.train, "config", "report"):
             return []
-        return [f"{_name(self.train)}() must take two arguments, (config, report)"]
+        return [f"{name}() must take two arguments, (config, report)"]
 
     def start(self, config: Config, data: Any, *, metric: str, mode: str) -> "FunctionLoop":
         return FunctionLoop(self.train, config)
@@ -71,8 +91,8 @@ class Report:
         self._loop = loop
         self._process = os.getpid()
 
-    def __call__(self, *, epoch: int, save: Save | None = None, **metrics: Any) -> None:
-        """Report an epoch; return when the next one is due.
+    def __call__(self, /, *, epoch: int, save: Save | None = None, **metrics: Any) -> None:
+        """Report an epoch; return when the next one is due, or when it was the last one.
 
         Args:
             epoch: Its number. They are counted from 1, and reported one by one.
@@ -85,28 +105,41 @@ class Report:
         """
         if os.getpid() != self._process:
             raise RuntimeError("report() must be called in the process that train() was called in")
-        due = self._loop.epoch + 1
-        if isinstance(epoch, bool) or epoch != due:
-            raise ValueError(
-                f"epochs must be counted from 1 and reported one by one: epoch={due} is next, but "
-                f"got epoch={epoch!r}"
+        if save is not None and not callable(save):
+            raise TypeError(
+                "save must be a function that writes into a folder, but got "
+                f"{shown(save)}; no metric can be called save"
             )
-        self._loop.reported(due, {k: _number(k, v) for k, v in metrics.items()}, save)
+        self._loop.report(epoch, metrics, save)
+
+
+@dataclass(frozen=True)
+class _Epoch:
+    """What was reported of an epoch."""
+
+    number: int
+    metrics: Mapping[str, float]
+    save: Save | None
 
 
 class FunctionLoop(OwnLoop):
-    """A function in a thread of its own. It is either at work or waiting in ``report``."""
+    """A function in a thread of its own. It is at work or waiting in ``report``."""
 
     def __init__(self, train: Train, config: Config) -> None:
         self._train, self._config = train, config
         self._checkpoint: Path | None = None
         self._thread: threading.Thread | None = None
         self._save: Save | None = None
+        self._finishing = False  # its last epoch is reported, and it runs on to its end
         self._over = False  # it has returned, or raised
         # To the thread: a folder to save into, None to go on, or the exception to leave by.
         self._orders: SimpleQueue[Path | TrialStopped | None] = SimpleQueue()
-        # From it: metrics; None for "saved" and for "returned"; or what was raised.
-        self._answers: SimpleQueue[Mapping[str, float] | BaseException | None] = SimpleQueue()
+        # From it: an epoch; None for "saved" and for "returned"; or what was raised.
+        self._answers: SimpleQueue[_Epoch | BaseException | None] = SimpleQueue()
+        # Of the function's side: it may report from several threads, some of which outlive it.
+        self._reporting = threading.RLock()
+        self._saving = False
+        self._returned = False
 
     # ---- the worker's side ----
 
@@ -119,14 +152,31 @@ class FunctionLoop(OwnLoop):
         else:
             self._orders.put(None)
         answer = self._answers.get()
-        self._over = not isinstance(answer, Mapping)
-        if isinstance(answer, BaseException):
-            raise answer
+        if isinstance(answer, _Epoch):
+            self.epoch, self._save = answer.number, answer.save
+            self.saves = "never" if answer.save is None else "any time"
+            return answer.metrics
+        self._over = True
         if answer is not None:
-            return answer
+            raise _as_exception(answer)
         if self.epoch == 0:
             raise RuntimeError(f"{_name(self._train)}() returned without a report")
         raise TrialEnded
+
+    def finish(self, wait_s: float | None) -> bool:
+        if self._over:
+            return True
+        if not self._finishing:
+            self._finishing = True
+            self._orders.put(None)
+        try:
+            answer = self._answers.get(timeout=wait_s)
+        except Empty:
+            return False
+        self._over = True
+        if isinstance(answer, BaseException):
+            raise _as_exception(answer)
+        return True
 
     def save(self, folder: Path) -> None:
         assert self._save is not None
@@ -135,7 +185,7 @@ class FunctionLoop(OwnLoop):
             self._orders.put(state_folder(folder))
             if (error := self._answers.get()) is not None:
                 assert isinstance(error, BaseException)
-                raise error
+                raise _as_exception(error)
         else:  # the function has returned, and nothing has moved since
             self._save(state_folder(folder))
 
@@ -145,7 +195,7 @@ class FunctionLoop(OwnLoop):
 
     def close(self) -> None:
         if self._thread is not None:
-            self._orders.put(TrialStopped())
+            self._orders.put(TrialStopped(f"the job ends after epoch {self.epoch}"))
             self._thread.join()
 
     # ---- the function's side ----
@@ -158,16 +208,36 @@ class FunctionLoop(OwnLoop):
             torch.set_num_threads(torch.get_num_threads())  # some backends count by thread
             self._train(own_config(self._config), Report(self, self._checkpoint))
         except TrialStopped:
-            return
+            pass
         except BaseException as error:  # SystemExit too: it belongs to the trial
             answer = error
+        with self._reporting:  # a report of another thread is served first
+            self._returned = True
         self._answers.put(answer)
 
-    def reported(self, epoch: int, metrics: Mapping[str, float], save: Save | None) -> None:
+    def report(self, epoch: int, metrics: Mapping[str, Any], save: Save | None) -> None:
         """Hand over an epoch, and do as told until the next one is due."""
-        self.epoch, self._save = epoch, save
-        self.saves = "never" if save is None else "any time"
-        self._answers.put(metrics)
+        with self._reporting:
+            if self._saving:
+                raise RuntimeError("report() must not be called by save")
+            if self._finishing:
+                most = self._config["max_epochs"]
+                self.note = (
+                    f"epoch {shown(epoch)} was reported after the last one, {most}: not kept"
+                )
+                raise TrialStopped(f"all {most} epochs are reported")
+            if self._returned:
+                raise TrialStopped(f"{_name(self._train)}() has ended")
+            due = self.epoch + 1
+            if isinstance(epoch, bool) or epoch != due:
+                raise ValueError(
+                    f"epochs must be counted from 1 and reported one by one: epoch={due} is next, "
+                    f"but got epoch={shown(epoch)}"
+                )
+            self._answers.put(_Epoch(due, as_metrics(metrics), save))
+            self._obey(save)
+
+    def _obey(self, save: Save | None) -> None:
         while True:
             order = self._orders.get()
             if order is None:
@@ -175,43 +245,66 @@ class FunctionLoop(OwnLoop):
             if isinstance(order, TrialStopped):
                 self._orders.put(order)  # for a function that reports again all the same
                 raise order
+            assert save is not None
+            self._saving = True
             try:
-                assert save is not None
                 save(order)
-            except Exception as error:
+            except BaseException as error:
                 self._answers.put(error)
             else:
                 self._answers.put(None)
+            finally:
+                self._saving = False
+
+
+def _as_exception(error: BaseException) -> Exception:
+    """Return what was raised in the function's thread as what may be raised in the worker's.
+
+    There a KeyboardInterrupt or SystemExit would be the worker's own.
+    """
+    if isinstance(error, Exception):
+        return error
+    wrapped = UserCodeError()
+    wrapped.__cause__ = error
+    return wrapped
 
 
 def _name(function: Train) -> str:
     return getattr(function, "__name__", type(function).__name__)
 
 
-def _number(name: str, value: Any) -> float:
-    try:
-        return float(value)
-    except (TypeError, ValueError) as error:
-        raise TypeError(f"{name} must be a number, but got {value!r}") from error
+def _tuples(function: Any) -> Iterator[tuple[Any, ...]]:
+    """Yield the tuples of constants in a function's code, and in what it calls of its module.
 
-
-def _tuples(function: Train) -> Iterator[tuple[Any, ...]]:
-    """Yield the tuples of constants in a function's code, and in its module's that it calls.
-
-    The names of keyword arguments are among them.
+    The names of keyword arguments are among them. Decorators, partials, methods and objects that
+    can be called are looked through.
     """
-    start = getattr(function, "func", function)  # a functools.partial
-    start = start if isinstance(start, FunctionType) else type(start).__call__
-    todo: list[Any] = [start]
-    seen: set[int] = set()
+    todo: list[Any] = [function]
+    seen: dict[int, Any] = {}  # the objects too, so that no other one gets the id of one
     while todo:
         item = todo.pop()
-        code = item if isinstance(item, CodeType) else getattr(item, "__code__", None)
-        if code is None or id(code) in seen:
+        if id(item) in seen:
             continue
-        seen.add(id(code))
-        yield from (constant for constant in code.co_consts if isinstance(constant, tuple))
-        todo += [constant for constant in code.co_consts if isinstance(constant, CodeType)]
-        if isinstance(item, FunctionType):
-            called = [item.__globals__.get(name) for name in code.co_names]
+        seen[id(item)] = item
+        if isinstance(item, CodeType):
+            yield from (constant for constant in item.co_consts if isinstance(constant, tuple))
+            todo += [constant for constant in item.co_consts if isinstance(constant, CodeType)]
+        elif isinstance(item, FunctionType):
+            todo += [item.__code__, getattr(item, "__wrapped__", None)]
+            for cell in item.__closure__ or ():
+                with contextlib.suppress(ValueError):  # it is empty
+                    todo.append(cell.cell_contents)
+            called = [item.__globals__.get(name) for name in item.__code__.co_names]
             todo += [f for f in called if getattr(f, "__module__", "") == item.__module__]
+        elif isinstance(item, partial):
+            todo += [item.func, *item.args, *item.keywords.values()]
+        elif isinstance(item, MethodType):
+            todo += [item.__func__, type(item.__self__)]
+        elif isinstance(item, staticmethod | classmethod):
+            todo.append(item.__func__)
+        elif isinstance(item, type):
+            own = [kind for kind in item.__mro__ if kind.__module__ == item.__module__]
+            todo += [value for kind in own for value in vars(kind).values()]
+        elif callable(item):
+            is_object = isinstance(getattr(type(item), "__call__", None), FunctionType)  # noqa: B004
+            todo += [getattr(item, "__wrapped__", None), type(item) if is_object else None]

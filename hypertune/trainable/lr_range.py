@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter1d
 from torch import nn
 
-from hypertune.errors import SettingError, choices
+from hypertune.errors import SettingError, choices, describe, user_code
 from hypertune.space import Config
 from hypertune.study import Study
 from hypertune.trainable.loop import TensorLoop, use_threads
@@ -125,10 +125,11 @@ def lr_range(
 def _loop(study: Study, config: Config) -> TensorLoop:
     use_threads(1)
     try:
-        data = study.trainable.load(test=False)
-        loop = study.trainable.start(config, data, metric=study.metric, mode=study.mode)
-    except Exception as error:  # the user's code
-        raise SettingError(f"The model cannot be made: {type(error).__name__}: {error}") from error
+        with user_code():
+            data = study.trainable.load(test=False)
+            loop = study.trainable.start(config, data, metric=study.metric, mode=study.mode)
+    except Exception as error:
+        raise SettingError(f"The model cannot be made: {describe(error)}") from error
     if isinstance(loop, OwnLoop):
         loop.close()
     if not isinstance(loop, TensorLoop):

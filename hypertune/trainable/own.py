@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from hypertune.errors import choices
+from hypertune.errors import choices, shown
 from hypertune.space import Config, Space
 from hypertune.study import Loop, Task
 from hypertune.trainable.loop import Told
@@ -57,9 +57,11 @@ class OwnLoop(ABC):
         epoch: Epochs reported so far.
         saves: When `save` may be called.
         told: What the model said of the test sets, once it was tested, where that is known.
+        note: What is to be said of how it ended, besides.
     """
 
     epoch = 0
+    note = ""
     saves: Saves = "never"
     told: Mapping[str, Told] = {}
 
@@ -78,6 +80,17 @@ class OwnLoop(ABC):
     def load(self, folder: Path) -> None:
         self.epoch = json.loads((folder / "epoch.json").read_text())
 
+    def finish(self, wait_s: float | None) -> bool:
+        """Let the user's code end by itself after the last epoch of a trial in full.
+
+        Args:
+            wait_s: Seconds to wait for it; None for as long as it takes.
+
+        Returns:
+            Whether it has ended; else this may be called again. What it raises is raised here.
+        """
+        return True
+
     def test(self, data: Any) -> Mapping[str, float]:
         raise NotImplementedError  # a task without test metrics is never asked
 
@@ -92,9 +105,11 @@ class OwnTask(ABC):
     Attributes:
         saves: Whether a promoted trial goes on from a checkpoint; else it trains again from the
             start.
+        taken: Names that no metric can have, since they mean something else in a report.
     """
 
     metrics: tuple[str, ...] = ()
+    taken: tuple[str, ...] = ()
     test_metrics: Mapping[str, str] = {}
     saves = True
 
@@ -127,6 +142,43 @@ def own_task(trainable: Callable[..., Any]) -> Any:
     if issubclass(trainable, nn.Module) or not callable(getattr(trainable, "step", None)):
         return trainable
     return Stepwise(trainable)
+
+
+def as_metrics(values: Any) -> dict[str, float]:
+    """Return what a user's code reports as plain numbers by name.
+
+    Numbers are all that ``float()`` takes, such as numpy's and torch's, a bool or a Decimal; text
+    is none, though ``float()`` takes it: it comes of a mistake.
+
+    Raises:
+        TypeError: It is no dict, a name is no text, or a value is no number.
+    """
+    if not isinstance(values, Mapping):
+        raise TypeError(f"metrics must be a dict of numbers by name, but got {shown(values)}")
+    metrics = {}
+    for name, value in values.items():
+        if not isinstance(name, str):
+            raise TypeError(f"names of metrics must be text, but got {shown(name)}")
+        metrics[str.__str__(name)] = _number(name, value)
+    return metrics
+
+
+def _number(name: str, value: Any) -> float:
+    try:
+        plain = value.item() if hasattr(value, "item") else value  # of numpy's and torch's
+        number = None if isinstance(plain, str | bytes | bytearray) else float(plain)
+    except OverflowError as error:
+        raise TypeError(
+            f"{name} must be a number up to 1.8e308, which a float can hold, but got {shown(value)}"
+        ) from error
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise TypeError(f"{name} must be a number, but got {shown(value)}") from error
+    if number is None:
+        raise TypeError(
+            f"{name} must be a number, but got the text {shown(plain)}: convert it with float(...) "
+            "before it is reported"
+        )
+    return number
 
 
 @contextlib.contextmanager

@@ -28,6 +28,7 @@ from torch import nn
 
 from hypertune.space import Config
 from hypertune.study import Study, load_study, source_files
+from hypertune.trainable.checkpoint import FILES, check_sealed
 from hypertune.trainable.estimator import Estimator, EstimatorLoop
 from hypertune.trainable.forecasting import Forecasting
 from hypertune.trainable.loop import Inputs
@@ -128,9 +129,13 @@ def read(folder: Path, *, device: str = "cpu") -> Network | _Fitted:
     """Return the model that `keep` wrote.
 
     Raises:
+        DamagedError: It is not what was written: copy it again from the study's folder ``model``,
+            or load the model of the study (``hypertune.load_model``).
         HypertuneError: The study's file cannot be read here.
         OSError: A file is missing; of an estimator, that of its data.
     """
+    if (folder / FILES).exists():  # earlier versions wrote none
+        check_sealed(folder)
     about = json.loads((folder / "model.json").read_text())
     study = load_study(str(folder / "study" / about["file"]))
     config, task = {**about["config"], "device": device}, study.trainable

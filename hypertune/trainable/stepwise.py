@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from hypertune.errors import shown
 from hypertune.space import Config, Space
 from hypertune.trainable.own import (
     OwnLoop,
@@ -94,7 +95,7 @@ class StepwiseLoop(OwnLoop):
     def step(self) -> Mapping[str, float]:
         metrics = self.trial.step()
         if not isinstance(metrics, Mapping):
-            raise TypeError(f"step() must return a dict of metrics, but returned {metrics!r}")
+            raise TypeError(f"step() must return a dict of metrics, but returned {shown(metrics)}")
         self.epoch += 1
         return metrics
 

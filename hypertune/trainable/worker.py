@@ -8,9 +8,9 @@ import math
 import os
 import shutil
 import subprocess
+import sys
 import tempfile
 import time
-import traceback
 import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
@@ -23,19 +23,31 @@ import torch
 from ray import tune
 from ray.tune.result import TRAINING_ITERATION
 
-from hypertune.errors import nearest
-from hypertune.places import is_bucket
+from hypertune.errors import describe, nearest, trace_of
+from hypertune.local_modules import LocalModules
+from hypertune.places import drop, is_bucket
 from hypertune.space import Config
 from hypertune.study import Loop, Task, TrialEnded
-from hypertune.trainable.checkpoint import fetch_checkpoint, write_checkpoint
+from hypertune.trainable.checkpoint import (
+    DamagedError,
+    check_sealed,
+    checkpoint_epoch,
+    fetch_checkpoint,
+    newest_checkpoint,
+    seal,
+    write_checkpoint,
+)
 from hypertune.trainable.diagnose import Diagnostician
 from hypertune.trainable.guard import MARK, start_guard
 from hypertune.trainable.histograms import Histograms
 from hypertune.trainable.loop import TensorLoop, Told, use_threads
-from hypertune.trainable.own import OwnLoop, OwnTask, Saves
+from hypertune.trainable.own import OwnLoop, OwnTask, Saves, as_metrics
+from hypertune.trainable.process_state import ProcessState
 
 _SAVE_EVERY_S = 30.0
 _REPORT_EVERY_S = 0.5
+_FINISH_S = 0.5
+"""So long a user's code may take after its last epoch before the latter is reported alone."""
 JOB = "hypertune job"
 """Where a Ray trial's config has the job; there is more in it only for schedulers of Ray's."""
 _UNSAVED = "not-saved.txt"
@@ -91,10 +103,14 @@ class Worker(tune.Trainable):
     """Runs jobs; a step trains an epoch of the present one.
 
     No step raises: an exception would cost Ray the actor. What goes wrong in a trial is reported as
-    ``failure``, and the next job begins with a new model.
+    ``failure``, and the next job begins with a new model, in a process whose state is put back.
     """
 
-    def setup(self, config: dict[str, Any], task: Task, data: Any) -> None:
+    def setup(
+        self, config: dict[str, Any], task: Task, data: Any, modules: LocalModules | None = None
+    ) -> None:
+        if modules is not None:
+            modules.install()
         self.task, self.data = task, data
         self.device = "cuda" if ray.get_gpu_ids() and torch.cuda.is_available() else "cpu"
         self._hang: tuple[Path, TextIO] | None = None
@@ -103,6 +119,7 @@ class Worker(tune.Trainable):
         self.loop: Loop | None = None
         self.inside: Diagnostician | None = None
         self.histograms: Histograms | None = None
+        self._state = ProcessState()
         self.reset_config(config)
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
@@ -115,18 +132,24 @@ class Worker(tune.Trainable):
         os.environ |= {"HYPERTUNE_STUDY": study, "HYPERTUNE_TRIAL": str(self.job.trial)}
         self.saved_epoch, self.saved_at = 0, time.monotonic()
         self._unloaded: dict[str, Any] | None = None
+        self._checkpoint = self.job.checkpoint
+        self._reached = 0  # epochs that are trained once more, since their checkpoint was damaged
+        self._finishing = False
         return True
 
     def step(self) -> dict[str, Any]:
         """Train an epoch; or several, where they are so short that reports would hold them up."""
-        begun, epochs = time.monotonic(), []
+        begun, epochs, damaged = time.monotonic(), [], []
         while True:
             result = self._try()
+            damaged += result.pop("damaged", [])
             if {"epoch", "metrics"} <= result.keys():
                 epochs.append(result)
-            late = time.monotonic() - begun > _REPORT_EVERY_S
-            if result["done"] or late or self.job.by_epoch:
-                last = {"failure": None, "traceback": "", **result}
+            due = bool(damaged) or self._finishing or time.monotonic() - begun > _REPORT_EVERY_S
+            if self.job.by_epoch:
+                due = "metrics" in result
+            if result["done"] or due:
+                last = {"failure": None, "traceback": "", **result, "damaged": damaged}
                 return {**self._at_top(result), **last, "epochs": epochs, "device": self.device}
 
     def _at_top(self, result: dict[str, Any]) -> dict[str, Any]:
@@ -141,23 +164,29 @@ class Worker(tune.Trainable):
         try:
             self._watch()
             return self._epoch()
-        except (Exception, SystemExit) as error:
-            if "CUDA error" in str(error) and not isinstance(error, torch.OutOfMemoryError):
-                os._exit(1)  # this process can use its GPU no more: let another one take over
-            if isinstance(error, torch.OutOfMemoryError | MemoryError):
-                failure = self._failure(f"{type(error).__name__}: {error}", traceback.format_exc())
-                return failure | {"out_of_memory": True}
-            if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-                # It is not the trial's fault, and would be the next one's as well.
-                return self._failure(f"{error}") | {"disk_full": True}
-            return self._failure(f"{type(error).__name__}: {error}", traceback.format_exc())
+        except BaseException as error:
+            if _is_of_ray(error):
+                raise
+            return self._failed(error)
         finally:
             faulthandler.cancel_dump_traceback_later()
+
+    def _failed(self, error: BaseException) -> dict[str, Any]:
+        """Return what is to be said of anything that a trial raised."""
+        text = describe(error)
+        out_of_memory = isinstance(error, torch.OutOfMemoryError | MemoryError)
+        if "CUDA error" in text and not out_of_memory:
+            os._exit(1)  # this process can use its GPU no more: let another one take over
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            # It is not the trial's fault, and would be the next one's as well.
+            return self._failure(text) | {"disk_full": True}
+        failure = self._failure(text, trace_of(error))
+        return failure | {"out_of_memory": True} if out_of_memory else failure
 
     def cleanup(self) -> None:
         """Keep what was trained when the job is cut short, and leave no file behind."""
         if self.loop is not None and self.loop.epoch > self.saved_epoch:
-            with contextlib.suppress(Exception):
+            with contextlib.suppress(BaseException):
                 self._save()
         self._drop_loop()
         self._drop_hang_file()
@@ -171,14 +200,19 @@ class Worker(tune.Trainable):
         if job.test_data is not None and job.checkpoint is None:
             return self._failure("there is no checkpoint to judge")
         if self.loop is None:
-            if job.checkpoint is not None and is_bucket(job.checkpoint):
-                self._fetched = fetch_checkpoint(job.checkpoint)  # it may be read while training
-            self._begin(self._fetched or (Path(job.checkpoint) if job.checkpoint else None))
+            try:
+                self._begin(self._take_checkpoint())
+            except DamagedError as damage:
+                return self._go_back(damage)
             assert self.loop is not None
+        if self._finishing:
+            return self._finish(self.loop, {"epoch": self.loop.epoch, "converged": False}, None)
+        if self.loop.epoch < self._reached:
+            return self._train_again(self.loop)
         if job.test_data is not None:
             return self._judge(self.loop, ray.get(job.test_data))
         try:
-            metrics = {name: float(value) for name, value in self.loop.step().items()}
+            metrics = as_metrics(self.loop.step())
         except TrialEnded:
             return self._ended(self.loop)
         if job.metric not in metrics:
@@ -192,15 +226,13 @@ class Worker(tune.Trainable):
         diagnosis = self._look_inside()
         if self.histograms is not None:
             self.histograms.write()
-        epoch, converged = self.loop.epoch, self.loop.converged
+        epoch, converged = self.loop.epoch, bool(self.loop.converged)
         done = epoch >= job.to_epoch or converged
         if done or (
             _saves(self.loop) == "any time" and time.monotonic() - self.saved_at > _SAVE_EVERY_S
         ):
             self._save()
-        if done:
-            self._drop_loop()
-        return {
+        result = {
             "epoch": epoch,
             "metrics": metrics,
             "t_ms": time.time_ns() // 1_000_000,
@@ -208,6 +240,76 @@ class Worker(tune.Trainable):
             "done": done,
             **diagnosis,
         }
+        if done and epoch >= job.config.get("max_epochs", math.inf):
+            return self._finish(self.loop, result, None if job.by_epoch else _FINISH_S)
+        return result | self._close() if done else result
+
+    def _finish(self, loop: Loop, result: dict[str, Any], wait_s: float | None) -> dict[str, Any]:
+        """Let a user's code run on after the last epoch of a trial in full.
+
+        What becomes of it changes no result. They are reported first where it takes its time.
+        """
+        note = ""
+        if isinstance(loop, OwnLoop):
+            try:
+                self._finishing = not loop.finish(wait_s)
+                if self._finishing:
+                    return result | {"done": False}
+                note = loop.note
+            except BaseException as error:
+                if _is_of_ray(error):
+                    raise
+                self._finishing = False
+                note = f"after the last epoch it raised {describe(error)}\n{trace_of(error)}"
+        closed = self._close()
+        notes = [text for text in (note, closed["note"]) if text]
+        return result | closed | {"done": True, "note": "; ".join(notes)}
+
+    def _close(self) -> dict[str, Any]:
+        """End the present loop in good order; return what is to be said of that."""
+        return {"note": self._drop_loop(), "left": self._left_behind()}
+
+    def _left_behind(self) -> dict[str, list[str]]:
+        """Return what a trial has left in this process that cannot be ended or put back."""
+        found = {"threads": self._state.new_threads(), "not_put_back": self._not_put_back}
+        return {name: values for name, values in found.items() if values}
+
+    # ---- checkpoints ----
+
+    def _take_checkpoint(self) -> Path | None:
+        """Return a folder with the files of the checkpoint to go on from; None to begin anew."""
+        if self._checkpoint is None:
+            return None
+        if is_bucket(self._checkpoint):
+            self._fetched = fetch_checkpoint(self._checkpoint)  # it may be read while training
+            return self._fetched
+        check_sealed(Path(self._checkpoint))
+        return Path(self._checkpoint)
+
+    def _go_back(self, damage: DamagedError) -> dict[str, Any]:
+        """Give a damaged checkpoint up: the one before is next, or the trial begins anew."""
+        epoch = checkpoint_epoch(damage.place)
+        self._reached = max(self._reached, epoch)
+        drop(damage.place)
+        before = newest_checkpoint(self.job.folder, up_to=epoch - 1)
+        self._checkpoint = before[1] if before else None
+        return {"done": False, "damaged": [{"epoch": epoch, "text": str(damage)}]}
+
+    def _train_again(self, loop: Loop) -> dict[str, Any]:
+        """Train an epoch that was reported before, up to the one of the damaged checkpoint.
+
+        There the trial goes on as it would have: from a checkpoint.
+        """
+        try:
+            loop.step()
+        except TrialEnded:
+            self._reached = loop.epoch
+        if loop.epoch >= self._reached:
+            self._save()
+            saved = newest_checkpoint(self.job.folder, up_to=loop.epoch)
+            self._checkpoint, self._reached = saved[1] if saved else None, 0
+            self._drop_loop()
+        return {"done": False}
 
     def _look_inside(self) -> dict[str, Any]:
         if self.inside is None:
@@ -215,9 +317,9 @@ class Worker(tune.Trainable):
         try:
             return {"diagnosis": self.inside.look().plain()}
         except Exception as error:  # a model may do what hooks cannot follow, and still train
-            traceback.print_exc()
+            _log(error)
             self.inside = None
-            text = f"no look inside was possible: {type(error).__name__}: {error}"
+            text = f"no look inside was possible: {describe(error)}"
             return {"diagnosis": {"epoch": self.job.to_epoch, "layers": [], "findings": [text]}}
 
     def _begin(self, checkpoint: Path | None) -> None:
@@ -248,8 +350,12 @@ class Worker(tune.Trainable):
             part = folder / "state"
             part.mkdir()
             self.loop.save(part)
-        except Exception as error:
-            (folder / _UNSAVED).write_text(f"{type(error).__name__}: {error}")
+            seal(part)
+        except BaseException as error:
+            if _is_of_ray(error):
+                raise
+            text = describe(error).encode(errors="backslashreplace")
+            (folder / _UNSAVED).write_bytes(text)
         finally:
             faulthandler.cancel_dump_traceback_later()
 
@@ -260,11 +366,14 @@ class Worker(tune.Trainable):
             self._drop_loop()
             self._watch()
             if (unsaved := folder / _UNSAVED).is_file():
-                raise RuntimeError(f"its checkpoint was not saved: {unsaved.read_text()}")
+                text = unsaved.read_text(errors="replace")
+                raise RuntimeError(f"its checkpoint was not saved: {text}")
+            check_sealed(folder / "state")
             self._begin(folder / "state")
-        except (Exception, SystemExit) as error:
-            text = f"{type(error).__name__}: {error}"
-            self._unloaded = self._failure(text, traceback.format_exc())
+        except BaseException as error:
+            if _is_of_ray(error):
+                raise
+            self._unloaded = self._failure(describe(error), trace_of(error))
         finally:
             faulthandler.cancel_dump_traceback_later()
 
@@ -272,30 +381,38 @@ class Worker(tune.Trainable):
         """Return what is to be said of training that has ended by itself after its last epoch."""
         if loop.epoch > self.saved_epoch:
             self._save()
-        self._drop_loop()
-        return {"epoch": loop.epoch, "converged": True, "done": True}
+        return {"epoch": loop.epoch, "converged": True, "done": True, **self._close()}
 
     def _judge(self, loop: Loop, test_data: Any) -> dict[str, Any]:
-        metrics = {name: float(value) for name, value in loop.test(test_data).items()}
+        metrics = as_metrics(loop.test(test_data))
         told = loop.told if isinstance(loop, TensorLoop | OwnLoop) else {}
         if told and self.job.told is not None:
             try:
                 save_told(Path(self.job.told), told)
-            except OSError:  # pictures alone depend on it
-                traceback.print_exc()
-        self._drop_loop()
-        return {"metrics": metrics, "done": True}
+            except OSError as error:  # pictures alone depend on it
+                _log(error)
+        return {"metrics": metrics, "done": True, **self._close()}
 
     def _failure(self, text: str, lines: str = "") -> dict[str, Any]:
-        findings = [] if self.inside is None else self.inside.after_failure()
+        findings: list[str] = []
+        if self.inside is not None:
+            with contextlib.suppress(Exception):  # it looks into the user's model
+                findings = self.inside.after_failure()
         if findings:
             text += f"; diagnosis: {'; '.join(findings)}"
-        self._drop_loop()
-        return {"failure": text, "traceback": lines, "done": True, "findings": findings}
+        left = self._close()["left"]
+        failure = {"failure": text, "traceback": lines, "done": True}
+        return failure | {"findings": findings, "left": left}
 
-    def _drop_loop(self) -> None:
-        """Be done with the present loop. One that goes on outside of its steps is ended."""
-        loop, self.loop, self.inside = self.loop, None, None
+    def _drop_loop(self) -> str:
+        """Be done with the present loop, and put back what it changed in this process.
+
+        One that goes on outside of its steps is ended.
+
+        Returns:
+            What is to be said of its end; nothing if all went well.
+        """
+        loop, self.loop, self.inside, note = self.loop, None, None, ""
         if self.histograms is not None:
             self.histograms.close()
             self.histograms = None
@@ -303,13 +420,18 @@ class Worker(tune.Trainable):
             try:
                 self._arm()
                 loop.close()
-            except Exception:
-                traceback.print_exc()  # into the worker's log: what was trained is reported
+            except BaseException as error:
+                if _is_of_ray(error):
+                    raise
+                note = f"close() raised {describe(error)}"  # what was trained is reported
+                _log(error)
             finally:
                 faulthandler.cancel_dump_traceback_later()
         if self._fetched is not None:
             shutil.rmtree(self._fetched, ignore_errors=True)
             self._fetched = None
+        self._not_put_back = self._state.put_back()
+        return note
 
     def _save(self) -> None:
         assert self.loop is not None
@@ -340,6 +462,20 @@ class Worker(tune.Trainable):
     def _arm(self) -> None:
         assert self._hang is not None
         faulthandler.dump_traceback_later(self.job.timeout_s, exit=True, file=self._hang[1])
+
+
+def _is_of_ray(error: BaseException) -> bool:
+    """Say whether it is how Ray ends this process: by SIGTERM, wherever the main thread is.
+
+    A Ctrl-C never gets here: Ray's processes block SIGINT. A KeyboardInterrupt is the user's own.
+    """
+    return hasattr(error, "ray_terminate_msg")
+
+
+def _log(error: BaseException) -> None:
+    """Write a traceback into the worker's log, if that is still open."""
+    with contextlib.suppress(Exception):
+        sys.stderr.write(trace_of(error))
 
 
 def _guard() -> "subprocess.Popen[bytes]":

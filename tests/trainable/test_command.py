@@ -18,7 +18,7 @@ from ray import tune
 
 from hypertune.space import Space
 from hypertune.study import TrialEnded
-from hypertune.trainable.checkpoint import newest_checkpoint
+from hypertune.trainable.checkpoint import newest_checkpoint, seal
 from hypertune.trainable.command import CommandLoop, command
 from hypertune.trainable.worker import Worker, WorkerJob
 
@@ -156,6 +156,7 @@ def test_state_may_lag_behind_what_was_reported_or_be_ahead_of_it(
     (checkpoint / "state" / "epoch").write_text(str(saved))
     (checkpoint / "epoch.json").write_text("2")
     (checkpoint / "early.json").write_text('{"first": 1, "reports": []}')
+    seal(checkpoint)
     job = replace(job, config=CONFIG, to_epoch=4, checkpoint=str(checkpoint))
 
     results = run(

@@ -1,12 +1,15 @@
 """A function of one's own: one step is one report, and every way to go wrong has its text."""
 
 import contextlib
+import functools
 import json
 import random
 import subprocess
 import threading
 from collections.abc import Callable
 from dataclasses import replace
+from decimal import Decimal
+from fractions import Fraction
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,10 +21,12 @@ from conftest import Make
 from one_worker import settings
 
 from hypertune import engine
+from hypertune.errors import StudyError
 from hypertune.records import Journal
 from hypertune.study import Study
 from hypertune.trainable.checkpoint import newest_checkpoint
 from hypertune.trainable.function import Function, TrialStopped
+from hypertune.trainable.own import as_metrics
 from hypertune.trainable.worker import Worker, WorkerJob
 
 CONFIG = {"x": 1.0, "opt": {"name": "adam", "rate": 0.1}, "max_epochs": 4, "seed": 7}
@@ -142,7 +147,7 @@ def bad_save(config: Any, report: Any) -> None:
         (reports(1, 3), "ValueError: epochs must be counted from 1 and reported one by one: epoc"),
         (reports(True), "ValueError: epochs must be counted from 1 and reported one by one: epoc"),
         (reports(1, loss=float("nan")), "loss is nan in epoch 1"),
-        (reports(1, loss="low"), "TypeError: loss must be a number, but got 'low'"),
+        (reports(1, loss="low"), "TypeError: loss must be a number, but got the text 'low'"),
         (reports(1, acc=[1]), "TypeError: acc must be a number, but got [1]"),
         (
             lambda config, report: report(epoch=1, losss=1.0),
@@ -317,3 +322,229 @@ def test_promoted_trial_that_saves_nothing_trains_again(
         assert [row.epoch for row in rows] == list(range(1, len(rows) + 1))
     n_told = sum(len(rows) for rows in results.values())
     assert (len(calls) == n_told) == saves
+
+
+def test_what_follows_the_last_epoch_of_a_trial_in_full_runs_to_its_end(
+    results_of: Callable[..., list[dict[str, Any]]],
+) -> None:
+    said: list[str] = []
+
+    def tidy(config: Any, report: Any) -> None:
+        try:
+            without_save(config, report)
+            said.append("after the loop")
+        finally:
+            said.append("finally")
+
+    last = results_of(tidy, to_epoch=4)[-1]
+    assert (last["epoch"], last["done"], last["failure"], last["note"]) == (4, True, None, "")
+    assert said == ["after the loop", "finally"]
+    results_of(tidy, to_epoch=2)  # not the last one: it ends in report
+    assert said == ["after the loop", "finally", "finally"]
+
+
+def test_the_last_epoch_is_reported_before_what_follows_it_has_ended(
+    make_worker: Make, job: WorkerJob, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("hypertune.trainable.worker._FINISH_S", 0.01)
+    heard = threading.Event()
+
+    def waits(config: Any, report: Any) -> None:
+        report(epoch=1, loss=1.0, save=lambda folder: (folder / "x").write_text("kept"))
+        heard.wait()
+
+    worker = make_worker(job, Function(waits))
+    worker.reset_config(replace(job, config={**CONFIG, "max_epochs": 1}, to_epoch=1).to_dict())
+    first = worker.step()
+    assert [row["metrics"] for row in first["epochs"]] == [{"loss": 1.0}]
+    assert (first["epoch"], first["done"]) == (1, False)
+    assert (Path(job.folder) / "epoch-1" / "state" / "x").is_file()
+    heard.set()
+    last = worker.step()
+    assert (last["epoch"], last["done"], last["epochs"], last["failure"]) == (1, True, [], None)
+
+
+def raises_at_last(config: Any, report: Any) -> None:
+    without_save(config, report)
+    raise KeyboardInterrupt
+
+
+def reports_beyond(config: Any, report: Any) -> None:
+    for epoch in range(1, 100):
+        report(epoch=epoch, loss=1.0)
+
+
+@pytest.mark.parametrize(
+    ("function", "note"),
+    [
+        (raises_at_last, "after the last epoch it raised KeyboardInterrupt\nTraceback"),
+        (reports_beyond, "epoch 5 was reported after the last one, 4: not kept"),
+    ],
+)
+def test_what_goes_wrong_after_the_last_epoch_is_told_and_the_results_stand(
+    function: Callable[..., object],
+    note: str,
+    results_of: Callable[..., list[dict[str, Any]]],
+) -> None:
+    results = results_of(function, to_epoch=4)
+    assert len([row for result in results for row in result["epochs"]]) == 4
+    last = results[-1]
+    assert (last["epoch"], last["done"], last["failure"]) == (4, True, None)
+    assert last["note"].startswith(note)
+    assert n_threads() == 0
+
+
+def test_a_report_of_a_thread_that_outlives_the_function_hangs_nothing(
+    results_of: Callable[..., list[dict[str, Any]]],
+) -> None:
+    ended, stopped = threading.Event(), threading.Event()
+
+    def train(config: Any, report: Any) -> None:
+        def late() -> None:
+            ended.wait()
+            with contextlib.suppress(TrialStopped):
+                report(epoch=2, loss=0.1)
+            stopped.set()
+
+        report(epoch=1, loss=1.0)
+        threading.Thread(target=late).start()
+
+    results = results_of(train, to_epoch=4)
+    assert (results[-1]["epoch"], results[-1]["converged"]) == (1, True)
+    ended.set()
+    assert stopped.wait(60)
+
+
+def test_a_function_that_raises_trial_stopped_itself_has_ended(
+    results_of: Callable[..., list[dict[str, Any]]],
+) -> None:
+    def stops(config: Any, report: Any) -> None:
+        report(epoch=1, loss=1.0)
+        raise TrialStopped
+
+    last = results_of(stops, to_epoch=4)[-1]
+    assert (last["epoch"], last["converged"], last["failure"]) == (1, True, None)
+
+
+def test_report_in_save_is_refused(results_of: Callable[..., list[dict[str, Any]]]) -> None:
+    def train(config: Any, report: Any) -> None:
+        report(epoch=1, loss=1.0, save=lambda folder: report(epoch=2, loss=1.0))
+
+    (last,) = results_of(train, to_epoch=1)
+    assert last["failure"] == "RuntimeError: report() must not be called by save"
+
+
+class Ten:
+    def item(self) -> float:
+        return 10.0
+
+
+@pytest.mark.parametrize(
+    ("value", "number"),
+    [
+        (True, 1.0),
+        (np.float32(0.5), 0.5),
+        (np.array(0.5), 0.5),
+        (torch.tensor(0.5, requires_grad=True), 0.5),
+        (Decimal("0.5"), 0.5),
+        (Fraction(1, 2), 0.5),
+        (Ten(), 10.0),
+    ],
+)
+def test_numbers_of_all_kinds_are_metrics(value: Any, number: float) -> None:
+    metrics = as_metrics({"loss": value})
+    assert metrics == {"loss": number}
+    assert type(metrics["loss"]) is float
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        ("0.5", "loss must be a number, but got the text '0.5': convert it with float(...)"),
+        (np.str_("0.5"), "loss must be a number, but got the text"),
+        (np.array("0.5"), "loss must be a number, but got the text '0.5'"),
+        (b"0.5", "loss must be a number, but got the text b'0.5'"),
+        (None, "loss must be a number, but got None"),
+        ({"a": 1}, "loss must be a number, but got {'a': 1}"),
+        (1j, "loss must be a number, but got 1j"),
+        (np.zeros(2), "loss must be a number, but got array"),
+        (10**400, "loss must be a number up to 1.8e308, which a float can hold, but got 1000"),
+        pytest.param(
+            10**5000,
+            "loss must be a number up to 1.8e308, which a float can hold, but got a value",
+            id="longer",
+        ),
+    ],
+)
+def test_what_is_no_number_is_refused_in_words(value: Any, text: str) -> None:
+    with pytest.raises(TypeError) as caught:
+        as_metrics({"loss": value})
+    assert str(caught.value).startswith(text)
+
+
+def test_a_metric_may_be_called_self_but_not_what_report_takes(
+    results_of: Callable[..., list[dict[str, Any]]], toy: Study
+) -> None:
+    def train(config: Any, report: Any) -> None:
+        report(epoch=1, loss=1.0, **{"self": 2})
+
+    def clash(config: Any, report: Any) -> None:
+        report(epoch=1, loss=1.0, save=0.5)
+
+    assert results_of(train, to_epoch=1)[-1]["metrics"] == {"loss": 1.0, "self": 2.0}
+    assert "no metric can be called save" in results_of(clash, to_epoch=1)[-1]["failure"]
+    for name in ("save", "epoch"):
+        with pytest.raises(StudyError, match=f"metric cannot be '{name}'"):
+            replace(toy, trainable=train, metric=name)
+
+
+def test_what_would_not_run_is_refused(toy: Study) -> None:
+    def generator(config: Any, report: Any) -> Any:
+        yield report(epoch=1, loss=1.0)
+
+    async def coroutine(config: Any, report: Any) -> None:
+        report(epoch=1, loss=1.0)
+
+    for function in (generator, coroutine):
+        with pytest.raises(StudyError, match="must be a plain function that calls report"):
+            replace(toy, trainable=function)
+
+
+def logged(function: Callable[..., object]) -> Callable[..., object]:
+    def wrapper(config: Any, report: Any) -> None:
+        function(config, report)
+
+    return wrapper
+
+
+class Trainer:
+    def run(self, config: Any, report: Any) -> None:
+        self._fit(report)
+
+    def _fit(self, report: Any) -> None:
+        report(epoch=1, loss=1.0, save=lambda folder: None)
+
+    __call__ = run
+
+
+class SavesNothing:
+    def __call__(self, config: Any, report: Any) -> None:
+        without_save(config, report)
+
+
+@pytest.mark.parametrize(
+    ("function", "saves"),
+    [
+        (Trainer().run, True),
+        (Trainer(), True),
+        (SavesNothing(), False),
+        (SavesNothing().__call__, False),
+        (logged(train), True),
+        (logged(without_save), False),
+        (functools.wraps(train)(logged(train)), True),
+        (functools.lru_cache(train), True),
+        (partial(Trainer().run), True),
+    ],
+)
+def test_plan_looks_through_methods_and_decorators(function: Any, saves: bool) -> None:
+    assert Function(function).saves is saves

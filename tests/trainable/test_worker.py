@@ -1,7 +1,9 @@
 """A worker runs one job after another, and no failing trial takes it down. No Ray is started."""
 
+import asyncio
 import math
 import os
+import pickle
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -119,7 +121,7 @@ def test_job_ends_at_its_epoch_with_a_checkpoint_and_the_next_goes_on_from_it(
             "the metric 'loss' was not reported, but los. Did you mean 'los'?",
         ),
         ({"at": 1, "what": dict}, "the metric 'loss' was not reported, but nothing"),
-        ({"at": 1, "what": lambda: {"loss": None}}, "TypeError: float() argument must be"),
+        ({"at": 1, "what": lambda: {"loss": None}}, "TypeError: loss must be a number, but got N"),
         ({"load": "gone"}, "FileNotFoundError"),
     ],
 )
@@ -184,11 +186,12 @@ def test_job_that_is_cut_short_keeps_its_epochs_and_leaves_no_other_file(
         worker.train()
     worker.stop()
 
-    files = [path for path in (tmp_path / "checkpoints").rglob("*") if path.is_file()]
+    files = sorted(path for path in (tmp_path / "checkpoints").rglob("*") if path.is_file())
     assert [str(path.relative_to(tmp_path)) for path in files] == [
-        "checkpoints/3/epoch-3/epoch.txt"
+        "checkpoints/3/epoch-3/.hypertune-files.json",
+        "checkpoints/3/epoch-3/epoch.txt",
     ]
-    assert files[0].read_text() == "3"
+    assert files[1].read_text() == "3"
 
 
 @pytest.mark.parametrize(
@@ -304,3 +307,158 @@ def test_a_state_that_could_not_be_saved_fails_the_trial_that_goes_on_from_it(
     assert "loss" not in result
     worker.reset(replace(job, key="c").to_dict())
     assert worker.train()["failure"] is None
+
+
+class WithoutText(Exception):  # noqa: N818
+    def __str__(self) -> str:
+        raise ValueError("there is none")
+
+
+class WithAnotherText(Exception):  # noqa: N818
+    def __str__(self) -> str:
+        return 7  # type: ignore[return-value]
+
+
+class Own(BaseException):
+    def __reduce__(self) -> Any:
+        raise TypeError("it cannot be pickled")
+
+
+def recurse() -> None:
+    recurse()
+
+
+RAISED: list[tuple[BaseException, str]] = [
+    (KeyboardInterrupt(), "KeyboardInterrupt"),
+    (asyncio.CancelledError("cut"), "CancelledError: cut"),
+    (GeneratorExit(), "GeneratorExit"),
+    (SystemExit(3), "SystemExit: 3"),
+    (StopIteration(), "StopIteration"),
+    (MemoryError("x"), "MemoryError: x"),
+    (ExceptionGroup("g", [ValueError("a")]), "ExceptionGroup: g (1 sub-exception)"),
+    (WithoutText(), "WithoutText: (its text cannot be told: str() of it raised ValueError)"),
+    (WithAnotherText(), "WithAnotherText: (its text cannot be told: str() of it raised TypeError)"),
+    (Own("mine"), "Own: mine"),
+]
+
+
+@pytest.mark.parametrize(("error", "text"), RAISED)
+@pytest.mark.parametrize("where", ["start", "step", "converged", "save", "test", "load"])
+def test_whatever_a_trial_raises_wherever_it_fails_and_the_worker_goes_on(
+    where: str,
+    error: BaseException,
+    text: str,
+    job: WorkerJob,
+    make: Callable[[WorkerJob], Worker],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def throw(*args: object) -> Any:
+        raise error
+
+    monkeypatch.setattr(ray, "get", lambda reference: 8.0)
+    worker = make(replace(job, to_epoch=1))
+    worker.train()  # leaves a checkpoint
+    config = {"start": throw} if where == "start" else {}
+    test: Any = "reference to the test part" if where == "test" else None
+    asked = replace(job, config=config, checkpoint=f"{job.folder}/epoch-1", test_data=test)
+    with monkeypatch.context() as patch:
+        if where == "converged":
+            patch.setattr(FakeLoop, where, property(throw))
+        elif where != "start":
+            patch.setattr(FakeLoop, where, throw)
+        worker.reset_config(asked.to_dict())
+        result = worker.step()
+
+    assert (result["failure"], result["done"]) == (text, True)
+    pickle.dumps(result)
+    worker.reset_config(replace(job, to_epoch=1).to_dict())
+    assert worker.step()["failure"] is None
+
+
+def test_recursion_without_an_end_is_a_failure(
+    job: WorkerJob, make: Callable[[WorkerJob], Worker]
+) -> None:
+    result = make(replace(job, config={"start": recurse})).train()
+    assert result["failure"].startswith("RecursionError: maximum recursion depth exceeded")
+    assert "in recurse" in result["traceback"]
+
+
+def test_a_sigterm_as_ray_handles_it_ends_the_worker(
+    job: WorkerJob, make: Callable[[WorkerJob], Worker]
+) -> None:
+    def sigterm() -> None:
+        error = SystemExit(1)
+        error.ray_terminate_msg = "The process receives a SIGTERM."  # type: ignore[attr-defined]
+        raise error
+
+    worker = make(replace(job, config={"start": sigterm}))
+    with pytest.raises(SystemExit):
+        worker.step()
+
+
+def damage(checkpoint: Path, how: str) -> None:
+    file = checkpoint / "epoch.txt"
+    if how == "missing file":
+        file.unlink()
+    elif how == "empty":
+        file.write_bytes(b"")
+    elif how == "zeros":
+        file.write_bytes(bytes(file.stat().st_size))
+    elif how == "garbage":
+        file.write_text("9")
+    elif how == "list":
+        (checkpoint / ".hypertune-files.json").write_text('{"epoch.txt": 1')
+    elif how == "no list":
+        (checkpoint / ".hypertune-files.json").unlink()
+
+
+@pytest.mark.parametrize("how", ["missing file", "empty", "zeros", "garbage", "list", "no list"])
+@pytest.mark.parametrize("damaged", [[3], [1, 3]])
+def test_a_damaged_checkpoint_is_told_and_what_it_held_is_trained_once_more(
+    how: str,
+    damaged: list[int],
+    job: WorkerJob,
+    make: Callable[[WorkerJob], Worker],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(ray, "get", lambda reference: 8.0)
+    worker = make(replace(job, to_epoch=1))
+    worker.train()
+    first, second = f"{job.folder}/epoch-1", f"{job.folder}/epoch-3"
+    worker.reset_config(replace(job, checkpoint=first, to_epoch=3).to_dict())
+    while not worker.step()["done"]:
+        continue
+    for epoch in damaged:
+        damage(Path(job.folder, f"epoch-{epoch}"), how)
+
+    worker.reset_config(replace(job, checkpoint=second, to_epoch=5).to_dict())
+    results = [worker.step()]
+    while not results[-1]["done"]:
+        results.append(worker.step())
+    told = [one for result in results for one in result["damaged"]]
+    assert [one["epoch"] for one in told] == sorted(damaged, reverse=True)
+    assert all("is damaged" in one["text"] for one in told)
+    rows = [row for result in results for row in result["epochs"]]
+    assert [row["metrics"] for row in rows] == [{"loss": 1 / 4}, {"loss": 1 / 5}]
+    assert results[-1]["failure"] is None
+
+    damage(Path(job.folder, "epoch-5"), how)
+    test: Any = "reference to the test part"
+    asked = replace(job, checkpoint=f"{job.folder}/epoch-5", to_epoch=0, test_data=test)
+    worker.reset_config(asked.to_dict())
+    result = worker.step()
+    while not result["done"]:
+        result = worker.step()
+    assert result["metrics"] == {"test_loss": 8.0 / 5}
+
+
+def test_a_checkpoint_that_is_whole_but_not_loaded_fails_its_trial(
+    job: WorkerJob, make: Callable[[WorkerJob], Worker], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    worker = make(replace(job, to_epoch=1))
+    worker.train()
+    monkeypatch.setattr(FakeLoop, "load", boom)
+    worker.reset_config(replace(job, checkpoint=f"{job.folder}/epoch-1").to_dict())
+    result = worker.step()
+    assert (result["failure"], result["damaged"]) == ("RuntimeError: out of\nluck", [])
+    assert epochs(job.folder) == ["epoch-1"]
