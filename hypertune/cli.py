@@ -855,6 +855,18 @@ def delete(
 
 
 @app.command()
+def copy(
+    study: StudyName,
+    new: Annotated[str, typer.Argument(metavar="NEW", help="Name of the copy's folder.")],
+    studies_dir: StudiesDir = Path("studies"),
+) -> None:
+    """Copy a study as one of its own, which may go on apart, also in MLflow."""
+    from hypertune import engine
+
+    print(f"Copied to '{engine.copy(engine.study_folder(studies_dir, study), new)}'.")
+
+
+@app.command()
 def sync(
     study: StudyName,
     studies_dir: StudiesDir = Path("studies"),

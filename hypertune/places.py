@@ -64,6 +64,15 @@ def fetch(place: str, file: Path) -> None:
         shutil.copyfileobj(cast("IO[bytes]", source), to)
 
 
+def copy(place: str, to: str) -> None:
+    """Copy all that is at a place to another one, where nothing is yet, of the same kind."""
+    if not is_bucket(place):
+        shutil.copytree(place, to)
+        return
+    (system, path), (target, to_path) = _system(place), _system(to)
+    fs.copy_files(path, to_path, source_filesystem=system, destination_filesystem=target)
+
+
 def n_bytes(place: str) -> int:
     """Return how much room all takes that is at a place."""
     if not is_bucket(place):

@@ -7,6 +7,7 @@ a promotion, a resumed study and a lost worker are one and the same: another job
 `ray_schedulers.py`, `ray_searchers.py`.
 """
 
+from hypertune.engine.copies import copy
 from hypertune.engine.driver import Observer, Progress
 from hypertune.engine.earlier import refuse_other
 from hypertune.engine.explain import Explanation, explain
@@ -33,6 +34,7 @@ __all__ = [
     "Rerun",
     "capacity",
     "check_study",
+    "copy",
     "cpus_here",
     "delete",
     "explain",

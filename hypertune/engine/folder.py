@@ -153,6 +153,11 @@ def check_study(folder: Path) -> dict[str, Any]:
             f"No study has begun in '{folder}': its start was cut short. Begin it with hypertune "
             f"run --name {folder.name}, or remove it with hypertune delete {folder.name}."
         )
+    if not os.path.lexists(folder / "journal.db"):
+        raise JournalError(
+            f"'{folder}' lacks its journal, journal.db: put it back from a backup, or remove the "
+            f"rest with hypertune delete {folder.name}."
+        )
     with contextlib.closing(Journal(folder / "journal.db", read_only=True)) as journal:
         journal.check()
         about = journal.study()

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from hypertune.engine.copies import refuse_copy
 from hypertune.engine.earlier import Earlier
 from hypertune.engine.folder import locked, refuse_network
 from hypertune.engine.prepare import load_data
@@ -71,6 +72,7 @@ def rerun(
     """
     refuse_network(folder)
     with locked(folder):
+        refuse_copy(folder)
         earlier = Earlier.read(folder)
         row = earlier.trial(trial)
         before = {r.epoch: r for r in earlier.results.get(trial, ()) if r.epoch > 0}

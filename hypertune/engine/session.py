@@ -15,6 +15,7 @@ from typing import Any
 from ray.tune.schedulers import TrialScheduler
 from ray.tune.search import Searcher as RaySearcher
 
+from hypertune.engine.copies import home, lost_end, refuse_copy
 from hypertune.engine.driver import Driver, Judge, Observer, Progress
 from hypertune.engine.earlier import Earlier, source_hash
 from hypertune.engine.folder import check_study, locked, new_folder, refuse_network, usable_folder
@@ -111,8 +112,10 @@ def resume(
     refuse_network(folder)
     check_study(folder)
     with locked(folder):
+        refuse_copy(folder)
         if storage := Earlier.storage(folder, changes or {}):
             catch_up(folder, storage)
+        notes = [lost_end(folder)]
         earlier = Earlier.read(folder)
         prepared, settings = earlier.replay(space, changes or {})
         study = prepared.study
@@ -122,10 +125,11 @@ def resume(
             contextlib.closing(Journal(folder / "journal.db")) as journal,
         ):
             if earlier.source_changed:
-                session.progress.warning = (
+                notes.append(
                     f"'{study.source}' was changed since this study began: its trials may differ "
                     "in what is neither in the space nor fixed."
                 )
+            session.progress.warning = " ".join(filter(None, notes)) or None
             return session.go(journal, settings.time_budget_s, report, judge)
 
 
@@ -181,6 +185,7 @@ class _Session:
             "planned_epochs": progress.planned_epochs,
             "time_budget_s": time_budget_s,
             "environment": _provenance(),
+            "home": home(folder),
         }
         journal.add_event("search_start", data=start)
         if self.search.n_trials != journal.study()["n_trials"]:

@@ -9,7 +9,7 @@ from hypertune.records.champion import (
     read_champion,
     recommended,
 )
-from hypertune.records.cursors import redact
+from hypertune.records.cursors import delivered_ids, redact
 from hypertune.records.journal import (
     FULL,
     EventRow,
@@ -48,6 +48,7 @@ __all__ = [
     "champion",
     "copy_journal",
     "delivered",
+    "delivered_ids",
     "dependable",
     "flat_names",
     "has_begun",

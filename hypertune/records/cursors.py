@@ -109,6 +109,19 @@ class Cursors:
         self._db.close()
 
 
+def delivered_ids(journal: Path) -> tuple[int, int]:
+    """Return the last event and the last result of a journal that any MLflow was given."""
+    notes = journal.with_name("replica.db")
+    if not notes.is_file():
+        return 0, 0
+    try:
+        with contextlib.closing(sqlite3.connect(notes, timeout=30)) as db:
+            found = db.execute("SELECT max(event), max(result) FROM targets").fetchone()
+    except sqlite3.Error:
+        return 0, 0  # they may be lost: all is sent and found again
+    return found[0] or 0, found[1] or 0
+
+
 def count_pending(journal: Path, event: int, result: int) -> int:
     """Count the rows of a journal after two cursors."""
     with contextlib.closing(sqlite3.connect(journal, timeout=30)) as db:

@@ -27,7 +27,8 @@ table                 columns
                       went), ``mutation`` (it went on with
                       another trial's state and another config), ``test`` (a look at the test
                       part), ``look`` (something was undecided, and what was done about it),
-                      ``search_start``, ``search_end``, ``report`` (it was written), ``model`` (the
+                      ``search_start`` (with ``home``, where the study lay), ``search_end``,
+                      ``report`` (it was written), ``model`` (the
                       best model was kept in ``model``)
 ====================  ============================================================================
 
@@ -36,6 +37,7 @@ loss of power once `Journal.sync` has run, which the driver does every half seco
 """
 
 import contextlib
+import hashlib
 import json
 import math
 import os
@@ -269,16 +271,18 @@ class Journal:
 
     def sync(self) -> None:
         """Make what was written survive a loss of power: flush the write-ahead log to the disk."""
-        if not self._dirty:
-            return
-        wal = self.path.with_name(self.path.name + "-wal")
-        if wal.exists():
-            fd = os.open(wal, os.O_RDONLY)
+        if self._dirty:
+            self.flush()
+        self._dirty = False
+
+    def flush(self) -> None:
+        """Bring to the disk what any process has written by now."""
+        with contextlib.suppress(FileNotFoundError):  # all of it is in the file itself
+            fd = os.open(self.path.with_name(self.path.name + "-wal"), os.O_RDONLY)
             try:
                 os.fsync(fd)
             finally:
                 os.close(fd)
-        self._dirty = False
 
     def set_study(self, **values: Any) -> None:
         """Set keys of ``study``."""
@@ -451,6 +455,35 @@ class Journal:
                 limit,
             )
         ]
+
+    def last_ids(self) -> tuple[int, int]:
+        """Return the ids of the last event and of the last result; 0 where there is none."""
+        ((event, result),) = self._read(
+            "SELECT (SELECT ifnull(max(id), 0) FROM events),"
+            " (SELECT ifnull(max(id), 0) FROM results)"
+        )
+        return event, result
+
+    def mark(self) -> str:
+        """Return a text by which the journal knows again how it is now: see `holds`."""
+        return " ".join(
+            f"{number} {self._digest(table, number)}"
+            for table, number in zip(("events", "results"), self.last_ids(), strict=True)
+        )
+
+    def holds(self, mark: str) -> bool:
+        """Say whether this journal, or the one that it goes on from, was once as a mark says.
+
+        Rows are only added, each with the millisecond of its writing: two copies of a journal that
+        both went on differ in all that was written since.
+        """
+        event, its_digest, result, of_result = mark.split()
+        now = self._digest("events", int(event)), self._digest("results", int(result))
+        return now == (its_digest, of_result)
+
+    def _digest(self, table: str, number: int) -> str:
+        found = self._read(f"SELECT * FROM {table} WHERE id = ?", number)
+        return hashlib.sha256(repr(found).encode("utf-8", "replace")).hexdigest()[:12]
 
     def sessions(self) -> list[tuple[int, int]]:
         """Return when each session of the search began and ended, in Unix milliseconds.

@@ -61,6 +61,7 @@ _UNABLE |= {"PERMISSION_DENIED"}
 _REFUSALS = {"INVALID_PARAMETER_VALUE", "BAD_REQUEST", "MALFORMED_REQUEST", "INVALID_STATE"}
 _NOT_THERE = (AttributeError, NotImplementedError, ImportError)  # in an older client
 _MODEL = "the best model"
+_MARK = "hypertune.journal"  # the tag that says how the journal was that a run was brought from
 _T = TypeVar("_T")
 
 
@@ -90,6 +91,10 @@ class _TimeError(Exception):
 
 class _GoneError(Exception):
     """MLflow no longer knows a thing that it had: its store was replaced, or cleaned."""
+
+
+class _OtherJournalError(Exception):
+    """MLflow was given what another journal of this study holds; the text says what to do."""
 
 
 class _RefusedError(Exception):
@@ -142,6 +147,7 @@ class _Replica:
         self._found: dict[str, Known] | None = None  # runs on the server, once looked up
         self._study: dict[str, Any] = {}
         self._progress: StudyProgress | None = None
+        self._mark: str | None = None  # as MLflow has it
         self._model_due = True  # until it is known to be there
         self._trouble: str | None = None
         self._ahead = 0  # results delivered after the cursor
@@ -387,7 +393,9 @@ class _Replica:
             for run in page:
                 tags = run.data.tags
                 ours = {
-                    k: v for k, v in tags.items() if k.startswith(("hypertune.", "mlflow.note"))
+                    k: v
+                    for k, v in tags.items()
+                    if k.startswith(("hypertune.", "mlflow.note")) and k != _MARK
                 }
                 is_study = tags.get("hypertune.role") == STUDY
                 # A study's settings may change (it is extended), its params cannot: the first stay.
@@ -411,13 +419,51 @@ class _Replica:
                         return
                     self._connect()
                 return self._deliver_new()
+            except _OtherJournalError as other:
+                if str(other) != self._trouble:
+                    _note(str(other))
+                self._trouble = str(other)
+                return None
             except _GoneError as gone:
                 _note(f"MLflow lost what it had; all is sent again: {gone.__cause__}")
                 self._cursors.forget()
                 self._client, self._progress, self._model_due = None, None, True
+                self._mark = None
                 self._stop.wait(_POLL_S)
 
+    def _claim(self) -> None:
+        """Mark the study's run as brought up to date from this journal.
+
+        Raises:
+            _OtherJournalError: It was from another one: a copy that went on, or a later state.
+        """
+        journal, cursors, name = self._journal, self._cursors, self._study["name"]
+        # MLflow is told nothing that a loss of power could take from the journal.
+        journal.flush()
+        mark, ids, run_id = journal.mark(), journal.last_ids(), cursors.runs[STUDY].run_id
+        if mark == self._mark:
+            return
+        tag = self._call(lambda: self._mlflow.get_run(run_id)).data.tags.get(_MARK, "")
+        theirs = re.fullmatch(r"(\d{1,18}) \w+ (\d{1,18}) \w+", tag)
+        ends = [(cursors.event, cursors.result)]
+        ends += [(int(theirs[1]), int(theirs[2]))] if theirs else []
+        later = any(event > ids[0] or result > ids[1] for event, result in ends)
+        if later or (theirs and not journal.holds(tag)):
+            why = f"MLflow has records of study '{name}' from another copy of it, which went on"
+            if later:
+                why = (
+                    f"MLflow has later records of study '{name}' than this journal, which is an "
+                    "older copy, or one without its journal.db-wal, which holds the last rows"
+                )
+            raise _OtherJournalError(
+                f"{why}. So that their trials are not mixed up, nothing of this one is delivered: "
+                f"hypertune copy {self._path.parent.name} NEW makes it a study of its own."
+            )
+        self._send(study_run(journal, self._study), run_id, [Item("tag", _MARK, mark)])
+        self._mark = mark
+
     def _deliver_new(self) -> None:
+        self._claim()
         cursors, journal = self._cursors, self._journal
         events = journal.events(after=cursors.event)  # before the results: these come first
         kinds = ("trial", TEST_EVENT)

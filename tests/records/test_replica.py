@@ -28,6 +28,7 @@ from hypertune.records import Delivery, Uploader, redact, replica
 from hypertune.records.cursors import pending_on_disk
 from hypertune.records.journal import Journal
 from hypertune.records.replica import deliver
+from hypertune.records.snapshot import copy_journal
 from hypertune.study import Study, load_study
 from hypertune.trainable.predictor import keep
 
@@ -589,6 +590,91 @@ def test_mlflow_is_told_nothing_that_no_copy_of_the_journal_holds(
     assert len(runs(store, delivery)) == 2
     with contextlib.closing(Journal(storage / "gru-1-0f0e" / "journal.db")) as copy:
         assert len(copy.results()) == 4
+
+
+@pytest.mark.parametrize("with_cursors", [True, False])
+def test_of_two_copies_that_went_on_mlflow_gets_one(
+    journal: Journal, store: str, tmp_path: Path, with_cursors: bool
+) -> None:
+    """The one that is delivered first after the copy was made; the other is told what to do."""
+    add_trial(journal, 0, reason="complete")
+    sent(journal, store)
+    journal.sync()
+    twin = tmp_path / "twin"
+    shutil.copytree(journal.path.parent, twin)
+    if not with_cursors:
+        (twin / "replica.db").unlink()
+    with contextlib.closing(Journal(twin / "journal.db")) as copy:
+        assert sent(copy, store).warning is None  # as long as it is the same
+        add_trial(journal, 1, reason="complete")
+        add_trial(copy, 1, reason="failed")
+        sent(journal, store)
+        before = rows(store)
+        for epoch in (5, 6):
+            add_results(copy, 1, epoch, epoch)
+            delivery = deliver(copy.path, store, timeout_s=60)
+            assert "another copy of it, which went on" in (delivery.warning or "")
+            assert "hypertune copy twin NEW" in (delivery.warning or "")
+            assert (delivery.pending or 0) >= 5
+        assert rows(store) == before
+    add_trial(journal, 2, reason="complete")
+    delivery = sent(journal, store)
+    assert delivery.warning is None
+    assert set(runs(store, delivery)) == {"study", "0", "1", "2"}
+
+
+def test_a_copy_without_the_last_rows_is_not_delivered(
+    journal: Journal, store: str, tmp_path: Path
+) -> None:
+    add_trial(journal, 0, reason="complete")
+    (tmp_path / "older").mkdir()
+    copy_journal(journal._db, tmp_path / "older" / "journal.db")
+    add_trial(journal, 1, reason="complete")
+    sent(journal, store)
+    before = rows(store)
+    for _ in range(2):
+        delivery = deliver(tmp_path / "older" / "journal.db", store, timeout_s=60)
+        assert "an older copy, or one without its journal.db-wal" in (delivery.warning or "")
+        assert rows(store) == before
+        # Nor is it if it was put in the place of the newer one, beside what was noted there.
+        shutil.copy(tmp_path / "gru-1" / "replica.db", tmp_path / "older")
+
+
+def test_a_journal_that_was_moved_is_delivered_on(
+    journal: Journal, store: str, tmp_path: Path
+) -> None:
+    add_trial(journal, 0, reason="complete")
+    sent(journal, store)
+    journal.close()
+    moved = tmp_path / "laptop"
+    shutil.copytree(journal.path.parent, moved)
+    shutil.rmtree(journal.path.parent)
+    (moved / "replica.db").unlink()
+    with contextlib.closing(Journal(moved / "journal.db")) as now:
+        add_trial(now, 1, reason="complete")
+        delivery = sent(now, store)
+        assert delivery.warning is None
+        assert set(runs(store, delivery)) == {"study", "0", "1"}
+        for trial in (0, 1):  # each point once
+            there = histories(store, runs(store, delivery)[str(trial)])
+            assert {p for p in there if p[0] in ("loss", "train/loss")} == recorded(now, trial)
+
+
+def test_mlflow_is_told_nothing_that_a_loss_of_power_could_take(
+    journal: Journal, store: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flushed: list[tuple[int, int]] = []
+    flush = Journal.flush
+
+    def flushing(self: Journal) -> None:
+        flush(self)
+        flushed.append(self.last_ids())
+
+    add_trial(journal, 0, reason="complete")
+    monkeypatch.setattr(Journal, "flush", flushing)
+    sent(journal, store)
+    with contextlib.closing(sqlite3.connect(journal.path.with_name("replica.db"))) as db:
+        assert db.execute("SELECT event, result FROM targets").fetchall() == [flushed[-1]]
 
 
 def test_two_uploaders_exclude_each_other(journal: Journal, store: str) -> None:
