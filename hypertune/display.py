@@ -284,6 +284,7 @@ def show_summary(
         rows.append(("test part", f"opened {summary.n_looks} time{'s'[: summary.n_looks > 1]}"))
     if outcome.warning is not None:
         rows.append(("warning", outcome.warning))
+    rows += [("set aside", text) for text in summary.set_aside]
     rows += [("failed", f"trial {trial}: {text}") for trial, text in summary.failures[:5]]
     if len(summary.failures) > 5:
         rows.append(("", f"and {len(summary.failures) - 5} more"))

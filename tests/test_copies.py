@@ -1,14 +1,16 @@
 """A folder that was moved goes on; of one that was copied only one goes on as the same study."""
 
 import contextlib
+import re
 import shutil
 import sqlite3
 from pathlib import Path
 from typing import Any
 
 import pytest
-from one_worker import OneWorker, settings
-from test_cli import call
+from conftest import TOY
+from one_worker import Killed, OneWorker, settings
+from test_cli import call, finished, started, wait_for_results
 from test_resume import cut, record
 
 from hypertune import engine
@@ -17,6 +19,7 @@ from hypertune.engine.folder import locked
 from hypertune.errors import JournalError, SettingError
 from hypertune.records import Journal
 from hypertune.records.cursors import Cursors
+from hypertune.records.snapshot import Snapshots, study_place
 from hypertune.study import Study
 
 
@@ -174,3 +177,81 @@ def test_after_a_loss_of_power_the_search_goes_on_from_what_is_left(
     assert outcome.error is None
     assert "end of the journal is missing" in (outcome.warning or "")
     assert "trained again" in (outcome.warning or "")
+
+
+def test_two_machines_that_went_on_are_told_of_each_other(
+    toy: Study,
+    one: OneWorker,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr("hypertune.engine.session.check_nodes", lambda settings: None)
+    storage = tmp_path / "common"
+    storage.mkdir()
+
+    def copied(folder: Path) -> None:
+        place = study_place(str(storage), "s", about(folder)["study_id"])
+        with contextlib.closing(Snapshots(folder / "journal.db", place)) as snapshots:
+            snapshots.take(at_once=True)
+
+    here = cut(one, toy, settings(tmp_path, method="asha", storage=str(storage)), at=5)
+    copied(here)
+    there = engine.study_folder(tmp_path / "there", "s", str(storage))
+    one.kill_at, one.n_reports = 4, 0
+    with pytest.raises(Killed):
+        engine.resume(here, space=toy)  # its last copy does not reach the storage
+    one.kill_at = None
+    assert engine.resume(there, space=toy).error is None
+    copied(there)
+
+    outcome = engine.resume(here, space=toy, changes={"n_trials": 9})
+    assert outcome.error is None
+    assert "Two machines went on with this study" in (outcome.warning or "")
+    monkeypatch.setenv("COLUMNS", "500")
+    assert call(monkeypatch, tmp_path, "show", "s") == 0
+    out = capsys.readouterr().out
+    assert re.search(r"set aside +Two machines .* is kept as journal-superseded-1\.db", out)
+    with contextlib.closing(Journal(here / "journal-superseded-1.db", read_only=True)) as old:
+        assert len(old.events(kind="search_start")) == 2
+
+
+@pytest.mark.slow
+@pytest.mark.xdist_group("ray")
+def test_a_copy_is_refused_and_a_proper_one_has_runs_of_its_own(tmp_path: Path) -> None:
+    study = tmp_path / "sleepy.py"
+    study.write_text(TOY.read_text().replace('"sleep_s": 0.0', '"sleep_s": 0.05'))
+    args = ["--space", str(study), "--method", "asha", "--n-trials", "4", "--name", "s"]
+    with started(tmp_path, *args, "--n-concurrent", "1") as process:
+        wait_for_results(tmp_path, 6).close()
+        process.kill()
+        process.wait()
+    folder = tmp_path / "studies" / "s"
+    shutil.copytree(folder, folder.with_name("plain"))
+    status, _out, err = finished(tmp_path, "resume", "plain")
+    assert status == 2
+    assert "hypertune copy plain NEW" in err
+    status, _out, err = finished(tmp_path, "copy", "plain", "proper")
+    assert (status, err) == (0, "")
+    shutil.rmtree(folder.with_name("plain"))
+
+    points = []
+    for name in ("s", "proper"):
+        status, out, err = finished(tmp_path, "resume", name)
+        assert (status, err) == (0, "")
+        assert re.search("MLflow +up to date", out)
+        study_id = about(folder.with_name(name))["study_id"]
+        with contextlib.closing(sqlite3.connect(tmp_path / "mlflow.db")) as db:
+            rows = db.execute(
+                "SELECT run_uuid, step, count(*) FROM metrics JOIN tags t USING (run_uuid) "
+                "WHERE metrics.key = 'loss' AND t.key = 'hypertune.study_id' AND t.value = ? "
+                "GROUP BY run_uuid, step",
+                (study_id,),
+            ).fetchall()
+        with contextlib.closing(
+            Journal(folder.with_name(name) / "journal.db", read_only=True)
+        ) as journal:
+            assert len(rows) == len(journal.results())
+        assert {n for _, _, n in rows} == {1}
+        points.append({run for run, _, _ in rows})
+    assert points[0].isdisjoint(points[1])

@@ -328,13 +328,13 @@ def killed_at(n: int, begin: Callable[[], object]) -> int:
             step(event)
 
     def traced(*args: Any, **more: Any) -> sqlite3.Connection:
-        db = connect(*args, **more)
+        db: sqlite3.Connection = connect(*args, **more)
         db.set_trace_callback(step)
         return db
 
     try:
         sys.addaudithook(hook)
-        sqlite3.connect = traced
+        sqlite3.connect = traced  # type: ignore[assignment]
         begin()
     except BaseException:
         traceback.print_exc()

@@ -17,6 +17,7 @@ from hypertune.records import (
     TrialRow,
     best_result,
     recommended,
+    set_aside,
 )
 
 
@@ -64,6 +65,7 @@ class Summary:
         seconds: From the start of the search to its end, all sessions together.
         n_looks: How often the test part was opened.
         n_mutations: How often the config of ``best`` was changed while it was under way.
+        set_aside: Of each journal that another machine's took the place of, what is in it.
     """
 
     study: Mapping[str, Any]
@@ -77,6 +79,7 @@ class Summary:
     seconds: float
     n_looks: int
     n_mutations: int
+    set_aside: tuple[str, ...] = ()
 
     def better(self, a: float, b: float) -> bool:
         """Say whether ``a`` is better than ``b``."""
@@ -193,6 +196,7 @@ def summarize(folder: Path) -> Summary:
         seconds=sum(end - start for start, end in sessions) / 1000,
         n_looks=n_looks,
         n_mutations=sum(event.trial == best.id for event in changes) if best else 0,
+        set_aside=tuple(set_aside(folder)),
     )
 
 

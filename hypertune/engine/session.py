@@ -32,7 +32,15 @@ from hypertune.engine.ray_tune import ray_session, search_on_ray
 from hypertune.engine.trained import keep_best_model
 from hypertune.errors import SettingError, describe, user_code
 from hypertune.provenance import environment, uncommitted
-from hypertune.records import Delivery, Journal, Uploader, catch_up, redact, write_tensorboard
+from hypertune.records import (
+    Delivery,
+    Journal,
+    Uploader,
+    catch_up,
+    redact,
+    superseded_text,
+    write_tensorboard,
+)
 from hypertune.search import Search
 from hypertune.settings import Settings
 from hypertune.space import Number
@@ -113,13 +121,15 @@ def resume(
     check_study(folder)
     with locked(folder):
         refuse_copy(folder)
-        if storage := Earlier.storage(folder, changes or {}):
-            catch_up(folder, storage)
-        notes = [lost_end(folder)]
+        notes: list[str | None] = []
+        storage = Earlier.storage(folder, changes or {})
+        if storage and catch_up(folder, storage):
+            notes += _just_superseded(folder)
         earlier = Earlier.read(folder)
         prepared, settings = earlier.replay(space, changes or {})
         study = prepared.study
         settings.of(study).check_end(begun=True)
+        notes.append(lost_end(folder))
         with (
             _at_hand(prepared, settings, observer) as session,
             contextlib.closing(Journal(folder / "journal.db")) as journal,
@@ -131,6 +141,13 @@ def resume(
                 )
             session.progress.warning = " ".join(filter(None, notes)) or None
             return session.go(journal, settings.time_budget_s, report, judge)
+
+
+def _just_superseded(folder: Path) -> list[str]:
+    """Say what is in the journal that was set aside just now, if one was."""
+    with contextlib.closing(Journal(folder / "journal.db", read_only=True)) as journal:
+        last = journal.events(after=journal.last_ids()[0] - 1)
+    return [superseded_text(e.data, e.data["file"]) for e in last if e.kind == "superseded"]
 
 
 @dataclass(frozen=True, kw_only=True)

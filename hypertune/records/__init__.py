@@ -22,7 +22,14 @@ from hypertune.records.journal import (
     job_results,
     told_file,
 )
-from hypertune.records.snapshot import catch_up, copy_journal, has_copy, study_place
+from hypertune.records.snapshot import (
+    catch_up,
+    copy_journal,
+    has_copy,
+    set_aside,
+    study_place,
+    superseded_text,
+)
 from hypertune.records.tensorboard import (
     HISTOGRAMS,
     has_tensorboard,
@@ -58,7 +65,9 @@ __all__ = [
     "read_champion",
     "recommended",
     "redact",
+    "set_aside",
     "study_place",
+    "superseded_text",
     "tensorboard_folder",
     "told_file",
     "write_tensorboard",

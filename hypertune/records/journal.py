@@ -27,9 +27,10 @@ table                 columns
                       went), ``mutation`` (it went on with
                       another trial's state and another config), ``test`` (a look at the test
                       part), ``look`` (something was undecided, and what was done about it),
-                      ``search_start`` (with ``home``, where the study lay), ``search_end``,
-                      ``report`` (it was written), ``model`` (the
-                      best model was kept in ``model``)
+                      ``superseded`` (the journal that was here was set aside, for that of another
+                      machine), ``search_start`` (with ``home``, where the study lay),
+                      ``search_end``, ``report`` (it was written), ``model`` (the best model was
+                      kept in ``model``)
 ====================  ============================================================================
 
 A result survives the kill of the process at once (it is in the operating system's hands), and a

@@ -7,18 +7,23 @@ elsewhere, from the copy, then never contradicts what MLflow was told.
 """
 
 import contextlib
+import itertools
 import os
 import re
 import sqlite3
 import tempfile
 import time
+from collections.abc import Mapping
+from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 from hypertune.errors import JournalError, SettingError, choices
 from hypertune.places import below, fetch, listed, put
-from hypertune.records.journal import Journal
+from hypertune.records.journal import Journal, has_begun
 
 _NAME = "journal.db"
+_SUPERSEDED = "journal-superseded-{}.db"
 _PLACE = re.compile(r"(.+)-[0-9a-f]{8}")
 _EVERY_S = 10.0
 _SHARE = 0.1  # of the uploader's time, where copies take long
@@ -97,14 +102,15 @@ def catch_up(folder: Path, storage: str) -> bool:
         storage: Where copies of its journal are.
 
     Returns:
-        Whether the journal was fetched. One that was here is kept under another name.
+        Whether the journal was fetched. One that was here, and holds what the other lacks, is kept
+        under another name, and the journal's last event ``superseded`` says what is in which.
 
     Raises:
         SettingError: Neither a journal nor a copy of it is there, or there are several.
         JournalError: One of them cannot be read.
     """
     here = folder / _NAME
-    study_id = _study_id(here) if here.is_file() else None
+    study_id = _study_id(here) if has_begun(here) else None
     place = _found(folder.name, storage, study_id)
     if place is None:
         return False
@@ -121,15 +127,81 @@ def catch_up(folder: Path, storage: str) -> bool:
         there = _sessions(copy)
         if study_id is not None and set(there) <= set(_sessions(here)):
             return False
-        if study_id is not None:
-            _set_aside(here)
+        lacks = None if study_id is None else _difference(here, copy)
+        kept = None if lacks is None else _set_aside(here)
         folder.mkdir(parents=True, exist_ok=True)
         part = folder / f"{_NAME}.part"
         part.write_bytes(copy.read_bytes())
         with part.open("rb") as file:
             os.fsync(file.fileno())
+        if study_id is not None and kept is None:
+            # All of it is in the other one. Its log must not be taken for that of the new file.
+            _into_one_file(here)
         part.replace(here)
+    if kept is not None:
+        with contextlib.closing(Journal(here)) as journal:
+            journal.add_event("superseded", None, {"file": kept, **(lacks or {})})
     return True
+
+
+def set_aside(folder: Path) -> list[str]:
+    """Return what is to be said of each journal of a study that another one took the place of."""
+    with contextlib.closing(Journal(folder / _NAME, read_only=True)) as journal:
+        known = {e.data["file"]: e.data for e in journal.events(kind="superseded")}
+    files = sorted(path.name for path in folder.glob(_SUPERSEDED.format("*")))
+    return [superseded_text(known.get(name, {}), name) for name in files]
+
+
+def superseded_text(data: Mapping[str, Any], name: str) -> str:
+    """Say what is in a journal that was set aside, and what in the one that took its place.
+
+    Args:
+        data: Of the event ``superseded``; it may be empty, where only the file is left.
+        name: Of the file.
+    """
+    if not data:
+        return f"{name} holds what another machine's journal of this study did not."
+    return (
+        f"Two machines went on with this study. The journal that was here ({_side(data['here'])}) "
+        f"is kept as {name}; the study goes on with that of the storage ({_side(data['there'])})."
+    )
+
+
+def _side(side: Mapping[str, Any]) -> str:
+    at = datetime.fromtimestamp(side["last_ms"] / 1000).strftime("%Y-%m-%d %H:%M:%S")
+    host = "" if side["host"] is None else f"of '{side['host']}', "
+    n_trials, n_results = side["n_trials"], side["n_results"]
+    return (
+        f"{host}until {at}, {n_trials} trial{'s'[: n_trials != 1]} and {n_results} "
+        f"result{'s'[: n_results != 1]} that the other one lacks"
+    )
+
+
+def _difference(here: Path, there: Path) -> dict[str, Any] | None:
+    """Return what each of two journals has that the other lacks; None if the first has nothing."""
+    with (
+        contextlib.closing(Journal(here, read_only=True)) as a,
+        contextlib.closing(Journal(there, read_only=True)) as b,
+    ):
+        trials = [{(t.id, t.created_ms) for t in j.trials()} for j in (a, b)]
+        results = [{(r.trial, r.epoch, r.t_ms) for r in j.results()} for j in (a, b)]
+        if trials[0] <= trials[1] and results[0] <= results[1]:
+            return None
+        return {
+            name: {
+                "n_trials": len(trials[k] - trials[1 - k]),
+                "n_results": len(results[k] - results[1 - k]),
+                "last_ms": max((e.t_ms for e in journal.events()), default=0),
+                "host": _host(journal),
+            }
+            for k, (name, journal) in enumerate((("here", a), ("there", b)))
+        }
+
+
+def _host(journal: Journal) -> str | None:
+    """Return the machine of a journal's last session; None where that was not noted yet."""
+    starts = journal.events(kind="search_start")
+    return starts[-1].data.get("home", {}).get("host") if starts else None
 
 
 def has_copy(storage: str, name: str) -> bool:
@@ -184,9 +256,15 @@ def _sessions(journal: Path) -> list[int]:
         return [event.t_ms for event in opened.events(kind="search_start")]
 
 
-def _set_aside(journal: Path) -> None:
-    """Rename a journal that another one takes the place of."""
-    number = sum(1 for _ in journal.parent.glob("journal-superseded-*.db")) + 1
+def _set_aside(journal: Path) -> str:
+    """Rename a journal that another one takes the place of; return its new name."""
+    _into_one_file(journal)
+    names = (_SUPERSEDED.format(number) for number in itertools.count(1))
+    name = next(name for name in names if not journal.with_name(name).exists())
+    journal.replace(journal.with_name(name))
+    return name
+
+
+def _into_one_file(journal: Path) -> None:
     with contextlib.closing(sqlite3.connect(journal, timeout=30)) as db:
-        db.execute("PRAGMA journal_mode = DELETE")  # all of it into the one file
-    journal.replace(journal.with_name(f"journal-superseded-{number}.db"))
+        db.execute("PRAGMA journal_mode = DELETE")

@@ -1,6 +1,7 @@
 """Copies of a journal: a study goes on where its driver has not been."""
 
 import contextlib
+import re
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +9,7 @@ import pytest
 
 from hypertune.errors import JournalError, SettingError
 from hypertune.records import Journal
-from hypertune.records.snapshot import Snapshots, catch_up, study_place
+from hypertune.records.snapshot import Snapshots, catch_up, set_aside, study_place
 
 ID = "0123456789abcdef"
 
@@ -87,6 +88,70 @@ def test_a_study_goes_on_elsewhere_and_back_again(tmp_path: Path, storage: str) 
     assert trials(here) == [1, 3]
     with contextlib.closing(Journal(here / "journal-superseded-1.db")) as old:
         assert [trial.id for trial in old.trials()] == [1, 2]
+
+
+def test_a_journal_that_is_set_aside_is_told_with_what_is_in_which(
+    tmp_path: Path, storage: str
+) -> None:
+    here, there = tmp_path / "here" / "s", tmp_path / "there" / "s"
+    with contextlib.closing(begun(here)) as journal:
+        copied(journal, storage)
+        journal.add_event("search_start", data={"home": {"host": "old"}})
+        for trial in (2, 3):
+            journal.add_trial(trial, {"x": 2}, seed=2)
+            journal.add_result(trial, 1, {"loss": 1.0})
+    assert catch_up(there, storage)
+    assert set_aside(there) == []
+    with contextlib.closing(Journal(there / "journal.db")) as journal:
+        journal.add_event("search_start", data={"home": {"host": "new"}})
+        journal.add_trial(2, {"x": 3}, seed=3)
+        copied(journal, storage)
+
+    assert catch_up(here, storage)
+    with contextlib.closing(Journal(here / "journal.db")) as journal:
+        (event,) = journal.events(kind="superseded")
+        assert journal.last_ids()[0] == event.id
+    sides = {k: (event.data[k]["n_trials"], event.data[k]["n_results"]) for k in ("here", "there")}
+    assert sides == {"here": (2, 2), "there": (1, 0)}
+    (text,) = set_aside(here)
+    assert re.fullmatch(
+        r"Two machines went on with this study\. The journal that was here \(of 'old', until "
+        r"[\d :-]+, 2 trials and 2 results that the other one lacks\) is kept as "
+        r"journal-superseded-1\.db; the study goes on with that of the storage \(of 'new', until "
+        r"[\d :-]+, 1 trial and 0 results that the other one lacks\)\.",
+        text,
+    )
+    # Of one that was set aside before, and is only a file by now, that much is said.
+    (here / "journal-superseded-2.db").touch()
+    assert set_aside(here)[1].startswith("journal-superseded-2.db holds what another machine's")
+
+
+def test_a_journal_that_lacks_only_what_came_later_is_replaced_without_fuss(
+    tmp_path: Path, storage: str
+) -> None:
+    here, there = tmp_path / "here" / "s", tmp_path / "there" / "s"
+    with contextlib.closing(begun(here)) as journal:
+        copied(journal, storage)
+    assert catch_up(there, storage)
+    with contextlib.closing(Journal(there / "journal.db")) as journal:
+        session(journal, 2)
+        copied(journal, storage)
+    assert catch_up(here, storage)
+    assert trials(here) == [1, 2]
+    assert set_aside(here) == []
+    assert not list(here.glob("journal-superseded*"))
+
+
+def test_a_journal_in_which_nothing_has_begun_is_in_no_ones_way(
+    tmp_path: Path, storage: str
+) -> None:
+    with contextlib.closing(begun(tmp_path / "here" / "s")) as journal:
+        copied(journal, storage)
+    there = tmp_path / "there" / "s"
+    there.mkdir(parents=True)
+    (there / "journal.db").touch()
+    assert catch_up(there, storage)
+    assert trials(there) == [1]
 
 
 def test_what_is_not_there_is_told(tmp_path: Path, storage: str) -> None:
