@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from hypertune.deadlines import leave
 from hypertune.errors import Checks, HypertuneError, SettingError, choices
 
 if TYPE_CHECKING:
@@ -881,7 +882,8 @@ def sync(
     outcome = read_outcome(study_folder(studies_dir, study), tracking_uri=tracking_uri)
     limit = parse_duration(sync_timeout, "sync_timeout")
     delivery = deliver(outcome.folder / "journal.db", outcome.store, timeout_s=limit)
-    print(delivery.warning or "MLflow is up to date.")
+    if delivery.warning or not delivery.pending:
+        print(delivery.warning or "MLflow is up to date.")
     if outcome.stopped_by == "kill":
         print(f"The search itself was cut off; it goes on with: hypertune resume {study}")
     if delivery.pending:
@@ -993,7 +995,11 @@ def main() -> None:
         app(args=arguments)
     except HypertuneError as error:
         print(f"Error: {error}", file=sys.stderr)
+        leave(2)
         sys.exit(2)
+    except SystemExit as end:
+        leave(end.code if isinstance(end.code, int) else int(end.code is not None))
+        raise
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 HypertuneError
 ├── StudyError      the study file or its space breaks a rule; nothing has started
 ├── SettingError    a flag, a folder or the environment does; nothing has started
+├── DeadlineError   another machine did not answer in time
 └── JournalError    the record of a study cannot be read or written
     └── NothingBegunError   there is none: no study began there
 
@@ -32,6 +33,10 @@ class StudyError(HypertuneError):
 
 class SettingError(HypertuneError):
     """A setting given on the command line, or to `run`, breaks one or more rules."""
+
+
+class DeadlineError(HypertuneError, TimeoutError):
+    """Another machine did not answer in time."""
 
 
 class JournalError(HypertuneError):

@@ -355,6 +355,7 @@ def test_a_ray_of_our_own_asks_for_the_token_whatever_the_shell_says(
     monkeypatch.setattr(ray, "init", lambda **_: modes.append(os.environ.get("RAY_AUTH_MODE")))
     monkeypatch.setattr(ray, "shutdown", lambda: None)
     monkeypatch.setattr("hypertune.engine.ray_tune.check_address", lambda _: None)
+    monkeypatch.setattr("hypertune.engine.ray_tune.check_head", lambda _: None)
     with ray_session(Settings(address=address)):
         pass
     # Without the variable, Ray asks for it.

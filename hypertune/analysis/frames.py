@@ -37,7 +37,7 @@ before it if it is called like one of these).
 """
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -47,10 +47,11 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from hypertune.deadlines import within
 from hypertune.errors import JournalError, NothingBegunError, SettingError, choices
 from hypertune.methods import method_rungs
 from hypertune.origin import read_origin
-from hypertune.records import FULL, EventRow, Journal, ResultRow, job_results
+from hypertune.records import FULL, EventRow, Journal, ResultRow, job_results, redact
 from hypertune.records.mlflow_runs import (
     JSON_TAG,
     cost_s,
@@ -72,6 +73,7 @@ _NEEDED = (
     "default",
     "parameters",
 )
+_ANSWER_S = 60.0  # of MLflow, to one request
 _CONFIG, _CURVE = "config.", ("trial", "epoch", "time", "best")
 
 
@@ -369,10 +371,30 @@ def _from_journal(path: Path) -> tuple[dict[str, Any], list[Record], pd.DataFram
 # ---- from MLflow ----
 
 
-def _from_mlflow(name: str, uri: str) -> tuple[dict[str, Any], list[Record]]:
-    from mlflow import MlflowClient
+class _Client:
+    """MLflow's client, each of whose requests has a deadline."""
 
-    client = MlflowClient(tracking_uri=uri)
+    def __init__(self, uri: str) -> None:
+        from mlflow import MlflowClient
+
+        self._client, self._where = MlflowClient(tracking_uri=uri), f"MLflow at {redact(uri)}"
+
+    def __getattr__(self, name: str) -> Callable[..., Any]:
+        from mlflow.exceptions import MlflowException
+
+        request = getattr(self._client, name)
+
+        def ask(*args: Any, **options: Any) -> Any:
+            try:
+                return within(_ANSWER_S, self._where, lambda: request(*args, **options))
+            except MlflowException as error:
+                raise SettingError(f"{self._where} fails: {redact(str(error))}") from error
+
+        return ask
+
+
+def _from_mlflow(name: str, uri: str) -> tuple[dict[str, Any], list[Record]]:
+    client = _Client(uri)
     parent = _find_study(client, name)
     about = from_json_tags(parent.data.tags)
     raws, token = [], None

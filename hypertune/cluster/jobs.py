@@ -14,7 +14,6 @@ import tomllib
 import uuid
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -24,9 +23,10 @@ from ray.exceptions import AuthenticationError
 
 from hypertune.cluster.attach import CODE, JOB, progress_file, read_progress
 from hypertune.cluster.luggage import Luggage
+from hypertune.deadlines import within
 from hypertune.engine import Progress
 from hypertune.engine.nodes import code_version, show_token
-from hypertune.errors import SettingError, choices
+from hypertune.errors import DeadlineError, HypertuneError, SettingError, choices
 from hypertune.records import redact
 from hypertune.settings import Settings
 from hypertune.study import Study
@@ -34,8 +34,10 @@ from hypertune.study import Study
 STUDIES_DIR = "~/hypertune/studies"
 """Where studies lie on the node of the driver, unless told otherwise."""
 _STUDY, _QUESTION = "hypertune_study", "hypertune_question"  # of a job's metadata
-_TIMEOUT_S = 60.0
 _REACH_TIMEOUT_S = 10.0
+_TIMEOUT_S = 30.0
+_LEAST_BYTES_PER_S = 100_000  # an upload gets so much more time, by its size
+_SILENT_S = 120.0  # so long a server is asked again that does not answer while a job is followed
 _END_S = 180  # what the end of a study takes beside MLflow: its last epochs, the model, the report
 _POLL_S = 1.0
 LIMIT_BYTES = int(DASHBOARD_CLIENT_MAX_SIZE)
@@ -228,12 +230,10 @@ class Cluster:
                 f"Ray's job server is spoken with by {' and '.join(missing)}, not installed here; "
                 "run: pip install 'hypertune[cluster]'"
             )
-        from ray.job_submission import JobSubmissionClient
-
         url = urlsplit(self.address)
-        port = url.port or {"http": 80, "https": 443}[url.scheme]
+        place = (url.hostname, url.port or {"http": 80, "https": 443}[url.scheme])
         try:
-            socket.create_connection((url.hostname, port), timeout=_REACH_TIMEOUT_S).close()
+            within(_REACH_TIMEOUT_S, self.address, lambda: socket.create_connection(place).close())
         except OSError as error:
             raise SettingError(
                 f"Nothing answers at --address '{self.address}': {error}. It must be that of Ray's "
@@ -244,9 +244,7 @@ class Cluster:
         logging.getLogger("ray.dashboard.modules.job.sdk").setLevel(logging.WARNING)
         show_token()
         with self._told(), _own_address():
-            self._client = JobSubmissionClient(self.address)
-        # It would wait for ever for a server that hangs.
-        self._client._do_request = partial(self._client._do_request, timeout=_TIMEOUT_S)
+            self._client = _client(self.address)
 
     @contextlib.contextmanager
     def _told(self) -> Iterator[None]:
@@ -255,6 +253,8 @@ class Cluster:
 
         try:
             yield
+        except HypertuneError:
+            raise
         except AuthenticationError as error:
             first = str(error).strip().splitlines()[0].partition(". ")[0]
             raise SettingError(
@@ -262,13 +262,23 @@ class Cluster:
                 "~/.ray/auth_token, readable by you alone, or into a file that RAY_AUTH_TOKEN_PATH "
                 "names."
             ) from error
+        except requests.exceptions.JSONDecodeError as error:
+            raise SettingError(self._no_job_server()) from error
         except requests.exceptions.RequestException as error:
             raise SettingError(f"{self.address} does not answer: {error}") from error
+        except (KeyError, TypeError, AttributeError) as error:  # JSON of another kind
+            raise SettingError(self._no_job_server()) from error
         except (ConnectionError, OSError, RuntimeError, ValueError) as error:
             text = redact(str(error)).strip()
             if not hasattr(self, "_client"):
                 text += " It must be the address of Ray's job server (the dashboard, port 8265)."
             raise SettingError(f"{self.address} cannot do that: {text}") from error
+
+    def _no_job_server(self) -> str:
+        return (
+            f"What answers at {self.address} is not Ray's job server (the dashboard, port 8265): "
+            "give its address."
+        )
 
     # ---- jobs ----
 
@@ -359,13 +369,38 @@ class Cluster:
 
     def follow_log(self, job: str, write: Callable[[str], object]) -> None:
         """Hand on what a job prints, from its beginning to its end."""
-
-        async def follow() -> None:
-            async for text in self._client.tail_job_logs(job):
-                write(text)
-
         with self._told():
-            asyncio.run(follow())
+            asyncio.run(self._tail(job, write))
+
+    async def _tail(self, job: str, write: Callable[[str], object]) -> None:
+        """Hand on what a job prints; where it prints nothing for a while, ask how it is."""
+        import aiohttp
+
+        client = self._client
+        async with aiohttp.ClientSession(cookies=client._cookies) as session:
+            try:
+                async with asyncio.timeout(_TIMEOUT_S):
+                    log = await session.ws_connect(
+                        f"{client._address}/api/jobs/{job}/logs/tail", headers=client._headers
+                    )
+            except TimeoutError:
+                raise DeadlineError(
+                    f"{self.address} did not answer within {_TIMEOUT_S:g} s."
+                ) from None
+            except aiohttp.ClientError as error:
+                raise SettingError(f"{self.address} does not show the log: {error}") from error
+            while True:
+                try:
+                    message = await log.receive(timeout=_TIMEOUT_S)
+                except TimeoutError:
+                    if self.job(job).over:  # which is an error where the server is gone
+                        return
+                    continue
+                if message.type != aiohttp.WSMsgType.TEXT:
+                    break
+                write(message.data)
+            if log.close_code == aiohttp.WSCloseCode.ABNORMAL_CLOSURE:
+                raise SettingError(f"{self.address} broke off while it showed the log.")
 
     def progress(self, job: Job) -> Progress | None:
         """Return how a job's search goes; None while it has not told."""
@@ -383,15 +418,14 @@ class Cluster:
 
         A cluster that does not answer for a while (a laptop that slept) is asked again.
         """
-        n_silent = 0
+        answered = time.monotonic()
         while True:
             try:
                 now = self.job(job)
                 progress = None if now.over else self.progress(now)
-                n_silent = 0
-            except SettingError:
-                n_silent += 1
-                if n_silent == 30:
+                answered = time.monotonic()
+            except HypertuneError:
+                if time.monotonic() - answered > _SILENT_S:
                     raise
             else:
                 if now.over:
@@ -404,6 +438,24 @@ class Cluster:
         lines = self.log(job.id).rstrip().splitlines()
         begins = [k for k, line in enumerate(lines) if line.strip() == job.question]
         return "\n".join(lines[begins[-1] :] if begins else lines[-20:])
+
+
+def _client(address: str) -> Any:
+    """Return Ray's client, each of whose requests has a deadline, the first ones as well."""
+    from ray.job_submission import JobSubmissionClient
+
+    class Client(JobSubmissionClient):  # type: ignore[misc]  # Ray's classes are untyped
+        def _do_request(self, method: str, endpoint: str, **options: Any) -> Any:
+            n_bytes = len(options.get("data") or b"")
+            timeout_s = _TIMEOUT_S + n_bytes / _LEAST_BYTES_PER_S
+            request = super()._do_request
+            return within(
+                timeout_s,
+                address,
+                lambda: request(method, endpoint, **{"timeout": timeout_s, **options}),
+            )
+
+    return Client(address)
 
 
 def _job(details: Any) -> Job | None:

@@ -21,12 +21,13 @@ import jinja2
 
 from hypertune.cluster.jobs import flag_words
 from hypertune.engine.token import make_token
-from hypertune.errors import SettingError
+from hypertune.errors import DeadlineError, SettingError
 from hypertune.settings import Settings
 
 STUDIES_DIR = "${SLURM_TMPDIR:-${TMPDIR:-/tmp}}/hypertune-${USER:-$(id -un)}/studies"
 """Where studies lie on the driver's node, unless told otherwise: on its local disk."""
 _WARN_S = 300
+_SBATCH_S = 60.0
 _TIME = re.compile(r"\d+(-\d+(:\d+){0,2}|(:\d+){0,2})?")
 _MEMORY = re.compile(r"\d+[KMGT]?")
 _WORD = re.compile(r"[\w.@:+,-]+")
@@ -200,15 +201,25 @@ def send_batch(script: Path) -> str:
 
     Raises:
         SettingError: There is no sbatch, or it refuses.
+        DeadlineError: It does not answer in time.
     """
     try:
         done = subprocess.run(
-            ["sbatch", "--parsable", str(script)], capture_output=True, text=True, check=True
+            ["sbatch", "--parsable", str(script)],
+            capture_output=True,
+            text=True,
+            check=True,
+            timeout=_SBATCH_S,
         )
     except FileNotFoundError as error:
         raise SettingError(
             "There is no sbatch here: run this on a login node of the SLURM cluster; --dry-run "
             "shows the script anywhere."
+        ) from error
+    except subprocess.TimeoutExpired as error:
+        raise DeadlineError(
+            f"sbatch did not answer within {_SBATCH_S:g} s: look with squeue whether SLURM has "
+            "taken the job all the same."
         ) from error
     except subprocess.CalledProcessError as error:
         raise SettingError(f"sbatch refuses: {error.stderr.strip()}") from error

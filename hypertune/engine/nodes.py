@@ -8,6 +8,7 @@ import socket
 import threading
 import uuid
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,16 +16,18 @@ import psutil
 import ray
 import torch
 from ray._private.services import canonicalize_bootstrap_address
-from ray._raylet import AuthenticationTokenLoader, Config  # type: ignore[attr-defined]
+from ray._raylet import AuthenticationTokenLoader, Config, GcsClient  # type: ignore[attr-defined]
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from hypertune.errors import SettingError
+from hypertune.deadlines import within
+from hypertune.errors import DeadlineError, SettingError
 from hypertune.places import below, drop
 from hypertune.settings import Settings
 from hypertune.trainable.checkpoint import newest_checkpoint, write_checkpoint
 
 _TIMEOUT_S = 120.0  # a node may have to import everything, or to be started first
 _ANSWER_S = 10.0
+_HEAD_S = 25.0  # Ray itself gives up after 30, in other words
 _HTTP2_HELLO = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0, 0, 4, 0, 0, 0, 0, 0])
 
 
@@ -39,6 +42,7 @@ def check_address(address: str) -> str:
 
     Raises:
         SettingError: None does.
+        DeadlineError: What is there is silent.
     """
     host, _, port = address.rpartition(":")
     if address != "auto" and ("://" in address or not host or not port.isdigit()):
@@ -52,11 +56,19 @@ def check_address(address: str) -> str:
     if address == "auto":
         host, _, port = found.rpartition(":")
     name = address if address == found else f"{address} ({found})"
-    try:
+
+    def greet() -> bytes:
         with socket.create_connection((host.strip("[]"), int(port)), _ANSWER_S) as connection:
             # Whoever speaks gRPC answers this greeting (RFC 9113, 3.4) with a frame of settings.
             connection.sendall(_HTTP2_HELLO)
-            answer = connection.recv(9)
+            return connection.recv(9)
+
+    try:
+        answer = within(_ANSWER_S, name, greet)
+    except TimeoutError:
+        raise DeadlineError(
+            f"No Ray head answers at the address {name} within {_ANSWER_S:g} s."
+        ) from None
     except OSError as error:
         raise SettingError(f"No Ray head answers at the address {name}: {error}.") from error
     if answer[3:4] != b"\x04":
@@ -65,6 +77,16 @@ def check_address(address: str) -> str:
             "--head, 6379 unless told otherwise, not that of its dashboard."
         )
     return found
+
+
+def check_head(address: str) -> None:
+    """Check that the head at an address answers calls, and not the first greeting alone.
+
+    Raises:
+        DeadlineError: It does not.
+        Exception: Of Ray's own, where the head refuses.
+    """
+    within(_HEAD_S, f"The Ray head at the address {address}", partial(GcsClient, address=address))
 
 
 def show_token() -> bool:

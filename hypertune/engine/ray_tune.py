@@ -22,11 +22,11 @@ from ray.tune.search import Searcher as RaySearcher
 from ray.tune.stopper import Stopper
 
 from hypertune.engine.driver import Driver
-from hypertune.engine.nodes import check_address, cpus_here, show_token
+from hypertune.engine.nodes import check_address, check_head, cpus_here, show_token
 from hypertune.engine.ray_schedulers import Following
 from hypertune.engine.silence import Silence
 from hypertune.engine.token import secure_token
-from hypertune.errors import SettingError, describe
+from hypertune.errors import DeadlineError, SettingError, describe
 from hypertune.local_modules import local_modules
 from hypertune.settings import Settings
 from hypertune.trainable.worker import JOB, Worker
@@ -291,10 +291,14 @@ def _join(address: str, settings: Settings) -> None:
 
     Raises:
         SettingError: It cannot be joined.
+        DeadlineError: It does not answer.
     """
     address, has_token = check_address(address), show_token()
     try:
+        check_head(address)
         _init(settings, address=address)
+    except DeadlineError:
+        raise
     except Exception as error:  # Ray's are of many kinds, some of them plain exceptions
         raise SettingError(
             f"Ray cannot be joined at the address '{address}': {error}. {_hint(has_token)}"

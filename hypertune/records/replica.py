@@ -28,6 +28,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from filelock import FileLock, Timeout
 
+from hypertune.deadlines import within
+from hypertune.errors import DeadlineError
 from hypertune.records.cursors import Cursors, Known, count_pending, redact
 from hypertune.records.journal import EventRow, Journal, ResultRow, TrialRow
 from hypertune.records.mlflow_runs import (
@@ -55,6 +57,9 @@ if TYPE_CHECKING:  # mlflow takes a second and 160 MiB: only the uploader proces
 _ORPHAN_LIMIT_S = 60.0  # how long an uploader whose driver was killed goes on
 _POLL_S = 2.0  # a request takes a tenth of a second of a core that could train
 _SLICE = 5000  # results read at once
+_REQUEST_S = (
+    300.0  # an answer that takes longer never comes; an upload of many files is one request
+)
 # A server without this part of MLflow: too old, made without a registry, or closed to us.
 _UNABLE = {"ENDPOINT_NOT_FOUND", "RESOURCE_DOES_NOT_EXIST", "NOT_IMPLEMENTED", "FEATURE_DISABLED"}
 _UNABLE |= {"PERMISSION_DENIED"}
@@ -73,7 +78,8 @@ def deliver(journal: Path, tracking_uri: str, *, timeout_s: float | None) -> Del
     Args:
         journal: The journal's file.
         tracking_uri: Where MLflow is. A path in it must be absolute.
-        timeout_s: Seconds after which to give up, or None. A request under way is not broken off.
+        timeout_s: Seconds after which to give up, or None. A request that is under way then is
+            left to itself.
 
     Raises:
         JournalError: The journal cannot be opened.
@@ -114,13 +120,18 @@ class _Stop:
 
     def check(self) -> None:
         """Raise `_TimeError` if the time is over."""
-        if time.monotonic() >= self._deadline:
+        if self.left_s <= 0:
             raise _TimeError
+
+    @property
+    def left_s(self) -> float:
+        """Seconds until the deadline."""
+        return self._deadline - time.monotonic()
 
     def wait(self, seconds: float) -> None:
         """Sleep, but not beyond the deadline, nor when the end begins."""
         if self.closing.is_set():
-            time.sleep(max(0.0, min(seconds, self._deadline - time.monotonic())))
+            time.sleep(max(0.0, min(seconds, self.left_s)))
         else:
             self.closing.wait(seconds)
 
@@ -195,7 +206,9 @@ class _Replica:
                     return True
                 place = study_place(storage, about["name"], about["study_id"])
                 self._snapshots = Snapshots(self._path, place)
-            taken = self._snapshots.take(at_once=at_once or self._uncopied is not None)
+            taken = self._snapshots.take(
+                at_once=at_once or self._uncopied is not None, timeout_s=self._stop.left_s
+            )
         except Exception as error:  # anything: the uploader outlives whatever a service raises
             why = f"The journal cannot be copied to --storage, and MLflow waits: {_brief(error)}."
             if why != self._uncopied:
@@ -255,7 +268,8 @@ class _Replica:
         while True:
             self._stop.check()
             try:
-                answer = request()
+                where = f"MLflow at {redact(self._uri)}"
+                answer = within(min(_REQUEST_S, self._stop.left_s), where, request)
             except Exception as error:  # anything: the uploader outlives whatever a client raises
                 code = getattr(error, "error_code", None)
                 if optional and (code in _UNABLE or isinstance(error, _NOT_THERE)):
@@ -675,6 +689,8 @@ def _brief(error: BaseException) -> str:
 def _explain(error: Exception, uri: str) -> str:
     """Say what is wrong with MLflow, and the remedy."""
     text, code = str(error), getattr(error, "error_code", None)
+    if isinstance(error, DeadlineError):
+        return f"{text.removesuffix('.')}: check that the server runs. Nothing is lost."
     where = f"MLflow at {redact(uri)}"
     if code in ("UNAUTHENTICATED", "CUSTOMER_UNAUTHORIZED"):
         return (

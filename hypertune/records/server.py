@@ -1,6 +1,7 @@
 """An MLflow server of our own: closed, small, and gone when it is told to."""
 
 import contextlib
+import http.client
 import os
 import signal
 import socket
@@ -11,11 +12,13 @@ import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
+from hypertune.deadlines import within
 from hypertune.errors import SettingError
 from hypertune.records.cursors import redact
 
 _START_S = 120.0  # a new database takes half a minute on a busy machine
 _END_S = 10.0
+_ANSWER_S = 2.0
 
 
 @contextlib.contextmanager
@@ -95,10 +98,14 @@ def _wait(process: subprocess.Popen[bytes], url: str, log: Path) -> None:
 
 def is_healthy(url: str) -> bool:
     """Say whether an MLflow server answers at a URL."""
-    try:
-        with urllib.request.urlopen(f"{url}/health", timeout=2) as answer:
+
+    def ask() -> bool:
+        with urllib.request.urlopen(f"{url}/health", timeout=_ANSWER_S) as answer:
             return bool(answer.status == 200)
-    except OSError:
+
+    try:
+        return within(_ANSWER_S, url, ask)
+    except (OSError, http.client.HTTPException):
         return False
 
 

@@ -8,6 +8,7 @@ elsewhere, from the copy, then never contradicts what MLflow was told.
 
 import contextlib
 import itertools
+import math
 import os
 import re
 import sqlite3
@@ -65,8 +66,12 @@ class Snapshots:
         self._held: tuple[int, ...] | None = None
         self._due_at = -float("inf")
 
-    def take(self, *, at_once: bool) -> bool:
+    def take(self, *, at_once: bool, timeout_s: float = math.inf) -> bool:
         """Make a copy, if one is due and the journal has grown; return whether one was made.
+
+        Args:
+            at_once: It is due.
+            timeout_s: At most so many seconds for a bucket.
 
         Raises:
             Exception: Of the storage, of whatever kind. The copy before is still there.
@@ -83,7 +88,7 @@ class Snapshots:
         part = self.copy.with_suffix(".part")
         part.unlink(missing_ok=True)
         copy_journal(self._db, part)
-        put(part, self._to)
+        put(part, self._to, timeout_s=timeout_s)
         part.replace(self.copy)
         self._held = now
         took = time.monotonic() - begun
