@@ -26,7 +26,7 @@ from hypertune.records.server import is_healthy
 
 pytestmark = pytest.mark.timeout(120)  # what is tested here would hang for longer
 Call = Callable[..., tuple[int, str]]
-SECOND = 0.7
+SECOND = 1.5
 """A deadline for tests: many bytes of a server that drips."""
 
 
