@@ -6,12 +6,14 @@ import tempfile
 from collections import deque
 from collections.abc import Callable
 from dataclasses import replace
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from ray import tune
+from rich.console import Console
 
 from hypertune import display
 from hypertune.errors import SettingError
@@ -195,3 +197,14 @@ def test_folder_is_the_first_free_one_and_a_taken_name_is_refused(
     assert plan(study, tmp_path, name="mine").folder.name == "mine"
     with pytest.raises(SettingError, match="There is a study 'gru_window-1' in"):
         plan(study, tmp_path, name="gru_window-1")
+
+
+def test_what_fresh_workers_cost_is_shown(study: Study, tmp_path: Path) -> None:
+    out = StringIO()
+    given = Settings(
+        studies_dir=tmp_path / "studies", fresh_workers=True, n_trials=8, n_concurrent=1
+    )
+    console = Console(file=out, width=400)
+    display.show_plan(console, study, given, make_plan(study, given, probe=False))
+    assert "begins a process, about 4 s: at least 32 s in all for 8 trials" in out.getvalue()
+    assert given.record()["fresh_workers"] is True

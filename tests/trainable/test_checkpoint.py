@@ -7,8 +7,16 @@ import pytest
 from moto.server import ThreadedMotoServer
 from pyarrow import fs
 
-from hypertune.places import below, drop, is_bucket, listed, n_bytes
-from hypertune.trainable.checkpoint import fetch_checkpoint, newest_checkpoint, write_checkpoint
+from hypertune.places import below, drop, fetch, is_bucket, listed, n_bytes, put
+from hypertune.trainable.checkpoint import (
+    DamagedError,
+    check_sealed,
+    checkpoint_epoch,
+    fetch_checkpoint,
+    newest_checkpoint,
+    opened,
+    write_checkpoint,
+)
 
 
 @pytest.fixture(scope="module")
@@ -87,3 +95,56 @@ def test_what_is_dropped_is_gone_and_may_be_dropped_again(root: str) -> None:
 def test_options_of_a_uri_stay_at_its_end() -> None:
     assert below("s3://a/b?region=x", "c", "d") == "s3://a/b/c/d?region=x"
     assert below("/a/b/", "c") == "/a/b/c"
+
+
+def harm(checkpoint: str, how: str, scratch: Path) -> None:
+    """Damage a checkpoint in a folder or in a bucket."""
+    if is_bucket(checkpoint):
+        file = scratch / "archive"
+        fetch(checkpoint, file)
+        whole = file.read_bytes()
+        changed = {"truncated": whole[:700], "zeros": bytes(len(whole)), "garbage": b"x" * 4000}
+        file.write_bytes(changed[how])
+        put(file, checkpoint)
+        return
+    file = Path(checkpoint, "inner", "weights")
+    size = file.stat().st_size
+    file.write_bytes({"truncated": b"", "zeros": bytes(size), "garbage": b"x" * size}[how])
+
+
+@pytest.mark.parametrize("how", ["truncated", "zeros", "garbage"])
+def test_one_that_is_not_what_was_written_is_never_opened(
+    how: str, root: str, tmp_path: Path
+) -> None:
+    place = below(root, f"trial-{how}")
+    write(place, 1)
+    newest = newest_checkpoint(place, 9)
+    assert newest is not None
+    harm(newest[1], how, tmp_path)
+    with pytest.raises(DamagedError, match="is damaged: ") as caught, opened(newest[1]):
+        pytest.fail("it was opened")
+    assert caught.value.place == newest[1]
+    assert checkpoint_epoch(newest[1]) == 1
+
+
+def test_its_files_are_brought_to_the_disk_before_it_gets_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced: list[str] = []
+
+    def note(path: Path) -> None:
+        synced.append(str(path.relative_to(tmp_path)))
+
+    monkeypatch.setattr("hypertune.trainable.checkpoint.sync", note)
+    write(str(tmp_path / "trial-000"), 1)
+    assert sorted(synced[:-1]) == [
+        f"trial-000/epoch-1.part{name}"
+        for name in ("", "/.hypertune-files.json", "/inner", "/inner/weights")
+    ]
+    assert synced[-1] == "trial-000"
+
+
+def test_files_that_were_added_do_not_matter(tmp_path: Path) -> None:
+    write(str(tmp_path), 1)
+    (tmp_path / "epoch-1" / "lock").touch()
+    check_sealed(tmp_path / "epoch-1")
