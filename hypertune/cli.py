@@ -1,6 +1,7 @@
 """The command line: flags -> calls -> printed result."""
 
 import ast
+import io
 import json
 import os
 import sys
@@ -12,8 +13,11 @@ import typer
 
 from hypertune.deadlines import leave
 from hypertune.errors import Checks, HypertuneError, SettingError, choices
+from hypertune.text import cell, printable
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from hypertune.cluster import Batch, Cluster, RayJob, Request
     from hypertune.engine import Outcome
     from hypertune.settings import Settings
@@ -601,10 +605,10 @@ def logs(
     server = cluster.Cluster(address)
     name = server.job(job).id
     if not follow:
-        print(server.log(name).rstrip("\n"))
+        print(printable(server.log(name).rstrip("\n")))
         return
     try:
-        server.follow_log(name, lambda text: print(text, end="", flush=True))
+        server.follow_log(name, lambda text: print(printable(text), end="", flush=True))
     except KeyboardInterrupt:
         print(file=sys.stderr)
 
@@ -683,7 +687,13 @@ def show(study: StudyName, studies_dir: StudiesDir = Path("studies")) -> None:
 def trials(
     study: StudyName,
     format_: Annotated[
-        str, typer.Option("--format", "-f", help="table, csv, json or parquet.")
+        str,
+        typer.Option(
+            "--format",
+            "-f",
+            help="table, csv (text such as =1+2 gets a ' in front, for spreadsheets), json or "
+            "parquet.",
+        ),
     ] = "table",
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="File to write; parquet needs one.")
@@ -707,14 +717,21 @@ def trials(
         display.show_trials(display.console(), frame)
         return
     text = (
-        frame.to_csv(index=False)
+        _safe(frame).to_csv(index=False)
         if format_ == "csv"
         else frame.to_json(orient="records", date_format="iso", indent=1)
     )
     if output is not None:
-        output.write_text(text)
+        output.write_text(text, encoding="utf-8")
     else:
         print(text.rstrip("\n"))
+
+
+def _safe(frame: "pd.DataFrame") -> "pd.DataFrame":
+    """Return a frame whose texts no terminal obeys, and no spreadsheet takes for formulas."""
+    texts = frame.select_dtypes(["string", "category"])
+    safe = texts.astype("string").map(cell, na_action="ignore")
+    return frame.assign(**safe).rename(columns=cell)
 
 
 @app.command()
@@ -816,11 +833,11 @@ def _serve(
     import tempfile
     import webbrowser
 
-    from hypertune.records import redact
     from hypertune.records.server import mlflow_server
+    from hypertune.text import redact
 
     if store.startswith(("http:", "https:")):
-        print(f"{redact(store).rstrip('/')}{page}")
+        print(printable(f"{redact(store).rstrip('/')}{page}"))
         return
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     with tempfile.TemporaryDirectory(prefix="hypertune-mlflow-") as folder:
@@ -852,7 +869,7 @@ def delete(
     if not yes:
         typer.confirm(f"Delete '{folder}' with all its trials?", abort=True)
     engine.delete(folder)
-    print(f"Deleted '{folder}'.")
+    print(printable(f"Deleted '{folder}'."))
 
 
 @app.command()
@@ -883,7 +900,7 @@ def sync(
     limit = parse_duration(sync_timeout, "sync_timeout")
     delivery = deliver(outcome.folder / "journal.db", outcome.store, timeout_s=limit)
     if delivery.warning or not delivery.pending:
-        print(delivery.warning or "MLflow is up to date.")
+        print(printable(delivery.warning or "MLflow is up to date."))
     if outcome.stopped_by == "kill":
         print(f"The search itself was cut off; it goes on with: hypertune resume {study}")
     if delivery.pending:
@@ -988,13 +1005,15 @@ def main() -> None:
     """Run the command line; errors that a user can act on are one message and exit status 2."""
     # Before anything computes: what the search models must not take the cores of what trains.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
+    if isinstance(sys.stdout, io.TextIOWrapper):  # a terminal may know less than UTF-8
+        sys.stdout.reconfigure(errors="backslashreplace")
     arguments = sys.argv[1:]
     if arguments and arguments[0].startswith("-") and arguments[0] != "--help":
         arguments.insert(0, "run")
     try:
         app(args=arguments)
     except HypertuneError as error:
-        print(f"Error: {error}", file=sys.stderr)
+        print(printable(f"Error: {error}"), file=sys.stderr)
         leave(2)
         sys.exit(2)
     except SystemExit as end:

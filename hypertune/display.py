@@ -8,10 +8,11 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from rich.console import Console, Group
+from rich.console import Console, ConsoleOptions, Group, RenderableType
 from rich.live import Live
 from rich.progress import BarColumn, TextColumn, TimeElapsedColumn
 from rich.progress import Progress as Bar
+from rich.segment import Segment
 from rich.table import Table
 from rich.text import Text
 
@@ -19,9 +20,10 @@ from hypertune.analysis import Comparison, Score, Summary
 from hypertune.engine import Explanation, Outcome, Progress, Rerun
 from hypertune.methods import METHODS
 from hypertune.plan import Plan
-from hypertune.records import FULL, flat_names, redact
+from hypertune.records import FULL, flat_names
 from hypertune.settings import Settings
 from hypertune.study import RESERVED, Study
+from hypertune.text import printable, redact
 from hypertune.trainable.lr_range import LearningRates
 
 if TYPE_CHECKING:
@@ -42,6 +44,19 @@ _STAGES = {
 
 
 class _Console(Console):
+    """Shows text as it is: no markup or emoji in it counts, and no escape reaches the terminal."""
+
+    def render(
+        self, renderable: RenderableType, options: ConsoleOptions | None = None
+    ) -> Iterable[Segment]:
+        if isinstance(renderable, Text) and printable(renderable.plain) != renderable.plain:
+            renderable = renderable.blank_copy(printable(renderable.plain))
+        for segment in super().render(renderable, options):
+            if segment.control:  # of rich itself
+                yield segment
+            else:
+                yield Segment(printable(segment.text), segment.style)
+
     def on_broken_pipe(self) -> None:
         """Fall silent when nobody listens any more (``| head``), where rich would exit."""
         self.quiet = True
@@ -50,7 +65,8 @@ class _Console(Console):
 
 def console() -> Console:
     """Return a console for standard output; outside a terminal, lines are not cut to 80 columns."""
-    return _Console(highlight=False, width=None if sys.stdout.isatty() else 200, soft_wrap=True)
+    width = None if sys.stdout.isatty() else 200
+    return _Console(highlight=False, markup=False, emoji=False, width=width, soft_wrap=True)
 
 
 class Display:

@@ -26,10 +26,10 @@ from hypertune.engine import (
     usable_folder,
 )
 from hypertune.errors import SettingError, describe, user_code
-from hypertune.records import redact
 from hypertune.settings import Settings
 from hypertune.space import Config
 from hypertune.study import Study, Task, TrialEnded
+from hypertune.text import redact
 from hypertune.trainable.constraints import Constraints
 from hypertune.trainable.loop import use_threads
 from hypertune.trainable.own import OwnLoop, ended, saves

@@ -9,6 +9,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from hypertune.text import redact_command
+
 _DIFF_CHARS = 1_000_000
 _PACKAGES = ("hypertune", "ray", "torch", "optuna", "mlflow", "numpy", "pandas", "scikit-learn")
 
@@ -22,7 +24,7 @@ def environment() -> dict[str, Any]:
         except metadata.PackageNotFoundError:
             continue
     return {
-        "command": shlex.join(sys.argv),
+        "command": shlex.join(redact_command(sys.argv)),  # it may hold the store's password
         "cpus": os.cpu_count(),
         "git_commit": _git("rev-parse", "HEAD"),
         "git_dirty": bool(_git("status", "--porcelain", "--untracked-files=no")),

@@ -10,8 +10,8 @@ from typing import Any
 from hypertune.errors import SettingError
 from hypertune.methods import DEFAULT_METHOD, unknown
 from hypertune.places import SCHEMES, is_bucket
-from hypertune.records import redact
 from hypertune.study import Goal, Study
+from hypertune.text import redact, unstorable
 from hypertune.trainable.exchange import OtherData
 
 _UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
@@ -35,6 +35,7 @@ _RECORDED = (
     "diagnose",
     "tensorboard",
 )
+_TEXTS = ("start", "from_study", "name", "studies_dir", "tracking_uri", "address", "storage")
 _CHANGEABLE = ("n_concurrent", "until_decided", "storage")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
@@ -165,6 +166,16 @@ class Settings:
             )
         if self.storage is not None:
             problems += _storage_problems(self.storage)
+        given = {name: getattr(self, name) for name in _TEXTS} | vars(self.other_data)
+        texts = {
+            name: str(value.absolute() if isinstance(value, Path) else value)
+            for name, value in given.items()
+        }
+        problems += [
+            f"{_flag(name)} must be UTF-8 without NUL, but got {text!a}."
+            for name, text in texts.items()
+            if unstorable(text)
+        ]
         scheme = (self.tracking_uri or "sqlite:").split(":")[0].split("+")[0]
         if scheme not in _STORES:
             problems.append(

@@ -19,6 +19,7 @@ from ray import cloudpickle
 from hypertune.errors import SettingError, StudyError, choices, describe, raised, user_code
 from hypertune.local_modules import is_local, local_modules
 from hypertune.space import Categorical, Config, Space, is_plain
+from hypertune.text import MAX_NAME, unstorable
 
 CONSTRAINT = r"(<=|>=|<|>)\s*(\d+(?:\.\d*)?(?:e[+-]?\d+)?)"
 """How a constraint on a size is written."""
@@ -285,7 +286,33 @@ class Study:
             for name, rule in self.constraints.items()
             if not (re.fullmatch(CONSTRAINT, rule) if isinstance(rule, str) else callable(rule))
         ]
+        problems += self._text_problems(space)
         return problems + self._task_problems(space)
+
+    def _text_problems(self, space: Space) -> list[str]:
+        """Return what cannot be recorded as it is, so that no record would say what was run."""
+        # What is not plain is told elsewhere.
+        fixed = {name: value for name, value in self.fixed.items() if is_plain(value)}
+        texts: dict[str, Any] = {
+            **{n: getattr(self, n) for n in ("question", "hypothesis", "metric", "name", "source")},
+            "factors": list(self.factors),
+            "space": space.plain(),
+            "fixed": fixed,
+            "constraints": self.constraint_texts,
+        }
+        if isinstance(self.trainable, Task):
+            texts["the name of the data"] = self.trainable.data
+            texts["test metrics"] = dict(self.trainable.test_metrics)
+            texts["test sets"] = list(getattr(self.trainable, "test_sets", ()))
+        problems = [
+            f"{name}: text must be UTF-8 without NUL, so that it can be recorded, but got {text!a}"
+            for name, value in texts.items()
+            for text in unstorable(value)
+        ]
+        if isinstance(self.metric, str) and len(self.metric) > MAX_NAME:
+            n = len(self.metric)
+            problems.append(f"metric must have at most {MAX_NAME} characters, but has {n}")
+        return problems
 
     def _task_problems(self, space: Space) -> list[str]:
         if not isinstance(self.trainable, Task):

@@ -15,6 +15,7 @@ import pytest
 import ray
 import torch
 from filelock import FileLock
+from hypothesis import settings
 from one_worker import one
 from ray import tune
 from ray._private.parameter import RayParams
@@ -25,6 +26,10 @@ from hypertune.study import Study, Task, load_study
 from hypertune.trainable.worker import Worker, WorkerJob
 
 __all__ = ["one"]  # a fixture
+
+# The same examples each time, however slow the machine is.
+settings.register_profile("hypertune", derandomize=True, deadline=None)
+settings.load_profile("hypertune")
 
 Make = Callable[[WorkerJob, Task], Worker]
 

@@ -33,7 +33,7 @@ The columns of `load_trials`, one row a trial that has started:
 
 The columns of `load_curves`, one row a trial and epoch: ``trial``, ``epoch``, ``time`` (UTC),
 ``best`` (value of the study's metric up to there), and every metric by its name (with ``metric.``
-before it if it is called like one of these).
+before it if it is called like one of these, or begins so itself).
 """
 
 import math
@@ -51,7 +51,8 @@ from hypertune.deadlines import within
 from hypertune.errors import JournalError, NothingBegunError, SettingError, choices
 from hypertune.methods import method_rungs
 from hypertune.origin import read_origin
-from hypertune.records import FULL, EventRow, Journal, ResultRow, job_results, redact
+from hypertune.records import FULL, EventRow, Journal, ResultRow, job_results
+from hypertune.records.mlflow_keys import key_name, own_key
 from hypertune.records.mlflow_runs import (
     JSON_TAG,
     cost_s,
@@ -62,6 +63,7 @@ from hypertune.records.mlflow_runs import (
     proposed,
 )
 from hypertune.space import Categorical, Flat, Number, Space, level_text
+from hypertune.text import redact
 
 _NEEDED = (
     "name",
@@ -438,12 +440,16 @@ def _raw(client: Any, run: Any, about: Mapping[str, Any]) -> Record:
         )
     origin, why = read_origin(record)
     look = record["test"]
+    # Runs of the first format, whose own keys a metric's name could be as well, hold these.
     at_end = {f"best_{metric}", f"final_{metric}", "best_epoch", "n_epochs", "cost_s"}
     at_end |= set((look or {}).get("metrics", {}))
+    first, cost_key = (True, "cost_s") if "format" not in record else (False, own_key("cost_s"))
     rows: dict[int, ResultRow] = {}
     for key in run.data.metrics:
+        if (name := key if first else key_name(key, tags)) is None:
+            continue
         for point in client.get_metric_history(run.info.run_id, key):
-            if key in at_end and point.step == 0:
+            if first and key in at_end and point.step == 0:
                 continue
             row = ResultRow(
                 id=0,
@@ -452,7 +458,7 @@ def _raw(client: Any, run: Any, about: Mapping[str, Any]) -> Record:
                 t_ms=point.timestamp,
                 metrics={},
             )
-            rows.setdefault(point.step, row).metrics[key] = point.value
+            rows.setdefault(point.step, row).metrics[name] = point.value
     ended = tags["hypertune.state"] == "ended"
     return Record(
         trial=int(tags["hypertune.trial"]),
@@ -466,7 +472,7 @@ def _raw(client: Any, run: Any, about: Mapping[str, Any]) -> Record:
         config=record["config"],
         started_ms=run.info.start_time,
         ended_ms=run.info.end_time if ended else None,
-        cost_s=run.data.metrics.get("cost_s") if ended else None,
+        cost_s=run.data.metrics.get(cost_key) if ended else None,
         look=look,
         origin=origin,
         why=why,
@@ -483,7 +489,7 @@ def _curves(raws: Iterable[Record], about: Mapping[str, Any]) -> pd.DataFrame:
     for raw in raws:
         for row in raw.results:
             known = {
-                f"metric.{k}" if k in _CURVE else k: v
+                _curve_column(k): v
                 for k, v in row.metrics.items()
                 if math.isfinite(v)  # what is not finite MLflow cannot hold
             }
@@ -495,7 +501,7 @@ def _curves(raws: Iterable[Record], about: Mapping[str, Any]) -> pd.DataFrame:
     curves = curves.astype({"trial": "int64", "epoch": "int64"})
     curves[metrics] = curves[metrics].astype("Float64")
     curves["time"] = _times(curves["time"])
-    metric = about["metric"] if about["metric"] not in _CURVE else f"metric.{about['metric']}"
+    metric = _curve_column(about["metric"])
     if metric not in curves:
         curves[metric] = pd.array([pd.NA] * len(curves), dtype="Float64")
     groups = curves.groupby("trial")[metric]
@@ -504,6 +510,11 @@ def _curves(raws: Iterable[Record], about: Mapping[str, Any]) -> pd.DataFrame:
     best = best.groupby(curves["trial"]).ffill().astype("Float64")
     curves.insert(3, "best", best)
     return curves
+
+
+def _curve_column(name: str) -> str:
+    """Return a metric's column, which is no other's."""
+    return f"metric.{name}" if name in _CURVE or name.startswith("metric.") else name
 
 
 def _trials(

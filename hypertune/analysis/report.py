@@ -21,6 +21,7 @@ from hypertune.analysis.summary import Score, Summary, summarize
 from hypertune.analysis.verdict import Verdict, judge
 from hypertune.errors import SettingError
 from hypertune.records import flat_names
+from hypertune.text import markdown, printable, storable
 
 _TEMPLATES = Path(__file__).parent / "templates"
 _MIN_FOR_EDF = 10
@@ -57,7 +58,9 @@ def write_report(folder: Path) -> Path:
         target.mkdir(exist_ok=True)
         page = target / "report.html"
         _write(page, _html(content, drawn))
-        markdown = _environment(escape=False).get_template("report.md.j2").render(r=content)
+        markdown = (
+            _environment(html=False).get_template("report.md.j2").render(r=content, code=_code)
+        )
         _write(target / "report.md", markdown)
         record = {
             "study": dict(data.study),
@@ -81,7 +84,7 @@ def _write(path: Path, text: str) -> None:
     """Write a file; on a full disk there is none, or the one before."""
     part = path.with_name(f".{path.name}.part")
     try:
-        part.write_text(text, encoding="utf-8")
+        part.write_text(storable(text), encoding="utf-8")
         part.replace(path)
     except OSError:
         part.unlink(missing_ok=True)
@@ -97,13 +100,25 @@ def read_headline(folder: Path) -> str | None:
         return None
 
 
-def _environment(*, escape: bool) -> jinja2.Environment:
+def _environment(*, html: bool) -> jinja2.Environment:
+    escape = printable if html else markdown
+
+    def shown(value: Any) -> Any:
+        """Return a text from outside as a page shows it; what is of a page itself is no `str`."""
+        return escape(value) if type(value) is str else value
+
     return jinja2.Environment(
         loader=jinja2.FileSystemLoader(_TEMPLATES),
-        autoescape=escape,
+        autoescape=html,
+        finalize=shown,
         undefined=jinja2.StrictUndefined,
         keep_trailing_newline=True,
     )
+
+
+def _code(text: str) -> markupsafe.Markup:
+    """Return a text for a block of code in Markdown, where nothing is escaped."""
+    return markupsafe.Markup(" ".join(printable(text).split("\n")))
 
 
 def _html(content: dict[str, Any], drawn: dict[str, go.Figure]) -> str:
@@ -120,7 +135,7 @@ def _html(content: dict[str, Any], drawn: dict[str, go.Figure]) -> str:
 
         return markupsafe.Markup(f'<div class="figure">{html}</div>')  # plotly escapes its data
 
-    template = _environment(escape=True).get_template("report.html.j2")
+    template = _environment(html=True).get_template("report.html.j2")
     script = get_plotlyjs() if drawn else ""
     return template.render(r=content, figure=figure, figures=bool(drawn), plotly_js=script)
 
@@ -201,7 +216,7 @@ def _content(data: StudyData, summary: Summary, verdict: Verdict) -> dict[str, A
         "importance": None if verdict.importance is None else verdict.importance.sentence,
         "following": verdict.following,
         **_table(data),
-        "command": command,
+        "command": None if command is None else str(command),
         "facts": _facts(study, environment, summary),
     }
 

@@ -27,9 +27,9 @@ from hypertune.deadlines import within
 from hypertune.engine import Progress
 from hypertune.engine.nodes import code_version, show_token
 from hypertune.errors import DeadlineError, HypertuneError, SettingError, choices
-from hypertune.records import redact
 from hypertune.settings import Settings
 from hypertune.study import Study
+from hypertune.text import redact
 
 STUDIES_DIR = "~/hypertune/studies"
 """Where studies lie on the node of the driver, unless told otherwise."""

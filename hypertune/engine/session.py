@@ -37,7 +37,6 @@ from hypertune.records import (
     Journal,
     Uploader,
     catch_up,
-    redact,
     superseded_text,
     write_tensorboard,
 )
@@ -201,7 +200,7 @@ class _Session:
             "n_concurrent": self.n_concurrent,
             "planned_epochs": progress.planned_epochs,
             "time_budget_s": time_budget_s,
-            "environment": _provenance(),
+            "environment": environment(),
             "home": home(folder),
         }
         journal.add_event("search_start", data=start)
@@ -338,7 +337,7 @@ def _data_set(study: Study, data: Any) -> dict[str, Any] | None:
 def _description(prepared: Prepared, settings: Settings, data: Any) -> dict[str, Any]:
     """Return what the journal says of a study: all that a later session and a reader need."""
     study, search = prepared.study, prepared.search
-    about = _provenance()
+    about = environment()
     return {
         "study_id": uuid.uuid4().hex,
         "space": study.name,
@@ -374,11 +373,6 @@ def _description(prepared: Prepared, settings: Settings, data: Any) -> dict[str,
         "environment": about,
         "git_commit": about["git_commit"],
     }
-
-
-def _provenance() -> dict[str, Any]:
-    about = environment()
-    return about | {"command": redact(about["command"])}  # it may hold the store's password
 
 
 def _keep_diff(folder: Path) -> None:

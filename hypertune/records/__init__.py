@@ -9,7 +9,7 @@ from hypertune.records.champion import (
     read_champion,
     recommended,
 )
-from hypertune.records.cursors import delivered_ids, redact
+from hypertune.records.cursors import delivered_ids
 from hypertune.records.journal import (
     FULL,
     EventRow,
@@ -64,7 +64,6 @@ __all__ = [
     "job_results",
     "read_champion",
     "recommended",
-    "redact",
     "set_aside",
     "study_place",
     "superseded_text",

@@ -3,22 +3,13 @@
 import contextlib
 import hashlib
 import json
-import re
 import sqlite3
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from hypertune.text import redact
+
 _WHAT_COUNTS = "kind IN ('trial', 'study', 'search_start', 'search_end', 'report', 'model')"
-
-
-def redact(text: str) -> str:
-    """Return ``text`` with the user and password of every URI in it replaced by ``***``."""
-    # A password may hold what else ends a host's name; a number after a colon is a port.
-    text = re.sub(r"://[^/\s@:'\"]+:(?!\d+\b)[^@\n'\"]*@", "://***@", text)
-    text = re.sub(r"://[^/\s'\"]*@", "://***@", text)
-    return re.sub(
-        r"(?i)([?&][^=&\s]*(?:password|token|secret|key)[^=&\s]*=)[^&\s'\"]+", r"\1***", text
-    )
 
 
 @dataclass

@@ -1,7 +1,9 @@
-"""The journal: one SQLite file a study, the truth about everything that was measured.
+r"""The journal: one SQLite file a study, the truth about everything that was measured.
 
 Written by the driver alone, in WAL mode, on a local disk; readers may open it at any time.
 You may query it with any SQLite client. Times are Unix milliseconds; JSON holds plain values.
+All text is UTF-8 without NUL: what a user's code says otherwise is spelled out, such as ``\udce9``
+for a byte that could not be decoded.
 
 ====================  ============================================================================
 table                 columns
@@ -53,6 +55,7 @@ from pathlib import Path
 from typing import Any
 
 from hypertune.errors import JournalError, NothingBegunError
+from hypertune.text import storable
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS study (key TEXT PRIMARY KEY, value TEXT NOT NULL);
@@ -69,6 +72,7 @@ CREATE TABLE IF NOT EXISTS events (
 CREATE INDEX IF NOT EXISTS events_of_trial ON events (trial);
 """
 FORMAT = 2
+_DETAIL_CHARS = 100_000
 FULL = ("complete", "converged")
 """How trials end whose value is the one in full; that of no other is comparable with theirs."""
 
@@ -266,7 +270,7 @@ class Journal:
                 self._db.execute("ROLLBACK")
                 raise
             self._db.execute("COMMIT")
-        except sqlite3.Error as error:
+        except Exception as error:  # of SQLite, or of a value that JSON or SQLite cannot hold
             raise JournalError(f"The journal '{self.path}' cannot be written: {error}.") from error
         self._dirty = True
 
@@ -316,7 +320,7 @@ class Journal:
             db.execute(
                 "INSERT INTO trials "
                 "VALUES (?, ?, ?, ?, ?, ?, 'waiting', NULL, NULL, ?, NULL, NULL)",
-                (trial, _dump(config), seed, repeat, role, label, t),
+                (trial, _dump(config), seed, repeat, role, storable(label), t),
             )
             self._event(db, "trial", trial, {"state": "waiting", **(data or {})})
 
@@ -325,6 +329,7 @@ class Journal:
     ) -> None:
         """Change a trial's state; ``reason`` and ``detail`` belong to state ``ended``."""
         t = now_ms()
+        detail = None if detail is None else _shortened(storable(detail))
         with self._write() as db:
             db.execute(
                 "UPDATE trials SET state = ?, reason = ?, detail = ?, "
@@ -549,26 +554,49 @@ def job_results(
 
 
 def flat_names(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a nested config by dotted names, as records show it."""
+    """Return a nested config by dotted names, as records show it.
+
+    Of two that would be called alike (``{"a.b": 1, "a": {"b": 2}}``) the second gets the list of
+    its keys for a name.
+    """
     flat: dict[str, Any] = {}
+    for path, value in _paths(config):
+        name = ".".join(path)
+        flat[name if name not in flat else json.dumps(path)] = value
+    return flat
+
+
+def _paths(config: Mapping[str, Any]) -> Iterator[tuple[tuple[str, ...], Any]]:
     for key, value in config.items():
         if isinstance(value, Mapping) and value:
-            flat |= {f"{key}.{k}": v for k, v in flat_names(value).items()}
+            yield from (((key, *path), item) for path, item in _paths(value))
         else:
-            flat[key] = value
-    return flat
+            yield (key,), value
 
 
 def _dump(value: Any) -> str:
     return json.dumps(_spelled(value), ensure_ascii=False, allow_nan=False, separators=(",", ":"))
 
 
+def _shortened(text: str) -> str:
+    """Return a text without its middle, if it is long: a traceback says most at its ends."""
+    if len(text) <= _DETAIL_CHARS:
+        return text
+    half = _DETAIL_CHARS // 2
+    return f"{text[:half]}\n... (cut: {len(text)} characters in all)\n{text[-half:]}"
+
+
 def _spelled(value: Any) -> Any:
-    """Spell non-finite floats as strings, which JSON lacks."""
+    """Spell as strings what JSON lacks: floats that are not finite, text that is not UTF-8."""
+    if isinstance(value, str):
+        return storable(value)
     if isinstance(value, float) and not math.isfinite(value):
         return str(value)
     if isinstance(value, Mapping):
-        return {key: _spelled(item) for key, item in value.items()}
+        spelled = {_spelled(key): _spelled(item) for key, item in value.items()}
+        if len(spelled) < len(value):
+            raise ValueError(f"names must differ as UTF-8 spells them, but got {list(value)}")
+        return spelled
     if isinstance(value, list | tuple):
         return [_spelled(item) for item in value]
     return value

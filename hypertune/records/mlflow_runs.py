@@ -8,20 +8,22 @@ parent run              the study: settings as params; question, budget and verd
                         the data set as input; ``n_trials_ended`` and ``best_so_far`` (of the
                         metric, by trials in full) at every end of a searched trial, counted by the
                         step; at the end tag ``hypertune.champion``, the recommended trial, and
-                        ``champion_<metric>``, its config's mean on fresh seeds; as artifacts the
+                        ``champion``, the mean of its config on fresh seeds; as artifacts the
                         report, the config of each trial (``trials.json``) and, where the code had
                         uncommitted changes, these (``code/``)
-child run               a trial, once it has started: config as params (``log10_<name>`` too for
+child run               a trial, once it has started: config as params (``log10/<name>`` too for
                         parameters on a log scale), every finite metric at step = epoch; once it has
-                        ended, at step 0, ``best_<metric>``, ``best_epoch``, ``n_epochs`` (that it
-                        got to), ``cost_s`` (seconds of its jobs), what it reached on the test part
-                        and, if it is complete or converged, ``final_<metric>``
+                        ended, at step 0, ``best`` (of the metric), ``best_epoch``, ``n_epochs``
+                        (that it got to), ``cost_s`` (seconds of its jobs), what it reached on the
+                        test part (``test/<metric>``) and, if it is complete or converged, ``final``
+keys                    ``hypertune/`` stands before all of these but the config and the metrics of
+                        epochs, which have keys of their own: `hypertune.records.mlflow_keys`
 status of a child run   FINISHED (complete, converged), KILLED (stopped, interrupted) or FAILED
                         (failed, lost); tags ``hypertune.state`` and ``hypertune.reason`` say which
 tags ``hypertune.json.  JSON to read it all back, types and all, in parts of 4000 characters (none
 0``, ``.1``, ...        above 100,000): of the parent run the table ``study``, of a child run its
-                        config, label, origin and why, first line of its detail, mutations, and look
-                        at the test part
+                        config, label, origin and why, first line of its detail, mutations, look at
+                        the test part, and the names of the params whose keys are others
 registered model        the space, by its name; a version for the best model of a study that has
                         one, see `hypertune.records.registry`
 ======================  ============================================================================
@@ -32,11 +34,9 @@ a tag names it.
 
 import contextlib
 import getpass
-import hashlib
 import json
 import math
 import os
-import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -55,9 +55,13 @@ from hypertune.records.journal import (
     flat_names,
     job_results,
 )
+from hypertune.records.mlflow_keys import name_key, name_tag, own_key
+from hypertune.text import markdown, printable
 
 STUDY = "study"  # the key of the parent run; those of the others are trial ids
-_KEY_CHARS, _PARAM_CHARS, _TAG_CHARS = 250, 6000, 8000  # MLflow's limits
+FORMAT = 2  # of what a trial's run holds; in the first one own keys were not set apart
+_PARAM_CHARS, _TAG_CHARS = 6000, 8000  # MLflow's limits
+_MAX_TAGS = 100  # of a request
 _BATCH_CHARS = 150_000  # at worst 6 bytes a character in JSON: under MLflow's 1 MB a request
 _PART_CHARS, _JSON_CHARS = 4000, 100_000
 JSON_TAG, TEST_EVENT = "hypertune.json.", "test"
@@ -110,7 +114,7 @@ def study_run(journal: Journal, study: Mapping[str, Any]) -> Run:
             **({} if best is None else {"hypertune.champion": str(best.trial)}),
             "mlflow.note.content": cut(_description(study, journal), _TAG_CHARS),
         },
-        params={_key(name): cut(value, _PARAM_CHARS) for name, value in scalars.items()},
+        params={own_key(name): cut(value, _PARAM_CHARS) for name, value in scalars.items()},
         start_ms=journal.events(limit=1)[0].t_ms,
         status="RUNNING" if end is None else _ended_status(end.data),
         end_ms=None if end is None else end.t_ms,
@@ -127,7 +131,7 @@ def _study_metrics(study: Mapping[str, Any], champion: Champion | None, t_ms: in
         return []
     sign = -1 if study["mode"] == "max" else 1
     value = sign * fmean(champion.losses[champion.trial].values())
-    return [Item("metric", _key(f"champion_{study['metric']}"), value, t_ms)]
+    return [Item("metric", own_key("champion"), value, t_ms)]
 
 
 class StudyProgress:
@@ -157,7 +161,7 @@ class StudyProgress:
             if self._best is not None:
                 values["best_so_far"] = self._best.metrics[self._study["metric"]]
             items += [
-                Item("metric", _key(k), v, event.t_ms, self._n_ends) for k, v in values.items()
+                Item("metric", own_key(k), v, event.t_ms, self._n_ends) for k, v in values.items()
             ]
         return items
 
@@ -165,17 +169,18 @@ class StudyProgress:
 def _description(study: Mapping[str, Any], journal: Journal) -> str:
     headline = _headline(journal.path.parent)
     lines = [
-        f"**{study.get('question', study['name'])}**\n",
-        *([f"{headline}\n"] if headline else []),
-        f"- factors: {', '.join(study.get('factors', ())) or 'none'}",
+        f"**{markdown(str(study.get('question', study['name'])))}**\n",
+        *([f"{markdown(headline)}\n"] if headline else []),
+        f"- factors: {markdown(', '.join(study.get('factors', ()))) or 'none'}",
         f"- method: {study.get('method')}, seed {study.get('seed')}",
         f"- budget: {study.get('n_trials')} trials of up to {study.get('max_epochs')} epochs",
-        f"- metric: {study.get('metric')} ({study.get('mode')})",
+        f"- metric: {markdown(str(study.get('metric')))} ({study.get('mode')})",
     ]
     if diffs := code_diffs(journal.path.parent):
         lines.append(f"- uncommitted changes of the code: code/{diffs[-1].name}, an artifact")
     lines += [
-        f"- {key}: {value}" for key, value in flat_names(study.get("environment", {})).items()
+        f"- {key}: {markdown(str(value))}"
+        for key, value in flat_names(study.get("environment", {})).items()
     ]
     return "\n".join(lines)
 
@@ -253,13 +258,16 @@ def from_json_tags(tags: Mapping[str, str]) -> dict[str, Any]:
 def trial_run(journal: Journal, study: Mapping[str, Any], trial: TrialRow) -> Run:
     look = look_at_test(journal, trial.id)
     detail = (trial.detail or "").partition("\n")[0]
+    params = _trial_params(trial)
     record = {
+        "format": FORMAT,
         "config": trial.config,
         "label": trial.label,
         **proposed(journal, trial.id),
         "detail": detail,
         "mutations": mutations(journal, trial.id),
         "test": look,
+        "params": {key: name for name in params if (key := name_key(name)) != name},
     }
     tags = {
         **_common_tags(study),
@@ -276,7 +284,7 @@ def trial_run(journal: Journal, study: Mapping[str, Any], trial: TrialRow) -> Ru
         tags["hypertune.reason"] = trial.reason
     status = _STATUS.get(trial.reason or "", "FINISHED") if ended else "RUNNING"
     if status == "FAILED" and trial.detail:
-        text = trial.detail.replace("```", "'''")
+        text = printable(trial.detail).replace("```", "'''")
         if len(text) > _TAG_CHARS - 50:  # the end of a traceback says most
             text = "... (cut)\n" + text[50 - _TAG_CHARS :]
         tags["mlflow.note.content"] = f"```text\n{text}\n```"
@@ -284,7 +292,7 @@ def trial_run(journal: Journal, study: Mapping[str, Any], trial: TrialRow) -> Ru
         key=str(trial.id),
         name=trial.label or f"trial-{trial.id:03d}",
         tags=tags,
-        params=_trial_params(study, trial),
+        params={key: cut(value, _PARAM_CHARS) for key, value in _param_keys(params, study)},
         start_ms=trial.started_ms or trial.created_ms,
         status=status,
         end_ms=trial.ended_ms if ended else None,
@@ -298,18 +306,14 @@ def view_state(study: Mapping[str, Any], run_id: str) -> tuple[str, str]:
     How MLflow's pages keep their state is not documented: this is decoration, and nothing depends
     on it.
     """
-    metric = study["metric"]
     params = list(study.get("factors", ()))
     params += [key for key in flat_names(study.get("default", {})) if key not in params]
-    columns = [
-        f"metrics.`{_key(name)}`"
-        for name in (f"best_{metric}", f"final_{metric}", "n_epochs", "cost_s")
-    ]
-    columns += [f"params.`{_key(name)}`" for name in params]
+    columns = [f"metrics.`{own_key(name)}`" for name in ("best", "final", "n_epochs", "cost_s")]
+    columns += [f"params.`{name_key(name)}`" for name in params]
     columns += ["tags.`hypertune.reason`", "tags.`hypertune.role`"]
     state = {
         "searchFilter": f"tags.`hypertune.study_id` = '{study['study_id']}'",
-        "orderByKey": f"metrics.`{_key(f'best_{metric}')}`",
+        "orderByKey": f"metrics.`{own_key('best')}`",
         "orderByAsc": study.get("mode") != "max",
         "startTime": "ALL",
         "lifecycleFilter": "Active",
@@ -326,12 +330,11 @@ def view_state(study: Mapping[str, Any], run_id: str) -> tuple[str, str]:
 def _charts(study: Mapping[str, Any], params: Sequence[str]) -> dict[str, Any]:
     """Return the charts of the preset page, as MLflow 3.17 keeps them.
 
-    What compares trials by their configs shows those in full alone: ``final_<metric>`` is theirs.
+    What compares trials by their configs shows those in full alone: ``final`` is theirs.
     """
-    metric = study["metric"]
-    final = _key(f"final_{metric}")
+    final = own_key("final")
     default, logs = flat_names(study.get("default", {})), study.get("log_parameters", ())
-    axes = [_key(f"log10_{name}" if name in logs else name) for name in params]
+    axes = [own_key("log10", name) if name in logs else name_key(name) for name in params]
     numbers = [
         axis
         for axis, name in zip(axes, params, strict=True)
@@ -346,8 +349,8 @@ def _charts(study: Mapping[str, Any], params: Sequence[str]) -> dict[str, Any]:
         return {"type": "LINE", "metricKey": key, "selectedMetricKeys": [key]}
 
     charts: list[dict[str, Any]] = [
-        line(_key(str(metric))),
-        line("best_so_far"),
+        line(name_key(str(study["metric"]))),
+        line(own_key("best_so_far")),
         {
             "type": "PARALLEL",
             "selectedParams": axes,
@@ -387,13 +390,16 @@ def _charts(study: Mapping[str, Any], params: Sequence[str]) -> dict[str, Any]:
     }
 
 
-def _trial_params(study: Mapping[str, Any], trial: TrialRow) -> dict[str, str]:
-    values = {"seed": trial.seed, **flat_names(trial.config)}
-    for name in study.get("log_parameters", ()):
-        value = values.get(name)
-        if isinstance(value, int | float) and 0 < value < math.inf:
-            values[f"log10_{name}"] = round(math.log10(value), 6)
-    return {_key(name): cut(value, _PARAM_CHARS) for name, value in values.items()}
+def _trial_params(trial: TrialRow) -> dict[str, Any]:
+    return {"seed": trial.seed, **flat_names(trial.config)}
+
+
+def _param_keys(params: Mapping[str, Any], study: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    for name, value in params.items():
+        yield name_key(name), value
+        is_number = isinstance(value, int | float) and not isinstance(value, bool)
+        if name in study.get("log_parameters", ()) and is_number and 0 < value < math.inf:
+            yield own_key("log10", name), round(math.log10(value), 6)
 
 
 def proposed(journal: Journal, trial: int) -> dict[str, str]:
@@ -426,38 +432,34 @@ def _trial_metrics(journal: Journal, study: Mapping[str, Any], trial: TrialRow) 
     if not (best := best_result(results, study)):
         return []
     metric = study["metric"]
-    values = {f"best_{metric}": best.metrics[metric], "best_epoch": float(best.epoch)}
+    values = {"best": best.metrics[metric], "best_epoch": float(best.epoch)}
     last = max(results, key=lambda row: row.epoch)
     if last.epoch > 0:
         values["n_epochs"] = float(last.epoch)
     final = last.metrics.get(metric, math.nan)
     if trial.full and math.isfinite(final):
-        values[f"final_{metric}"] = final
+        values["final"] = final
     if (cost := cost_s(journal, trial.id, results)) is not None:
         values["cost_s"] = cost
+    keyed = {own_key(name): value for name, value in values.items()}
     look = look_at_test(journal, trial.id) or {}
-    reached = {k: float(v) for k, v in look.get("metrics", {}).items()}
-    values |= {k: v for k, v in reached.items() if math.isfinite(v)}
+    reached = {own_key("test", k): float(v) for k, v in look.get("metrics", {}).items()}
+    keyed |= {key: value for key, value in reached.items() if math.isfinite(value)}
     t_ms = max(row.t_ms for row in results)
-    return [Item("metric", _key(name), value, t_ms) for name, value in values.items()]
+    return [Item("metric", key, value, t_ms) for key, value in keyed.items()]
 
 
 def epoch_metrics(rows: Sequence[ResultRow]) -> list[Item]:
-    """Return all finite metrics; MLflow cannot hold others."""
-    return [
-        Item("metric", _key(name), value, row.t_ms, row.epoch)
+    """Return all finite metrics, MLflow cannot hold others; and the names that keys do not say."""
+    names = dict.fromkeys(name for row in rows for name in row.metrics)
+    tags = [Item("tag", *tag) for name in names if (tag := name_tag(name)) is not None]
+    keys = {name: name_key(name) for name in names}
+    return tags + [
+        Item("metric", keys[name], value, row.t_ms, row.epoch)
         for row in rows
         for name, value in row.metrics.items()
         if math.isfinite(value)
     ]
-
-
-def _key(name: str) -> str:
-    """Return a key that MLflow takes: other characters become ``_``; a long one ends in a hash."""
-    key = re.sub(r"[^/\w.\- :]", "_", name)
-    if len(key) <= _KEY_CHARS:
-        return key
-    return f"{key[: _KEY_CHARS - 14]}.cut-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
 
 
 def cut(value: Any, limit: int) -> str:
@@ -468,13 +470,15 @@ def cut(value: Any, limit: int) -> str:
 def batches(items: Sequence[Item], limit: int) -> Iterator[list[Item]]:
     """Cut into batches of at most ``limit`` items that fit into a request each."""
     batch: list[Item] = []
-    chars = 0
+    chars = tags = 0
     for item in items:
-        size = len(item.key) + len(str(item.value))
-        if batch and (len(batch) == limit or chars + size > _BATCH_CHARS):
+        size, is_tag = len(item.key) + len(str(item.value)), item.kind == "tag"
+        full = len(batch) == limit or tags + is_tag > _MAX_TAGS
+        if batch and (full or chars + size > _BATCH_CHARS):
             yield batch
-            batch, chars = [], 0
+            batch, chars, tags = [], 0, 0
         batch.append(item)
         chars += size
+        tags += is_tag
     if batch:
         yield batch

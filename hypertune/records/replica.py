@@ -30,8 +30,9 @@ from filelock import FileLock, Timeout
 
 from hypertune.deadlines import within
 from hypertune.errors import DeadlineError
-from hypertune.records.cursors import Cursors, Known, count_pending, redact
+from hypertune.records.cursors import Cursors, Known, count_pending
 from hypertune.records.journal import EventRow, Journal, ResultRow, TrialRow
+from hypertune.records.mlflow_keys import NAME_TAG, OWN
 from hypertune.records.mlflow_runs import (
     STUDY,
     TEST_EVENT,
@@ -50,6 +51,7 @@ from hypertune.records.mlflow_runs import (
 from hypertune.records.registry import register
 from hypertune.records.snapshot import Snapshots, study_place
 from hypertune.records.uploader import URI_VARIABLE, Delivery, Redacted, open_log
+from hypertune.text import redact
 
 if TYPE_CHECKING:  # mlflow takes a second and 160 MiB: only the uploader process imports it
     from mlflow import MlflowClient
@@ -409,7 +411,8 @@ class _Replica:
                 ours = {
                     k: v
                     for k, v in tags.items()
-                    if k.startswith(("hypertune.", "mlflow.note")) and k != _MARK
+                    if k.startswith(("hypertune.", "mlflow.note"))
+                    and not k.startswith((_MARK, NAME_TAG))
                 }
                 is_study = tags.get("hypertune.role") == STUDY
                 # A study's settings may change (it is extended), its params cannot: the first stay.
@@ -571,7 +574,7 @@ class _Replica:
         said = {k: run.tags[k] for k in ("hypertune.study_id", "hypertune.trial")}
         reached = {item.key: item.value for item in run.at_end}
         said |= {"hypertune.study": str(self._study["name"])}
-        said |= {f"hypertune.{key}": str(value) for key, value in reached.items()}
+        said |= {f"hypertune.{k.removeprefix(OWN)}": str(v) for k, v in reached.items()}
         try:
             version = register(
                 self._mlflow,

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from hypertune.deadlines import within
 from hypertune.errors import SettingError
-from hypertune.records.cursors import redact
+from hypertune.text import redact
 
 _START_S = 120.0  # a new database takes half a minute on a busy machine
 _END_S = 10.0

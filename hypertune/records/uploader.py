@@ -14,8 +14,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO
 
-from hypertune.records.cursors import Cursors, pending_on_disk, redact
+from hypertune.records.cursors import Cursors, pending_on_disk
 from hypertune.records.mlflow_runs import STUDY
+from hypertune.text import redact
 
 URI_VARIABLE = "HYPERTUNE_REPLICA_URI"
 
@@ -180,7 +181,7 @@ def log_path(journal: Path) -> Path:
 def open_log(journal: Path) -> IO[str]:
     path = log_path(journal)
     long = path.is_file() and path.stat().st_size > 1_000_000
-    return path.open("w" if long else "a", encoding="utf-8")
+    return path.open("w" if long else "a", encoding="utf-8", errors="backslashreplace")
 
 
 class Redacted(io.TextIOBase):

@@ -16,6 +16,7 @@ from torch import nn
 from hypertune.errors import choices, shown
 from hypertune.space import Config, Space
 from hypertune.study import Loop, Task
+from hypertune.text import metric_names
 from hypertune.trainable.loop import Told
 
 Saves = Literal["any time", "at the end", "never"]
@@ -147,11 +148,12 @@ def own_task(trainable: Callable[..., Any]) -> Any:
 def as_metrics(values: Any) -> dict[str, float]:
     """Return what a user's code reports as plain numbers by name.
 
-    Numbers are all that ``float()`` takes, such as numpy's and torch's, a bool or a Decimal; text
+    Names are as they are recorded: UTF-8 without NUL. Numbers are all that ``float()`` takes, such as numpy's and torch's, a bool or a Decimal; text
     is none, though ``float()`` takes it: it comes of a mistake.
 
     Raises:
         TypeError: It is no dict, a name is no text, or a value is no number.
+        ValueError: A name is too long, or two are recorded as one.
     """
     if not isinstance(values, Mapping):
         raise TypeError(f"metrics must be a dict of numbers by name, but got {shown(values)}")
@@ -160,7 +162,8 @@ def as_metrics(values: Any) -> dict[str, float]:
         if not isinstance(name, str):
             raise TypeError(f"names of metrics must be text, but got {shown(name)}")
         metrics[str.__str__(name)] = _number(name, value)
-    return metrics
+    names = metric_names(metrics)
+    return {names[name]: value for name, value in metrics.items()}
 
 
 def _number(name: str, value: Any) -> float:

@@ -5,13 +5,19 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
 from made_studies import DEFAULT, SPACE, Made, write_study
+from mlflow import MlflowClient
 from ray import tune
 
 from hypertune import load_curves, load_trials
 from hypertune.analysis.frames import load, value_at
 from hypertune.errors import JournalError, SettingError
+from hypertune.records.mlflow_keys import OWN, name_key, own_key
 from hypertune.records.replica import deliver
+from hypertune.study import RESERVED
+from hypertune.text import storable
 
 BRANCHED = {
     **SPACE,
@@ -114,6 +120,78 @@ def test_mlflow_and_the_journal_give_equal_frames(folder: Path, tmp_path: Path) 
     assert len(load_trials("made-2", tracking_uri=uri)) == 1
     with pytest.raises(SettingError, match="'made' holds 2 studies"):
         load_trials("made", tracking_uri=uri)
+
+
+HOSTILE = [
+    *("val/acc@1", "val/acc_1", "acc(1)", "acc[1]", "acc 1", " acc", "acc ", "", " ", "\n", "a\n"),
+    *("best", "best_loss", "final_loss", "best_epoch", "n_epochs", "cost_s", "log10_lr", "seed"),
+    *("hypertune/best", "Hypertune/best", "hypertune/log10/lr", "hypertune.name.x", "test_loss"),
+    *(".", "..", "../a", "/a", "a/", "a//b", "a/./b", "./a", "a/b", "a:b", "a.b", "a|b", "`", "%"),
+    *("time", "trial", "epoch", "metric.time", "metric.metric.time", "metric.", "self", "value"),
+    *("\u00e9", "e\u0301", "\U0001f600", "\u202e", "\x1b[2J", "x" * 250, "x" * 251, "y" * 500),
+    *("acc_1_.key-" + "0" * 16, name_key("acc(1)"), name_key("x" * 251), own_key("test", "a")),
+]
+NAMES = st.lists(
+    st.sampled_from(HOSTILE) | st.text(max_size=20).map(storable),
+    min_size=3,
+    max_size=8,
+    unique=True,
+)
+
+
+@pytest.fixture(scope="module")
+def one_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("store")
+
+
+@pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy")
+@settings(max_examples=12)
+@given(names=NAMES, params=NAMES)
+@example(names=HOSTILE, params=[name for name in HOSTILE if name])
+def test_mlflow_gives_the_frames_of_the_journal_whatever_the_names(
+    one_store: Path, names: list[str], params: list[str]
+) -> None:
+    fixed = {"a.b": 1, "a": {"b": 2}}
+    params = [name for name in params if name and name not in (*RESERVED, *fixed)]
+    spec = {name: tune.uniform(0, 1) for name in params} | {"x": tune.loguniform(0.1, 1)}
+    config = dict.fromkeys(spec, 0.5)
+    folder = one_store / f"study-{len(list(one_store.glob('study-*')))}"
+    metrics = {name: k + 0.5 for k, name in enumerate(names[1:])}
+    write_study(
+        folder,
+        [
+            Made(losses=[3.0, 2.0, 1.0], config=config, metrics=metrics, test=1.1),
+            Made(losses=[2.0], config=config, metrics=metrics, reason="stopped"),
+            Made(losses=[0.7], role="baseline", label="naive", metrics=metrics, test=0.8),
+            Made(losses=[2.0], config=config, metrics=metrics, reason=None),
+        ],
+        spec=spec,
+        default=config,
+        fixed=fixed,
+        factors=["x"],
+        metric=names[0],
+        test_metric=names[1],
+        log_parameters=["x"],
+    )
+    uri = f"sqlite:///{one_store / 'mlflow.db'}"
+    delivery = deliver(folder / "journal.db", uri, timeout_s=60)
+
+    assert (delivery.pending, delivery.warning) == (0, None)
+    pd.testing.assert_frame_equal(load_trials(folder.name, tracking_uri=uri), load_trials(folder))
+    curves = load_curves(folder)
+    pd.testing.assert_frame_equal(load_curves(folder.name, tracking_uri=uri), curves)
+    assert len(curves.columns) == 4 + len(names)
+    # No param is lost either.
+    client = MlflowClient(uri)
+    run = client.search_runs(
+        [delivery.experiment_id],
+        f"tags.`mlflow.parentRunId` = '{delivery.run_id}' and tags.`hypertune.trial` = '0'",
+    )[0]
+    config = {**config, "a.b": 1, '["a", "b"]': 2, "seed": 0}
+    assert {k: v for k, v in run.data.params.items() if not k.startswith(OWN)} == {
+        name_key(name): str(value) for name, value in config.items()
+    }
+    assert run.data.params[own_key("log10", "x")] == "-0.30103"
 
 
 def test_parquet_holds_the_frames(folder: Path, tmp_path: Path) -> None:
