@@ -14,7 +14,7 @@ from rich.progress import BarColumn, TextColumn, TimeElapsedColumn
 from rich.progress import Progress as Bar
 from rich.segment import Segment
 from rich.table import Table
-from rich.text import Text
+from rich.text import Text as RichText
 
 from hypertune.analysis import Comparison, Score, Summary
 from hypertune.engine import Explanation, Outcome, Progress, Rerun
@@ -43,14 +43,19 @@ _STAGES = {
 }
 
 
+class Text(RichText):
+    """Text from outside: control characters in it are spelled out, and take their room so."""
+
+    def __init__(self, text: str = "", style: str = "") -> None:
+        super().__init__(printable(text), style)
+
+
 class _Console(Console):
     """Shows text as it is: no markup or emoji in it counts, and no escape reaches the terminal."""
 
     def render(
         self, renderable: RenderableType, options: ConsoleOptions | None = None
     ) -> Iterable[Segment]:
-        if isinstance(renderable, Text) and printable(renderable.plain) != renderable.plain:
-            renderable = renderable.blank_copy(printable(renderable.plain))
         for segment in super().render(renderable, options):
             if segment.control:  # of rich itself
                 yield segment

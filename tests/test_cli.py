@@ -2,6 +2,7 @@
 
 import contextlib
 import importlib.util
+import io
 import json
 import os
 import re
@@ -13,10 +14,12 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import pandas as pd
 import psutil
 import pytest
 from conftest import TOY
-from made_studies import Made, write_study
+from made_studies import DEFAULT, SPACE, Made, write_study
+from ray import tune
 
 from hypertune import cli
 from hypertune.data import SERIES
@@ -34,6 +37,60 @@ def call(monkeypatch: pytest.MonkeyPatch, folder: Path, *args: str) -> int:
     with pytest.raises(SystemExit) as end:
         cli.main()
     return int(end.value.code or 0)
+
+
+ESCAPES = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202e]")
+
+
+def test_no_text_of_a_study_is_obeyed_by_the_terminal(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    odd = "\x1b]8;;http://x\x07[red]it[/red] :smile: \u202e"
+    config = {**DEFAULT, "cell": odd}
+    write_study(
+        tmp_path / "studies" / "s",
+        [
+            Made(losses=[2.0, 1.0], config=config, label=odd, origin=odd),
+            Made(losses=[2.0], config=config, reason="failed", detail=f"{odd}\n{odd}"),
+        ],
+        spec={**SPACE, "cell": tune.choice(["gru", odd])},
+        question=odd,
+        metric=odd,
+        fixed={odd: odd},
+        default=config,
+        settings={"n_concurrent": 2, "other_data": {}},
+    )
+
+    for args in (["studies"], ["show", "s"], ["trials", "s"], ["trials", "s", "-f", "csv"]):
+        call(monkeypatch, tmp_path, *args)
+        said = capsys.readouterr()
+        assert not ESCAPES.search(said.out + said.err), args
+        assert "[red]it[/red]" in said.out
+        assert ":smile:" in said.out
+    assert call(monkeypatch, tmp_path, "show", odd) == 2
+    error = capsys.readouterr().err
+    assert not ESCAPES.search(error)
+    assert "There is no study '\\x1b]8;;http://x\\x07[red]it[/red] :smile: \\u202e'" in error
+
+
+def test_a_table_for_spreadsheets_holds_no_formula(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    formula = "=HYPERLINK(A1)"
+    config = {**DEFAULT, "cell": formula}
+    write_study(
+        tmp_path / "studies" / "s",
+        [Made(losses=[-2.5], config=config)],
+        spec={**SPACE, "cell": tune.choice(["gru", formula])},
+        default=config,
+    )
+    call(monkeypatch, tmp_path, "trials", "s", "-f", "csv")
+    frame = pd.read_csv(io.StringIO(capsys.readouterr().out))
+    call(monkeypatch, tmp_path, "trials", "s", "-f", "json")
+    (row,) = json.loads(capsys.readouterr().out)
+
+    assert (frame["config.cell"][0], frame["value"][0]) == ("'=HYPERLINK(A1)", -2.5)
+    assert row["config.cell"] == formula  # as it is, for programs
 
 
 @pytest.mark.parametrize(

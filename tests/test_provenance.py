@@ -39,3 +39,11 @@ def test_outside_of_a_checkout_there_are_none(
     monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
     assert provenance.uncommitted() == ""
     assert provenance.environment()["git_commit"] is None
+
+
+def test_the_command_is_kept_without_logins(monkeypatch: pytest.MonkeyPatch) -> None:
+    uri = "postgresql://u:1 2/'x@host/db"
+    monkeypatch.setattr("sys.argv", ["run.py", f"--tracking-uri={uri}", "--token", "x y", "--ok"])
+
+    command = provenance.environment()["command"]
+    assert command == "run.py '--tracking-uri=postgresql://***@host/db' --token '***' --ok"

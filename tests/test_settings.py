@@ -10,12 +10,17 @@ from hypertune.errors import SettingError
 from hypertune.methods import METHODS
 from hypertune.settings import Settings, parse_duration
 from hypertune.study import load_study
+from hypertune.trainable.exchange import OtherData
 
 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
         ({"method": "ashaa"}, "Unknown method 'ashaa'. Did you mean 'asha'? Choose one of: auto, "),
+        ({"studies_dir": Path("caf\udce9")}, "--studies-dir must be UTF-8 without NUL, but got '"),
+        ({"start": Path("a\x00b")}, "--start must be UTF-8 without NUL, but got '"),
+        ({"tracking_uri": "sqlite:///\udce9"}, "--tracking-uri must be UTF-8 without NUL, but"),
+        ({"other_data": OtherData(csv=Path("\udce9"))}, "--csv must be UTF-8 without NUL, but"),
         ({"n_trials": 0}, "--n-trials must be at least 1, but got 0."),
         ({"max_epochs": 0}, "--max-epochs must be at least 1, but got 0."),
         ({"n_concurrent": 0}, "--n-concurrent must be at least 1, but got 0."),

@@ -32,6 +32,27 @@ def problems_of(**changes: Any) -> tuple[str, ...]:
     return caught.value.problems
 
 
+def test_text_that_cannot_be_recorded_is_refused() -> None:
+    odd = "caf\udce9"
+    space = {**SPACE, odd: tune.choice(["a", "b\x00"])}
+    found = problems_of(
+        question=odd,
+        metric=odd,
+        name=odd,
+        source=f"/{odd}.py",
+        space=space,
+        default={**VALID["default"], odd: "a"},
+        fixed={"dropout": [odd]},
+        constraints={odd: "<= 1"},
+    )
+
+    rule = "text must be UTF-8 without NUL, so that it can be recorded, but got"
+    for what in ("question", "metric", "name", "space", "fixed", "constraints"):
+        assert f"{what}: {rule} 'caf\\udce9'" in found
+    assert f"source: {rule} '/caf\\udce9.py'" in found
+    assert f"space: {rule} 'b\\x00'" in found
+
+
 def test_valid_study_tells_the_whole_config_of_a_trial() -> None:
     study = Study(**VALID)
 

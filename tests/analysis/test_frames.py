@@ -1,5 +1,6 @@
 """One frame from the journal and from MLflow, with the types of the space."""
 
+import contextlib
 import math
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from ray import tune
 from hypertune import load_curves, load_trials
 from hypertune.analysis.frames import load, value_at
 from hypertune.errors import JournalError, SettingError
+from hypertune.records import Journal, mlflow_runs
 from hypertune.records.mlflow_keys import OWN, name_key, own_key
 from hypertune.records.replica import deliver
 from hypertune.study import RESERVED
@@ -192,6 +194,32 @@ def test_mlflow_gives_the_frames_of_the_journal_whatever_the_names(
         name_key(name): str(value) for name, value in config.items()
     }
     assert run.data.params[own_key("log10", "x")] == "-0.30103"
+
+
+@pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy")
+def test_runs_whose_own_keys_were_not_set_apart_are_still_read(
+    folder: Path, one_store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Runs of earlier versions hold best_<metric> and the like beside a study's own metrics."""
+    before = {"best": "best_val_loss", "final": "final_val_loss", "test": "test_loss"}
+    monkeypatch.setattr(
+        mlflow_runs, "own_key", lambda *parts: before.get(parts[0], "_".join(parts))
+    )
+    made = mlflow_runs._json_tags
+    monkeypatch.setattr(
+        mlflow_runs,
+        "_json_tags",
+        lambda value: made({k: v for k, v in value.items() if k not in ("format", "params")}),
+    )
+    folder = folder.rename(folder.with_name("earlier-1"))
+    with contextlib.closing(Journal(folder / "journal.db")) as journal:
+        journal.set_study(name="earlier-1", study_id="earlier", space="earlier")
+    uri = f"sqlite:///{one_store / 'mlflow.db'}"
+    assert deliver(folder / "journal.db", uri, timeout_s=60).pending == 0
+
+    assert_equal = pd.testing.assert_frame_equal
+    assert_equal(load_trials("earlier-1", tracking_uri=uri), load_trials(folder))
+    assert_equal(load_curves("earlier-1", tracking_uri=uri), load_curves(folder))
 
 
 def test_parquet_holds_the_frames(folder: Path, tmp_path: Path) -> None:

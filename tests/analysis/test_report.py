@@ -5,12 +5,14 @@ import json
 import math
 import re
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from made_studies import DEFAULT, Made, write_study
+from made_studies import DEFAULT, SPACE, Made, write_study
+from ray import tune
 
 from hypertune.analysis import figures
 from hypertune.analysis.compare import compare
@@ -145,6 +147,33 @@ def test_timeline_is_refused_without_jobs(tmp_path: Path) -> None:
 
     with pytest.raises(SettingError, match="MLflow does not hold the jobs"):
         figures.timeline(replace(data, jobs=None))
+
+
+def test_the_pages_show_text_as_it_is(tmp_path: Path) -> None:
+    odd = "P(a|b) \x1b[31m<i>"
+    config = {**DEFAULT, "cell": "x|y"}
+    folder = write_study(
+        tmp_path / "s",
+        [Made(losses=[2.0, 1.0], config=config, test=1.0)] * 3,
+        spec={**SPACE, "cell": tune.choice(["gru", "x|y"])},
+        question=odd,
+        metric=odd,
+        default=config,
+    )
+    page = write_report(folder)
+
+    markdown = (folder / "report" / "report.md").read_text()
+    assert "# P(a\\|b) \\\\x1b[31m\\<i>\n" in markdown
+    assert "| cell | x\\|y | x\\|y |" in markdown
+    rows = [line for line in markdown.splitlines() if line.startswith("|")]
+    for before, row in pairwise(rows):
+        if row.startswith("|---"):  # as many cells in the head as in the line below it
+            assert len(re.findall(r"(?<!\\)\|", before)) == row.count("|")
+    html = page.read_text()
+    own = html.replace(html[html.index("<script>") : html.index("</script>")], "", 1)  # plotly's
+    for text in (markdown, own):
+        assert not re.search(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]", text)
+    assert "P(a|b) \\x1b[31m&lt;i&gt;" in own
 
 
 def test_the_report_is_whole_and_offline(tmp_path: Path) -> None:

@@ -214,6 +214,55 @@ def test_sync_flushes_the_log_once_for_what_was_written(
     assert flushed == [log.stat().st_ino]
 
 
+def test_text_that_is_not_utf8_is_spelled_out(journal: Journal) -> None:
+    odd, spelled = "caf\udce9 \x00", "caf\\udce9 \\x00"
+    journal.set_study(**{"question": odd, "settings": {odd: [odd]}})
+    journal.add_trial(0, {"a": odd}, seed=0, label=odd, data={"origin": odd})
+    journal.add_result(0, 1, {odd: 1.0})
+    journal.set_state(0, "ended", reason="failed", detail=odd)
+    journal.add_event("test", 0, {"failure": odd})
+
+    with reader(journal) as other:
+        assert other.study() == {"question": spelled, "settings": {spelled: [spelled]}}
+        trial = other.trial(0)
+        assert (trial.config, trial.label, trial.detail) == ({"a": spelled}, spelled, spelled)
+        assert [row.metrics for row in other.results()] == [{spelled: 1.0}]
+        assert other.events(kind="test")[0].data == {"failure": spelled}
+
+
+def test_a_long_detail_keeps_its_ends(journal: Journal) -> None:
+    journal.add_trial(0, {}, seed=0)
+    journal.set_state(0, "ended", reason="failed", detail="a" + "x" * 10_000_000 + "z")
+
+    detail = journal.trial(0).detail
+    assert detail is not None
+    assert len(detail) < 110_000
+    assert detail.startswith("ax")
+    assert detail.endswith("xz")
+    assert "(cut: 10000002 characters in all)" in detail
+
+
+@pytest.mark.parametrize(
+    "metrics",
+    [{"a": object()}, {"\udce9": 1.0, "\\udce9": 2.0}, {"a": 10**5000}],
+)
+def test_what_cannot_be_written_is_an_error_of_the_journal_and_changes_nothing(
+    journal: Journal, metrics: dict[str, float]
+) -> None:
+    journal.add_trial(0, {}, seed=0)
+    n_events = len(journal.events())
+
+    with pytest.raises(JournalError, match="cannot be written"):
+        journal.add_result(0, 1, metrics)
+    with pytest.raises(JournalError, match="cannot be written"):
+        journal.add_trial(10**30, {}, seed=0)
+    assert (journal.results(), len(journal.events())) == ([], n_events)
+
+
+def test_nested_configs_keep_names_that_read_alike_apart() -> None:
+    assert flat_names({"a": {"b": 1}, "a.b": 2}) == {"a.b": 1, '["a.b"]': 2}
+
+
 def test_nested_configs_are_shown_by_dotted_names() -> None:
     flat = flat_names({"a": {"b": 1, "c": {"d": None}}, "e": {}})
 

@@ -27,6 +27,7 @@ from hypertune.errors import JournalError
 from hypertune.records import Delivery, Uploader, replica
 from hypertune.records.cursors import pending_on_disk
 from hypertune.records.journal import Journal
+from hypertune.records.mlflow_keys import OWN, key_name, name_key
 from hypertune.records.replica import deliver
 from hypertune.records.snapshot import copy_journal
 from hypertune.study import Study, load_study
@@ -453,6 +454,23 @@ def test_a_failure_is_described(journal: Journal, store: str) -> None:
     assert len(note) <= 8000
     assert "(cut)" in note
     assert note.endswith("ValueError: the end\n```")
+
+
+def test_names_are_told_again_after_the_notes_were_lost(journal: Journal, store: str) -> None:
+    journal.add_trial(0, {"a|b": 1}, seed=0)
+    journal.set_state(0, "running")
+    journal.add_result(0, 1, {"loss": 1.0, "acc(1)": 2.0, "acc[1]": 3.0}, t_ms=T0 + 1)
+    delivery = sent(journal, store)
+    journal.path.with_name("replica.db").unlink()
+    journal.add_result(0, 2, {"loss": 1.0}, t_ms=T0 + 2)
+    journal.set_state(0, "ended", reason="complete")
+    sent(journal, store)
+
+    tags = runs(store, delivery)["0"].data.tags
+    keys = [key for key in runs(store, delivery)["0"].data.metrics if not key.startswith(OWN)]
+    assert {key_name(key, tags) for key in keys} == {"loss", "acc(1)", "acc[1]"}
+    params = json.loads(tags["hypertune.json.0"])["params"]
+    assert params == {name_key("a|b"): "a|b"}
 
 
 def test_non_finite_values_are_left_out(journal: Journal, store: str) -> None:

@@ -122,6 +122,14 @@ def test_job_ends_at_its_epoch_with_a_checkpoint_and_the_next_goes_on_from_it(
         ),
         ({"at": 1, "what": dict}, "the metric 'loss' was not reported, but nothing"),
         ({"at": 1, "what": lambda: {"loss": None}}, "TypeError: loss must be a number, but got N"),
+        (
+            {"at": 1, "what": lambda: {"loss": 1.0, "\udce9": 1.0, "\\udce9": 2.0}},
+            "ValueError: names of metrics must differ as UTF-8 spells them, but two are",
+        ),
+        (
+            {"at": 1, "what": lambda: {"loss": 1.0, 7: 1.0}},
+            "TypeError: names of metrics must be text, but got 7",
+        ),
         ({"load": "gone"}, "FileNotFoundError"),
     ],
 )
@@ -176,6 +184,15 @@ def test_metrics_beside_the_searched_one_may_be_anything_finite_or_not(
 
     assert result["failure"] is None
     assert type(result["metrics"]["loss"]) is float
+
+
+def test_names_of_metrics_that_are_not_utf8_are_spelled_out(
+    job: WorkerJob, make: Callable[[WorkerJob], Worker]
+) -> None:
+    config = {"at": 1, "what": lambda: {"loss": 1.0, "caf\udce9": 2.0}}
+    result = make(replace(job, config=config)).train()
+
+    assert (result["failure"], result["metrics"]) == (None, {"loss": 1.0, "caf\\udce9": 2.0})
 
 
 def test_job_that_is_cut_short_keeps_its_epochs_and_leaves_no_other_file(
