@@ -78,3 +78,12 @@ def test_a_folder_whose_name_is_not_utf8_is_refused_and_not_made(
     with pytest.raises(SettingError, match="--studies-dir must be UTF-8 without NUL"):
         engine.run(odd_study(), settings(tmp_path, studies_dir=tmp_path / UNDECODABLE))
     assert not (tmp_path / UNDECODABLE).exists()
+
+
+def test_a_trial_that_says_odd_text_is_the_same_when_it_runs_again(
+    one: OneWorker, tmp_path: Path
+) -> None:
+    outcome = engine.run(odd_study(), settings(tmp_path, method="random", n_trials=2))
+
+    again = engine.rerun(outcome.folder, 0, space=odd_study())
+    assert (again.failure, again.differs, again.n_epochs) == (None, None, 2)

@@ -28,6 +28,7 @@ from hypertune.search.candidates import best_of, candidates, ranked
 from hypertune.settings import Settings
 from hypertune.space import Config, as_plain, identity
 from hypertune.study import Study
+from hypertune.text import redact
 from hypertune.trainable.own import as_metrics
 from hypertune.trainable.worker import WorkerJob, hang_file
 
@@ -952,7 +953,7 @@ class Driver:
             self._lost(key, out, text)
 
     def _lost(self, key: str, out: Out, text: str) -> None:
-        trial = out.job.trial
+        trial, text = out.job.trial, redact(text)
         if out.finishing:
             self._end(key, "complete", f"{_AFTER_LAST} ended its worker: {text}")
             return

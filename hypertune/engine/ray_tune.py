@@ -29,6 +29,7 @@ from hypertune.engine.token import secure_token
 from hypertune.errors import DeadlineError, SettingError, describe
 from hypertune.local_modules import local_modules
 from hypertune.settings import Settings
+from hypertune.text import redact
 from hypertune.trainable.worker import JOB, Worker
 
 _MAX_RESTARTS = 10
@@ -301,7 +302,8 @@ def _join(address: str, settings: Settings) -> None:
         raise
     except Exception as error:  # Ray's are of many kinds, some of them plain exceptions
         raise SettingError(
-            f"Ray cannot be joined at the address '{address}': {error}. {_hint(has_token)}"
+            f"Ray cannot be joined at the address '{address}': {redact(str(error))}. "
+            f"{_hint(has_token)}"
         ) from error
 
 

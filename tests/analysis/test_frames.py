@@ -179,6 +179,7 @@ def test_mlflow_gives_the_frames_of_the_journal_whatever_the_names(
     delivery = deliver(folder / "journal.db", uri, timeout_s=60)
 
     assert (delivery.pending, delivery.warning) == (0, None)
+    assert delivery.experiment_id is not None
     pd.testing.assert_frame_equal(load_trials(folder.name, tracking_uri=uri), load_trials(folder))
     curves = load_curves(folder)
     pd.testing.assert_frame_equal(load_curves(folder.name, tracking_uri=uri), curves)
