@@ -148,8 +148,9 @@ def own_task(trainable: Callable[..., Any]) -> Any:
 def as_metrics(values: Any) -> dict[str, float]:
     """Return what a user's code reports as plain numbers by name.
 
-    Names are as they are recorded: UTF-8 without NUL. Numbers are all that ``float()`` takes, such as numpy's and torch's, a bool or a Decimal; text
-    is none, though ``float()`` takes it: it comes of a mistake.
+    Names are as they are recorded: UTF-8 without NUL. Numbers are all that ``float()`` takes, such
+    as numpy's and torch's, a bool or a Decimal; text is none, though ``float()`` takes it: it comes
+    of a mistake.
 
     Raises:
         TypeError: It is no dict, a name is no text, or a value is no number.
