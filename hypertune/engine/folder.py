@@ -86,10 +86,14 @@ def is_free(folder: Path) -> bool:
     try:
         if not os.path.lexists(folder):
             return True
-        names = {path.name for path in folder.iterdir()}
+        names = _names(folder)
     except OSError:
         return False
     return names <= _LEFT_AT_BIRTH and not has_begun(folder / "journal.db")
+
+
+def _names(folder: Path) -> set[str]:
+    return {path.name for path in folder.iterdir()}
 
 
 def is_study(folder: Path) -> bool:
@@ -97,11 +101,9 @@ def is_study(folder: Path) -> bool:
     try:
         if not folder.is_dir():
             return False
-        return is_free(folder) or any(
-            os.path.lexists(folder / name) for name in ("journal.db", "driver.lock")
-        )
+        return is_free(folder) or not {"journal.db", "driver.lock"}.isdisjoint(_names(folder))
     except OSError:
-        return True
+        return True  # what may not be read is not passed over
 
 
 def study_folders(studies_dir: Path) -> list[Path]:
@@ -148,12 +150,18 @@ def check_study(folder: Path) -> dict[str, Any]:
     Raises:
         JournalError: It cannot be read, or holds no study; the message says what to do.
     """
+    if not os.path.lexists(folder):
+        raise NothingBegunError(f"There is no journal at '{folder / 'journal.db'}'.")
     if is_free(folder):
         raise NothingBegunError(
             f"No study has begun in '{folder}': its start was cut short. Begin it with hypertune "
             f"run --name {folder.name}, or remove it with hypertune delete {folder.name}."
         )
-    if not os.path.lexists(folder / "journal.db"):
+    try:
+        names = _names(folder)
+    except OSError as error:
+        raise JournalError(f"'{folder}' cannot be read: {error.strerror}.") from error
+    if "journal.db" not in names:
         raise JournalError(
             f"'{folder}' lacks its journal, journal.db: put it back from a backup, or remove the "
             f"rest with hypertune delete {folder.name}."
