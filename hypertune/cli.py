@@ -36,6 +36,10 @@ StudyName = Annotated[str, typer.Argument(metavar="STUDY", help="Name of the stu
 SpaceMoved = Annotated[
     str | None, typer.Option("--space", help="The study's name or file, where that has moved.")
 ]
+Trust = Annotated[
+    bool,
+    typer.Option("--trust", help="Run the study's file though the study was not begun here."),
+]
 StudiesDir = Annotated[Path, typer.Option(help="Folder of the studies.")]
 TrackingUri = Annotated[
     str | None, typer.Option(help="MLflow store (default: mlflow.db beside the studies).")
@@ -341,6 +345,7 @@ def resume(
         typer.Option(help="Where its checkpoints are, and its journal if it ran elsewhere."),
     ] = None,
     space: SpaceMoved = None,
+    trust: Trust = False,
     studies_dir: StudiesDir = Path("studies"),
     tracking_uri: TrackingUri = None,
     sync_timeout: Annotated[str, typer.Option(help="Wait so long for MLflow at the end.")] = "1m",
@@ -363,7 +368,22 @@ def resume(
         changes["n_concurrent"] = _concurrency(n_concurrent)
     changes |= {"sync_timeout_s": parse_duration(sync_timeout, "sync_timeout"), "verbose": verbose}
     folder = engine.study_folder(studies_dir, study, storage)
+    _allow_file(folder, space, trust=trust)
     _resumed(folder, changes, space, until_decided=until_decided)
+
+
+def _allow_file(folder: Path, space: str | None, *, trust: bool) -> None:
+    """Have the user allow that a file is run which only a journal names, where that is needed."""
+    from hypertune import engine
+
+    file = None if space is not None else engine.untrusted_file(folder)
+    if file is None:
+        return
+    asked = not trust and sys.stdin.isatty()
+    if asked:
+        print(f"Study '{folder.name}' was not begun here by you, and its journal names a file.")
+    if trust or (asked and typer.confirm(f"Run {str(file)!r}?")):
+        engine.trust_study(folder)
 
 
 JobServer = typer.Option(
@@ -738,14 +758,13 @@ def _safe(frame: "pd.DataFrame") -> "pd.DataFrame":
 def explain(
     study: StudyName,
     trial: Annotated[int, typer.Argument(metavar="TRIAL", help="Number of the trial.")],
-    space: SpaceMoved = None,
     studies_dir: StudiesDir = Path("studies"),
 ) -> None:
     """Say why a trial was proposed, why it ended where it did, and what it cost."""
     from hypertune import display, engine
 
     folder = engine.study_folder(studies_dir, study)
-    display.show_explanation(display.console(), engine.explain(folder, trial, space=space))
+    display.show_explanation(display.console(), engine.explain(folder, trial))
 
 
 @app.command()
@@ -754,6 +773,7 @@ def rerun(
     trial: Annotated[int, typer.Argument(metavar="TRIAL", help="Number of the trial.")],
     seed: Annotated[int | None, typer.Option(help="Another seed than its own.")] = None,
     space: SpaceMoved = None,
+    trust: Trust = False,
     studies_dir: StudiesDir = Path("studies"),
 ) -> None:
     """Train a trial again, here, and say whether the numbers are the same."""
@@ -761,6 +781,7 @@ def rerun(
 
     out = display.console()
     folder = engine.study_folder(studies_dir, study)
+    _allow_file(folder, space, trust=trust)
     again = engine.rerun(folder, trial, seed=seed, space=space, watch=display.epoch_line(out))
     display.show_rerun(out, again)
     if again.failure is not None or (again.same_seed and again.differs is not None):

@@ -184,28 +184,14 @@ class Study:
         It is the question's first one that is a choice of at most four levels, none of more or
         less, in every config; None if there is none.
         """
-        found = (p for name in self.factors for p in self.search_space.parameters if p.name == name)
-        return next(
-            (p for p in found if isinstance(p, Categorical) and not self._unfair(p.name)), None
-        )
+        return fair_factor(self.search_space, self.factors)
 
     @property
     def why_not_fair(self) -> str:
         """Why no factor's levels can get equal budgets; empty if those of one can."""
         if self.fair_factor is not None:
             return ""
-        return "; ".join(f"{name} {self._unfair(name)}" for name in self.factors)
-
-    def _unfair(self, name: str) -> str:
-        """Return why the levels of a factor cannot get equal budgets; empty if they can."""
-        parameter = self.search_space.common(name)
-        if parameter is None:
-            return "is not in every config"
-        if not isinstance(parameter, Categorical) or parameter.numeric:
-            return "is a matter of more or less"
-        if not 2 <= len(parameter.choices) <= MAX_FAIR_LEVELS:
-            return f"has {len(parameter.choices)} levels, and not 2 to {MAX_FAIR_LEVELS}"
-        return ""
+        return "; ".join(f"{name} {_unfair(self.search_space, name)}" for name in self.factors)
 
     def config(self, searched: Mapping[str, Any], *, seed: int) -> Config:
         """Return a trial's whole config: what is searched, what is fixed and what is reserved."""
@@ -344,6 +330,32 @@ def _task(trainable: Any) -> Any:
 def _kind(value: Any) -> type:
     """Return a value's type; all numbers are of one kind."""
     return float if isinstance(value, int) and not isinstance(value, bool) else type(value)
+
+
+def fair_factor(space: Space, factors: Sequence[str]) -> Categorical | None:
+    """Return the first factor whose levels can get equal budgets; None if there is none."""
+    found = (p for name in factors for p in space.parameters if p.name == name)
+    return next(
+        (p for p in found if isinstance(p, Categorical) and not _unfair(space, p.name)), None
+    )
+
+
+def _unfair(space: Space, name: str) -> str:
+    """Return why the levels of a factor cannot get equal budgets; empty if they can."""
+    parameter = space.common(name)
+    if parameter is None:
+        return "is not in every config"
+    if not isinstance(parameter, Categorical) or parameter.numeric:
+        return "is a matter of more or less"
+    if not 2 <= len(parameter.choices) <= MAX_FAIR_LEVELS:
+        return f"has {len(parameter.choices)} levels, and not 2 to {MAX_FAIR_LEVELS}"
+    return ""
+
+
+def comes_along(path: Path) -> bool:
+    """Say whether a file is one of those that come with the installation."""
+    package = importlib.import_module("search_spaces")
+    return any(path.resolve().is_relative_to(Path(at).resolve()) for at in package.__path__)
 
 
 def study_names() -> list[str]:

@@ -192,7 +192,7 @@ def test_a_study_runs_under_rays_own_scheduler(method: str, toy: Study, tmp_path
         assert 0 <= change.data["config"]["x"] <= 1
         assert change.data["from_trial"] != change.trial
     for trial_id in mutated:
-        known = explain(folder, trial_id, space=study)
+        known = explain(folder, trial_id)
         assert known.mutations == [c.data for c in changes if c.trial == trial_id]
         with pytest.raises(SettingError, match="cannot be run again by itself"):
             rerun(folder, trial_id, space=study)

@@ -131,7 +131,7 @@ def test_a_fair_study_that_is_killed_goes_on_with_the_same_decisions(
         assert j.study()["settings"]["goal"] == "answer"
         searched = [t.config["opt"]["name"] for t in j.trials() if t.role == "search"]
     assert sorted(searched) == ["adam"] * 4 + ["sgd"] * 4
-    ranked = [engine.explain(tmp_path / "studies/whole", k, space=study) for k in range(8)]
+    ranked = [engine.explain(tmp_path / "studies/whole", k) for k in range(8)]
     if method != "random":
         among = {(c.n, c.among) for known in ranked for c in known.comparisons if c.epoch == 1}
         assert among == {(4, "opt adam"), (4, "opt sgd")}
@@ -744,7 +744,7 @@ def test_a_store_whose_login_was_not_recorded_must_be_named_again(
 
 def test_a_trial_is_explained(toy: Study, one: OneWorker, tmp_path: Path) -> None:
     folder = engine.run(toy, settings(tmp_path, method="asha", n_trials=9)).folder
-    known = [engine.explain(folder, trial, space=toy) for trial in range(9)]
+    known = [engine.explain(folder, trial) for trial in range(9)]
 
     assert known[0].why == "the study's default"
     assert {k.why for k in known[1:]} == {"drawn at random"}
@@ -759,13 +759,13 @@ def test_a_trial_is_explained(toy: Study, one: OneWorker, tmp_path: Path) -> Non
             assert len(k.stretches) >= 2
         assert sum(s.reached - s.from_epoch for s in k.stretches) in (1, 3, 9)
     with pytest.raises(SettingError, match="no trial 99: its trials are numbered 0 to"):
-        engine.explain(folder, 99, space=toy)
+        engine.explain(folder, 99)
 
 
 def test_the_model_says_what_it_expected(toy: Study, one: OneWorker, tmp_path: Path) -> None:
     study = replace(toy, mode="max", max_epochs=4)
     folder = engine.run(study, settings(tmp_path, method="auto", n_trials=14)).folder
-    known = [engine.explain(folder, trial, space=study) for trial in range(14)]
+    known = [engine.explain(folder, trial) for trial in range(14)]
     by_model = [k for k in known if "Gaussian process" in k.why]
     assert len(by_model) >= 4
     for k in by_model:

@@ -9,7 +9,7 @@ a promotion, a resumed study and a lost worker are one and the same: another job
 
 from hypertune.engine.copies import copy
 from hypertune.engine.driver import Observer, Progress
-from hypertune.engine.earlier import refuse_other
+from hypertune.engine.earlier import refuse_other, untrusted_file
 from hypertune.engine.explain import Explanation, explain
 from hypertune.engine.folder import (
     check_study,
@@ -25,6 +25,7 @@ from hypertune.engine.outcome import Outcome, is_finished, note_report, read_out
 from hypertune.engine.prepare import load_data, planned_epochs, planned_repeats, prepare
 from hypertune.engine.rerun import Rerun, rerun
 from hypertune.engine.session import resume, run
+from hypertune.engine.trust import trust_study
 
 __all__ = [
     "Explanation",
@@ -53,5 +54,7 @@ __all__ = [
     "run",
     "study_folder",
     "study_folders",
+    "trust_study",
+    "untrusted_file",
     "usable_folder",
 ]

@@ -16,6 +16,7 @@ from typing import Any
 
 from hypertune.engine.checkpoints import Checkpoints, checkpoint_root
 from hypertune.engine.folder import check_study, locked, new_folder
+from hypertune.engine.trust import is_trusted, trust
 from hypertune.errors import HypertuneError, JournalError, SettingError
 from hypertune.places import copy as copy_place
 from hypertune.places import listed
@@ -127,7 +128,7 @@ def copy(folder: Path, name: str) -> Path:
     about = check_study(folder)
     with locked(folder), new_folder("", Settings(name=name, studies_dir=folder.parent)) as new:
         try:
-            _copy(folder, new, about)
+            study_id = _copy(folder, new, about)
         except BaseException as problem:
             for path in new.iterdir():
                 if path.name != "driver.lock":
@@ -135,10 +136,13 @@ def copy(folder: Path, name: str) -> Path:
             if isinstance(problem, OSError | sqlite3.Error):
                 raise SettingError(f"'{folder}' cannot be copied: {problem}") from problem
             raise
+        if is_trusted(about["study_id"], about.get("source", "")):
+            trust(study_id, about["source"])
         return new
 
 
-def _copy(folder: Path, new: Path, about: dict[str, Any]) -> None:
+def _copy(folder: Path, new: Path, about: dict[str, Any]) -> str:
+    """Copy a study, and return the id of the new one."""
     part = new / "journal.db.part"  # the journal is there when all else is
     with contextlib.closing(sqlite3.connect(folder / "journal.db")) as db:
         copy_journal(db, part)
@@ -162,3 +166,4 @@ def _copy(folder: Path, new: Path, about: dict[str, Any]) -> None:
         if f"trial-{trial:03d}" in names:
             copy_place(source.place(trial), target.place(trial))
     part.replace(new / "journal.db")
+    return study_id

@@ -11,11 +11,14 @@ from typing import Any
 from hypertune.engine.driver import FINAL
 from hypertune.engine.folder import check_study
 from hypertune.engine.prepare import Prepared, prepare
+from hypertune.engine.trust import is_trusted
 from hypertune.errors import JournalError, SettingError
-from hypertune.methods import METHODS
+from hypertune.methods import METHODS, make_search
 from hypertune.records import EventRow, Journal, ResultRow, TrialRow
+from hypertune.search import Search
 from hypertune.settings import Settings
-from hypertune.study import Study, load_study, study_names
+from hypertune.space import Space
+from hypertune.study import Study, comes_along, fair_factor, load_study, study_names
 from hypertune.trainable.exchange import OtherData, with_data
 
 _NEEDED = ("source", "source_sha256", "start")
@@ -156,22 +159,46 @@ class Earlier:
     def prepared(self, study: Study, settings: Settings) -> Prepared:
         """Return the study with its search, rebuilt from its record."""
         prepared = prepare(study, settings, self.about["start"])
-        search = prepared.search
+        self._restore(prepared.search, settings)
+        return prepared
+
+    def recorded_search(self) -> Search:
+        """Return the search as it was left, from the journal alone: no study file is run.
+
+        It may compare trials, but not propose any: what constraints hold, the journal cannot say.
+        """
+        about = self.about
+        settings = Settings.recorded(about["settings"], self.folder, time_budget_s=None)
+        space = Space.from_plain(about["parameters"])
+        search = make_search(
+            settings.method,
+            space,
+            mode=about["mode"],
+            max_epochs=about["max_epochs"],
+            n_trials=about["n_trials"],
+            seed=settings.seed,
+            scheduler=settings.scheduler,
+            fair=fair_factor(space, about["factors"]) if settings.goal == "answer" else None,
+        )
+        self._restore(search, settings)
+        return search
+
+    def _restore(self, search: Search, settings: Settings) -> None:
+        """Give a search the trials of the journal."""
+        metric = self.about["metric"]
         # Ours may promote a trial that was stopped; Ray's has ended it for good.
         final = FINAL if METHODS[settings.method].ray is None else (*FINAL, "stopped")
         jobs = {e.trial: e.data["to_epoch"] for e in self.events if e.kind == "job"}
         for trial in self.trials:
             if trial.role == "search":
                 search.restore(
-                    {name: trial.config[name] for name in study.space},
+                    {name: trial.config[name] for name in search.space.spec},
                     values={
-                        row.epoch: row.metrics[study.metric]
-                        for row in self.results.get(trial.id, ())
+                        row.epoch: row.metrics[metric] for row in self.results.get(trial.id, ())
                     },
                     reason=trial.reason if trial.reason in final else None,  # type: ignore[arg-type]
                     to_epoch=jobs.get(trial.id),
                 )
-        return prepared
 
     def _study(self, space: str | Study | None) -> Study:
         """Return the study, with the values that were fixed for it, if it still is the same."""
@@ -180,6 +207,12 @@ class Earlier:
             raise SettingError(
                 f"The study file of '{self.folder.name}' is not at '{source}' any more: say where "
                 "it is with --space."
+            )
+        if space is None and (file := self.untrusted_file) is not None:
+            raise SettingError(
+                f"Study '{self.folder.name}' would run '{file}', which its journal names, but the "
+                "study was not begun here by you. Read the file, then allow it with --trust (in "
+                "Python trust=True), or name it with --space."
             )
         if isinstance(space, Study):
             study = space
@@ -204,10 +237,29 @@ class Earlier:
         return replace(study, factors=tuple(self.about["factors"]), goal="best")
 
     @property
+    def untrusted_file(self) -> Path | None:
+        """The file that the journal would have run, if nobody here has allowed that."""
+        source = Path(self.about["source"])
+        if not source.is_file() or comes_along(source):
+            return None
+        if is_trusted(str(self.about["study_id"]), str(self.about["source"])):
+            return None
+        return source
+
+    @property
     def source_changed(self) -> bool:
         """The study's file is not what it was when the study began."""
         path = Path(self.about["source"])
         return path.is_file() and source_hash(path) != self.about["source_sha256"]
+
+
+def untrusted_file(folder: Path) -> Path | None:
+    """Return the file that a study's journal would have run, if nobody here has allowed that.
+
+    Raises:
+        HypertuneError: There is no journal of a study.
+    """
+    return Earlier.read(folder).untrusted_file
 
 
 def refuse_other(folder: Path, study: Study, settings: Settings, asked: Collection[str]) -> None:

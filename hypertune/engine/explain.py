@@ -9,7 +9,6 @@ from hypertune.engine.earlier import Earlier
 from hypertune.origin import read_origin
 from hypertune.records import TrialRow, best_result, job_results
 from hypertune.search import Comparison
-from hypertune.study import Study
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,16 +56,15 @@ class Explanation:
     mutations: Sequence[Mapping[str, Any]]
 
 
-def explain(folder: Path, trial: int, *, space: str | Study | None = None) -> Explanation:
-    """Return what is known of a trial.
+def explain(folder: Path, trial: int) -> Explanation:
+    """Return what is known of a trial, from the journal alone.
 
     Args:
         folder: The study's folder.
         trial: Its id.
-        space: The study, its name or its file, where that has moved.
 
     Raises:
-        SettingError: There is no such trial, or the study's file is not what it was.
+        SettingError: There is no such trial.
         JournalError: The journal cannot be read.
     """
     earlier = Earlier.read(folder)
@@ -75,7 +73,7 @@ def explain(folder: Path, trial: int, *, space: str | Study | None = None) -> Ex
     added = next(e for e in events if e.kind == "trial")
     comparisons: list[Comparison] = []
     if row.role == "search":
-        search = earlier.prepared(*earlier.settled(space, {})).search
+        search = earlier.recorded_search()
         number = [t.id for t in earlier.trials if t.role == "search"].index(trial)
         for c in search.comparisons(number):
             cut_off = None if c.cut_off is None else search.value(c.cut_off)

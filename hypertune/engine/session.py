@@ -30,6 +30,7 @@ from hypertune.engine.prepare import (
 )
 from hypertune.engine.ray_tune import ray_session, search_on_ray
 from hypertune.engine.trained import keep_best_model
+from hypertune.engine.trust import trust
 from hypertune.errors import SettingError, describe, user_code
 from hypertune.provenance import environment, uncommitted
 from hypertune.records import (
@@ -84,6 +85,7 @@ def run(
         with contextlib.ExitStack() as stack:
             folder = stack.enter_context(new_folder(study.name, settings))
             journal = Journal(folder / "journal.db", study={"name": folder.name, **about})
+            trust(about["study_id"], about["source"])
             stack.enter_context(contextlib.closing(journal))
             return session.go(journal, settings.time_budget_s, report, judge)
 

@@ -17,6 +17,7 @@ from hypertune.engine.checkpoints import Checkpoints, checkpoint_root
 from hypertune.engine.earlier import Earlier
 from hypertune.engine.folder import study_folder
 from hypertune.engine.prepare import load_data
+from hypertune.engine.trust import trust_study
 from hypertune.errors import SettingError
 from hypertune.records import Journal, read_champion
 from hypertune.study import Loop, Study, Task
@@ -77,6 +78,7 @@ def load_model(
     studies_dir: str | Path = "studies",
     space: str | Study | None = None,
     device: str = "cpu",
+    trust: bool = False,
 ) -> TrainedModel:
     """Return the best model of a study, or that of another trial whose checkpoint is kept.
 
@@ -86,6 +88,7 @@ def load_model(
         studies_dir: Where studies lie.
         space: The study, its name or its file, where that has moved.
         device: Where the model is to be.
+        trust: Run the file that the study's journal names, though the study was not begun here.
 
     Raises:
         HypertuneError: There is no such study, trial or checkpoint, or the study's file is not
@@ -94,6 +97,8 @@ def load_model(
     folder = Path(study)
     if not (folder / "journal.db").is_file():
         folder = study_folder(Path(studies_dir), str(study))
+    if trust:
+        trust_study(folder)
     earlier = Earlier.read(folder)
     asked, settings = earlier.settled(space, {})
     if trial is None:
