@@ -107,11 +107,20 @@ def test_a_service_is_pinned_watched_and_closed(name: str) -> None:
         name == "worker",
     )  # `ray start` watches itself
     assert one_off or follows or "healthcheck" in service
-    if service["image"] == "hypertune:local":
-        assert service["cap_drop"] == ["ALL"]
+    assert service["cap_drop"] == ["ALL"]
+    assert service["security_opt"] == ["no-new-privileges:true"]
+    assert service["pids_limit"] > 0
+    assert service["mem_limit"]
+    assert set(service["logging"]["options"]) == {"max-size", "max-file"}
     if "ray" in str(service.get("command", "")):
         assert service["environment"]["RAY_AUTH_MODE"] == "token"
         assert service["environment"]["RAY_AUTH_TOKEN_PATH"] == "/run/secrets/ray_token"
+
+
+def test_mlflow_alone_reaches_the_database() -> None:
+    assert COMPOSE["networks"]["database"] == {"internal": True}
+    assert {n for n, s in SERVICES.items() if "database" in s["networks"]} == {"database", "mlflow"}
+    assert SERVICES["database"]["networks"] == ["database"]
 
 
 def test_no_secret_is_written_anywhere_and_each_is_made_by_the_page(tmp_path: Path) -> None:
