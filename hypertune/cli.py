@@ -832,9 +832,7 @@ def server(
             f"Warning: whoever reaches {host} can read and change all runs. Put a login in front.",
             file=sys.stderr,
         )
-    uri = (
-        Settings(tracking_uri=store).store if store else f"sqlite:///{Path('mlflow.db').resolve()}"
-    )
+    uri = Settings(tracking_uri=store or "sqlite:///mlflow.db").store
     where = artifacts if "://" in artifacts else str(Path(artifacts).resolve())
     _serve(uri, "", port=port, host=host, artifacts=where, hint=True)
 

@@ -7,10 +7,12 @@ come from the environment or from the files that the service's own tools use.
 
 import contextlib
 import math
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Any, TypeVar, cast
+from urllib.parse import quote, unquote
 
 from pyarrow import fs
 
@@ -24,11 +26,13 @@ _T = TypeVar("_T")
 
 def is_bucket(place: str) -> bool:
     """Say whether a place is a URI; else it is a folder."""
-    return "://" in place
+    return re.match(r"[A-Za-z][A-Za-z0-9+.-]*://", place) is not None
 
 
 def below(place: str, *names: str) -> str:
     """Return a place within another one."""
+    if not is_bucket(place):
+        return str(Path(place, *names))
     path, mark, options = place.partition("?")
     return "/".join([path.rstrip("/"), *names]) + mark + options
 
@@ -124,6 +128,18 @@ def drop(place: str) -> None:
             system.delete_file(path)
 
     _asked(place, delete)
+
+
+def sqlite_uri(path: Path) -> str:
+    """Return the URI of an SQLite database, as SQLAlchemy reads it."""
+    return f"sqlite:///{quote(str(path))}"
+
+
+def sqlite_path(uri: str) -> Path | None:
+    """Return the file of an SQLite database's URI; None for that of another store."""
+    if not uri.startswith("sqlite:///"):
+        return None
+    return Path(unquote(uri.removeprefix("sqlite:///").partition("?")[0]))
 
 
 def _infos(place: str, *, recursive: bool) -> list[Any]:

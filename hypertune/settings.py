@@ -9,7 +9,7 @@ from typing import Any
 
 from hypertune.errors import SettingError
 from hypertune.methods import DEFAULT_METHOD, unknown
-from hypertune.places import SCHEMES, is_bucket
+from hypertune.places import SCHEMES, is_bucket, sqlite_path, sqlite_uri
 from hypertune.study import Goal, Study
 from hypertune.text import redact, unstorable
 from hypertune.trainable.exchange import OtherData
@@ -184,6 +184,7 @@ class Settings:
                 f"'{redact(self.tracking_uri or '')}'; "
                 "for a local store say sqlite:///mlflow.db."
             )
+        problems += _uri_problems(self.tracking_uri or "")
         if problems:
             raise SettingError("\n".join(problems))
 
@@ -286,10 +287,23 @@ class Settings:
     def store(self) -> str:
         """The MLflow store's URI."""
         if self.tracking_uri is None:
-            return f"sqlite:///{self.studies_dir.resolve().parent / 'mlflow.db'}"
-        if self.tracking_uri.startswith("sqlite:///"):
-            return f"sqlite:///{Path(self.tracking_uri.removeprefix('sqlite:///')).resolve()}"
+            return sqlite_uri(self.studies_dir.resolve().parent / "mlflow.db")
+        if database := sqlite_path(self.tracking_uri):
+            _, mark, options = self.tracking_uri.partition("?")
+            return sqlite_uri(database.resolve()) + mark + options
         return self.tracking_uri
+
+
+def _uri_problems(tracking_uri: str) -> list[str]:
+    if (path := sqlite_path(tracking_uri)) is None:
+        return []
+    rule = "--tracking-uri is a URI, in whose path % is written as %25 and ? as %3F"
+    file, _, options = tracking_uri.removeprefix("sqlite:///").partition("?")
+    as_it_is = Path(file)
+    elsewhere = path != as_it_is and as_it_is.parent.is_dir() and not path.parent.is_dir()
+    if elsewhere or not all("=" in option for option in options.split("&") if options):
+        return [f"{rule}, but got '{redact(tracking_uri)}'."]
+    return []
 
 
 def _storage_problems(storage: str) -> list[str]:

@@ -14,12 +14,17 @@ the choice, else its index.
 
 import json
 import math
+import sys
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import date, time
 from decimal import Decimal
+from enum import Enum
+from fractions import Fraction
 from functools import cached_property
+from os import PathLike
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -28,7 +33,12 @@ from ray.tune.search import sample as ray_sample
 from hypertune.errors import StudyError, choices
 
 Value: TypeAlias = Any
-"""A plain value: None, bool, int, float, str, or lists and dicts of them."""
+"""A plain value: None, bool, int, float, str, or lists, tuples and dicts of them.
+
+JSON, in which records keep configs, spells a tuple as a list. The two count as the same value, and
+a space says which one it is: `Space.flatten` and `Space.nest` give back what the space has.
+"""
+_LARGEST = sys.float_info.max
 N_RANGES = 3
 """Ranges in which the values of a number are compared."""
 MAX_VALUES = 4
@@ -102,9 +112,7 @@ class Parameter(ABC):
     def parts(self) -> list[str]:
         """What its values are compared as: each, or three ranges that are searched alike."""
         if not self.by_range:
-            texts = [level_text(value) for value in self.values()]
-            unique = len(set(texts)) == len(texts)
-            return texts if unique else [_text(value) for value in self.values()]  # "1" and 1
+            return level_texts(list(self.values()))
         ranges = self._ranges()
         for digits in range(3, 18):  # as many as tell the ends from each other
             ends = [(_brief(low, digits), _brief(high, digits)) for low, high in ranges]
@@ -150,10 +158,20 @@ class Number(Parameter):
 
     @property
     def n_values(self) -> int | None:
-        return None if self.step is None else self._index(self.high) - self._index(self.low) + 1
+        return None if self.step is None else self._last - self._first + 1
 
     def values(self) -> Iterator[Value]:
-        return (self._multiple(k) for k in range(self._index(self.low), self._index(self.high) + 1))
+        return (self._multiple(k) for k in range(self._first, self._last + 1))
+
+    @cached_property
+    def _first(self) -> int:
+        """Which multiple of the step the lower end is."""
+        return self._index(self.low)
+
+    @cached_property
+    def _last(self) -> int:
+        """Which multiple of the step the upper end is."""
+        return self._index(self.high)
 
     def _index(self, value: float) -> int:
         """Return which multiple of the step is nearest; exactly, however long the range."""
@@ -168,38 +186,52 @@ class Number(Parameter):
         """Return the nearest value of the parameter."""
         if self.step is None:
             return float(min(max(value, self.low), self.high))
-        k = min(max(self._index(value), self._index(self.low)), self._index(self.high))
-        return self._multiple(k)
+        inside = min(max(value, self.low), self.high)  # it may be infinite
+        return self._multiple(min(max(self._index(inside), self._first), self._last))
 
-    def _ends(self) -> tuple[float, float]:
-        """Return the ends on the scale of the search, half a step beyond where there are steps."""
-        low, high = float(self.low), float(self.high)
-        if self.step is not None:
-            low, high = low - self.step / 2, high + self.step / 2
-        if self.log:
-            # A first multiple at one step would put the lower end at half of it, never at zero.
-            return math.log(low), math.log(high)
-        return low, high
+    @cached_property
+    def _shrunk(self) -> float:
+        """What values are multiplied with so that no difference of theirs overflows."""
+        if self.integer or math.isfinite(4 * (self.high - self.low) + 4 * (self.step or 0)):
+            return 1
+        return 0.125
+
+    @cached_property
+    def _log_ends(self) -> tuple[float, float]:
+        """The ends on a logarithmic scale, half a step beyond where there are steps."""
+        # A first multiple at one step would put the lower end at half of it, never at zero.
+        half = 0 if self.step is None else self.step / 2
+        low = math.log(self.low) + math.log1p(-half / self.low)
+        return low, math.log(self.high) + math.log1p(half / self.high)
 
     def from_unit(self, u: float) -> Value:
-        if self.n_values is not None and not self.log:
-            k = min(int(Decimal(u) * self.n_values), self.n_values - 1)
-            return self._multiple(self._index(self.low) + k)
-        low, high = self._ends()
-        value = low + u * (high - low)
-        return self.snap(math.exp(value) if self.log else value)
+        if self.log:
+            low, high = self._log_ends
+            x = low + u * (high - low)
+            return self.snap(math.exp(x) if x < math.log(self.high) else self.high)
+        if self.n_values is not None:
+            k = min(int(Fraction(u) * self.n_values), self.n_values - 1)
+            return self._multiple(self._first + k)
+        low, high = self.low * self._shrunk, self.high * self._shrunk
+        return self.snap((low + u * (high - low)) / self._shrunk)
 
     def to_unit(self, value: Value) -> float:
-        low, high = self._ends()
-        x = math.log(value) if self.log else float(value)
-        return min(max((x - low) / (high - low), 0.0), 1.0 - 2**-53) if high > low else 0.5
+        if self.log:
+            low, high = self._log_ends
+            place, size = math.log(value) - low, high - low
+        else:
+            # Integers stay integers up to the division: floats tell those above 2**53 not apart.
+            low, high = self.low * self._shrunk, self.high * self._shrunk
+            step = (self.step or 0) * self._shrunk
+            place, size = 2 * (value * self._shrunk - low) + step, 2 * (high - low) + 2 * step
+        return min(max(place / size, 0.0), 1.0 - 2**-53) if size > 0 else 0.5
 
     @property
     def numeric(self) -> bool:
         return True
 
     def _place(self, value: Value) -> int:
-        return self._index(value) - self._index(self.low)
+        return self._index(value) - self._first
 
     def _range_of(self, value: Value) -> int:
         return int(N_RANGES * self.to_unit(value))
@@ -211,25 +243,26 @@ class Number(Parameter):
         # The first multiple of each: what is nearest to its end may still belong below.
         first = [self._index(value) for value in ends]
         first = [m + (self._range_of(self._multiple(m)) < k) for k, m in enumerate(first)]
-        last = [m - 1 for m in first[1:]] + [self._index(self.high)]
+        last = [m - 1 for m in first[1:]] + [self._last]
         return [(self._multiple(a), self._multiple(b)) for a, b in zip(first, last, strict=True)]
 
     def rule(self) -> str:
         kind = "an integer" if self.integer else "a number"
-        step = f" in steps of {self.step:g}" if self.step not in (None, 1) else ""
-        return f"{kind} in [{self.low:g}, {self.high:g}]{step}"
+        step = f" in steps of {_number(self.step)}" if self.step not in (None, 1) else ""
+        return f"{kind} in [{_number(self.low)}, {_number(self.high)}]{step}"
 
     def contains(self, value: Value) -> bool:
         if isinstance(value, bool) or not isinstance(value, int | float):
             return False
         if self.integer and not isinstance(value, int):
             return False
+        margin = 0 if self.integer else self.step or 0
+        if not self.low - margin <= value <= self.high + margin:  # so is NaN
+            return False
         if self.step is None:
-            return self.low <= value <= self.high
+            return True
         if self.integer:
             return value == self.snap(value)
-        if not abs(value) < math.inf:
-            return False
         # 3 * 0.1 is as good as 0.3, and as the end of a range.
         return math.isclose(value, self.snap(value), rel_tol=1e-9, abs_tol=1e-9 * self.step)
 
@@ -255,7 +288,8 @@ class Categorical(Parameter):
         return self.index(value)
 
     def _range_of(self, value: Value) -> int:
-        return N_RANGES * (2 * sorted(self.choices).index(value) + 1) // (2 * len(self.choices))
+        ordered = [_text(choice) for choice in sorted(self.choices)]  # 1 and 1.0 are two
+        return N_RANGES * (2 * ordered.index(_text(value)) + 1) // (2 * len(ordered))
 
     def _ranges(self) -> list[tuple[Value, Value]]:
         ordered = sorted(self.choices)
@@ -271,7 +305,14 @@ class Categorical(Parameter):
         Raises:
             ValueError: It is none of the choices.
         """
-        return [_text(choice) for choice in self.choices].index(_text(value))
+        text = _text(value)
+        if text not in self._places:
+            raise ValueError(f"{self.name} must be {self.rule()}, but got {text}")
+        return self._places[text]
+
+    @cached_property
+    def _places(self) -> dict[str, int]:
+        return {_text(choice): k for k, choice in enumerate(self.choices)}
 
     def snap(self, value: Value) -> Value:
         return self.choices[self.index(value)]
@@ -286,7 +327,7 @@ class Categorical(Parameter):
         return f"one of {', '.join(_show(choice) for choice in self.choices)}"
 
     def contains(self, value: Value) -> bool:
-        return _text(value) in [_text(choice) for choice in self.choices]
+        return _text(value) in self._places
 
 
 # The tree that the space was written as: what is needed to go from flat to nested and back.
@@ -302,10 +343,10 @@ class _Leaf:
 
 @dataclass(frozen=True)
 class _Group:
-    """A dict, or a list (then the keys are its indices)."""
+    """A dict, or a list or tuple (then the keys are its indices)."""
 
     members: dict[Any, "_Node"]
-    is_list: bool
+    kind: type
 
 
 @dataclass(frozen=True)
@@ -333,8 +374,9 @@ class Space:
     _root: _Node = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "spec", {_plain_name(k): v for k, v in self.spec.items()})
         reader = _Reader()
-        root = reader.read(dict(self.spec), key="", name="", condition=None)
+        root = reader.read(self.spec, key="", name="", condition=None)
         keys = Counter(parameter.key for parameter in reader.parameters)
         reader.problems += [
             f"parameters must differ in their dotted names, but {n} are called '{key}'"
@@ -428,14 +470,20 @@ class Space:
         return _flatten(self._root, config, {}, "")
 
 
-def identity(config: Mapping[str, Value]) -> str:
-    """Return a text that is equal for equal configs, and differs for 1, 1.0 and True."""
+def identity(config: Value) -> str:
+    """Return a text that is equal for equal configs or values, and differs for 1, 1.0 and True."""
     return _text(config)
 
 
 def level_text(level: Value) -> str:
     """Return a level of a choice as records and frames spell it."""
     return level if isinstance(level, str) else json.dumps(level)
+
+
+def level_texts(levels: Sequence[Value]) -> list[str]:
+    """Return levels as frames spell them, told apart: ``"1"`` in quotes where 1 is one of them."""
+    texts = [level_text(level) for level in levels]
+    return texts if len(set(texts)) == len(texts) else [_text(level) for level in levels]
 
 
 def _brief(value: Value, digits: int) -> str:
@@ -445,47 +493,131 @@ def _brief(value: Value, digits: int) -> str:
     return f"{value:.0f}" if "e+" in text and value < 1e7 else text
 
 
-def _exact(value: float) -> Decimal:
+def _number(value: float | None) -> str:
+    """Return a number as people write it, with all digits that it takes to tell it."""
+    text = f"{value:g}" if isinstance(value, float) else _in_brief(value)
+    return text if not isinstance(value, float) or float(text) == value else str(value)
+
+
+def _exact(value: float) -> Fraction:
     """Return the number that a float is written as: 0.1, not the nearest fraction of two."""
-    return Decimal(str(value))
+    return Fraction(value) if isinstance(value, int) else Fraction(str(value))
 
 
 def _text(value: Value) -> str:
-    return json.dumps(value, sort_keys=True, default=repr)
+    try:
+        return json.dumps(value, sort_keys=True, default=repr)
+    except (TypeError, ValueError):  # no plain value: it is told, and equal to no other
+        return _in_brief(value)
 
 
 def _show(value: Value) -> str:
     return value if isinstance(value, str) else _text(value)
 
 
+PLAIN = "None, bool, finite number, str, or lists, tuples and dicts of them"
+_INSTEAD: tuple[tuple[type | tuple[type, ...], str], ...] = (
+    (Enum, "its .value or its .name"),
+    (PathLike, "str(path)"),
+    ((date, time), "its .isoformat()"),
+    ((bytes, bytearray), "its .hex() or its .decode()"),
+    ((set, frozenset), "sorted(values), a list"),
+    (range, "list(values)"),
+    (complex, "its real and its imaginary part"),
+    ((Decimal, Fraction), "float(number), or str(number)"),
+    (type, "its name, and look that up in the trainable"),
+)
+_ALIKE = "; a list counts as the tuple of the same values"
+_MAX_DIGITS = 4300  # of what Python and others read from JSON
+
+
 def as_plain(value: Any) -> Value:
-    """Return a plain copy of ``value``: NumPy's numbers become Python's, tuples become lists.
+    """Return a plain copy of ``value``, of Python's own types.
+
+    NumPy's numbers become Python's, members of ``(str, Enum)``, ``IntEnum`` and their like the
+    text or the number that they are.
 
     Raises:
-        TypeError: It is not plain.
+        TypeError: It is not plain. The message says what to write instead.
     """
     if isinstance(value, np.generic):
         value = value.item()
-    if value is None or isinstance(value, bool | int | str):
+    if value is None or isinstance(value, bool):
         return value
+    if isinstance(value, str):
+        return str.__str__(value)
+    if isinstance(value, int):
+        if abs(value) >= 10**_MAX_DIGITS:
+            raise TypeError(f"an integer must have at most {_MAX_DIGITS} digits")
+        return int(value)
     if isinstance(value, float):
         if not math.isfinite(value):
-            raise TypeError
-        return value
-    if isinstance(value, list | tuple):
-        return [as_plain(item) for item in value]
-    if isinstance(value, Mapping) and all(isinstance(key, str) for key in value):
-        return {key: as_plain(item) for key, item in value.items()}
-    raise TypeError
+            raise TypeError(f"{float(value)} is not finite")
+        return float(value)
+    if isinstance(value, list | tuple) and not hasattr(value, "_fields"):
+        return (tuple if isinstance(value, tuple) else list)(as_plain(item) for item in value)
+    if isinstance(value, Mapping):
+        return {_plain_key(key): as_plain(item) for key, item in value.items()}
+    raise TypeError(f"instead of {_in_brief(value)} write {_instead(value)}")
 
 
-def is_plain(value: Any) -> bool:
-    """Say whether a config may hold this."""
+def _plain_key(key: Any) -> str:
+    if not isinstance(key, str):
+        raise TypeError(f"the keys of a dict must be strings: instead of {key!r} write '{key}'")
+    return str.__str__(key)
+
+
+def _plain_name(name: Any) -> Any:
+    """Return a name in plain text: a member of an Enum would be formatted otherwise."""
+    return _plain_key(name) if isinstance(name, str) else name
+
+
+def _instead(value: Any) -> str:
+    for kinds, advice in _INSTEAD:
+        if isinstance(value, kinds):
+            return advice
+    if hasattr(value, "_fields"):
+        return "tuple(value), or its ._asdict()"
+    if callable(getattr(value, "tolist", None)):
+        return "its .tolist()"
+    if callable(value):
+        return "its name, and look that up in the trainable"
+    return "what it is made of, and make it in the trainable"
+
+
+def _in_brief(value: Any) -> str:
+    """Return how a value that may be anything looks, in brief."""
+    try:
+        text = repr(value)
+    except Exception:  # theirs
+        text = f"a {type(value).__name__}"
+    return text if len(text) <= 80 else f"{text[:77]}..."
+
+
+def plain_problem(value: Any) -> str | None:
+    """Return why a config cannot hold a value, and what to write instead; None if it can."""
     try:
         as_plain(value)
-    except TypeError:
-        return False
-    return True
+    except TypeError as problem:
+        return str(problem)
+    except RecursionError:
+        return "it is nested too deeply"
+    return None
+
+
+def like(value: Value, template: Value) -> Value:
+    """Return a value from JSON with tuples where another one of its kind has them.
+
+    Args:
+        value: A plain value, which may have lists in place of tuples.
+        template: Of the types that it is to have; of a longer list all others are as its last one.
+    """
+    if isinstance(value, list | tuple) and isinstance(template, list | tuple):
+        kinds = [*template, *[template[-1] if template else None] * len(value)]
+        return type(template)(like(v, t) for v, t in zip(value, kinds, strict=False))
+    if isinstance(value, Mapping) and isinstance(template, Mapping):
+        return {key: like(item, template.get(key)) for key, item in value.items()}
+    return value
 
 
 def _holds_domain(value: Any) -> bool:
@@ -512,17 +644,18 @@ class _Reader:
             return self._number(spec, key=key, name=name, condition=condition)
         if isinstance(spec, Mapping):
             self._check_keys(spec, name)
-            return self._group(list(spec.items()), False, key=key, name=name, condition=condition)
+            items = [(_plain_name(k), v) for k, v in spec.items()]
+            return self._group(items, dict, key=key, name=name, condition=condition)
         if isinstance(spec, list | tuple) and _holds_domain(spec):
-            return self._group(list(enumerate(spec)), True, key=key, name=name, condition=condition)
-        try:
-            return _Constant(as_plain(spec))
-        except TypeError:
+            kind = tuple if isinstance(spec, tuple) else list
+            return self._group(list(enumerate(spec)), kind, key=key, name=name, condition=condition)
+        if problem := plain_problem(spec):
             self.problems.append(
-                f"{name} must be a Ray Tune domain or a plain value (None, bool, finite number, "
-                f"str, lists or dicts of them), but got {spec!r}"
+                f"{name} must be a Ray Tune domain or a plain value ({PLAIN}), but got "
+                f"{_in_brief(spec)}: {problem}"
             )
             return _Constant(None)
+        return _Constant(as_plain(spec))
 
     def _check_keys(self, spec: Mapping[Any, Any], name: str) -> None:
         for k in spec:
@@ -533,7 +666,7 @@ class _Reader:
     def _group(
         self,
         items: list[tuple[Any, Any]],
-        is_list: bool,
+        kind: type,
         *,
         key: str,
         name: str,
@@ -545,7 +678,7 @@ class _Reader:
                 k: self.read(v, key=f"{key}{dot}{k}", name=f"{name}{dot}{k}", condition=condition)
                 for k, v in items
             },
-            is_list,
+            kind,
         )
 
     def _number(self, domain: Any, *, key: str, name: str, condition: Condition | None) -> _Node:
@@ -561,6 +694,11 @@ class _Reader:
         low, high = domain.lower, domain.upper
         if isinstance(sampler, ray_sample.Quantized):
             sampler, step = sampler.get_sampler(), sampler.q
+        try:
+            low, high, step = (_bound(end, integer=integer) for end in (low, high, step))
+        except TypeError as problem:
+            self.problems.append(f"{name}: {problem}")
+            return _Constant(None)
         if integer:
             # Ray's integers end before `upper`, but for quantised ones, unless q is 1.
             high = high - 1 if step in (None, 1) else high
@@ -582,25 +720,34 @@ class _Reader:
         self, name: str, low: Any, high: Any, step: Any, log: bool, integer: bool
     ) -> dict[str, Any] | None:
         n_before = len(self.problems)
-        if not (math.isfinite(low) and math.isfinite(high)):
-            self.problems.append(f"{name}: bounds must be finite, but got [{low}, {high}]")
+        got = f"[{_number(low)}, {_number(high)}]"
+        if not (abs(low) <= _LARGEST and abs(high) <= _LARGEST):
+            finite = math.inf not in (abs(low), abs(high)) and low == low and high == high
+            limit = f" (floats end at {_LARGEST:.3g})" if finite else ""
+            self.problems.append(f"{name}: bounds must be finite, but got {got}{limit}")
         elif log and low <= 0:
-            self.problems.append(f"{name}: low > 0 must hold on a log scale, but got low={low}")
-        elif step is not None and not step > 0:
-            self.problems.append(f"{name}: step > 0 must hold, but got {step}")
+            self.problems.append(
+                f"{name}: low > 0 must hold on a log scale, but got low={_number(low)}"
+            )
+        elif step is not None and not 0 < step <= _LARGEST:
+            self.problems.append(f"{name}: a finite step > 0 must hold, but got {_number(step)}")
         elif low > high or (low == high and step is None):
             end = " (an integer domain ends before its upper bound)" if integer else ""
             self.problems.append(
-                f"{name}: low < high must hold, but got low={low}, high={high}{end}"
+                f"{name}: low < high must hold, but got low={_number(low)}, "
+                f"high={_number(high)}{end}"
             )
         elif step is not None:
             exact = _exact(step)
             first, last = math.ceil(_exact(low) / exact), math.floor(_exact(high) / exact)
             if first > last:
-                self.problems.append(f"{name}: no multiple of {step} lies in [{low}, {high}]")
+                self.problems.append(f"{name}: no multiple of {_number(step)} lies in {got}")
             low, high = first * exact, last * exact
             if log and low <= 0:
-                self.problems.append(f"{name}: low > 0 must hold on a log scale, but got low={low}")
+                self.problems.append(
+                    f"{name}: low > 0 must hold on a log scale, but the lowest multiple of "
+                    f"{_number(step)} is {_number(float(low))}"
+                )
         if len(self.problems) > n_before:
             return None
         cast = int if integer else float
@@ -613,20 +760,22 @@ class _Reader:
             self.problems.append(f"{name}: a choice must hold at least one value, but got none")
             return _Constant(None)
         if not any(_holds_domain(option) for option in options):
-            try:
-                labels = [as_plain(option) for option in options]
-            except TypeError:
+            if problem := plain_problem(options):
                 self.problems.append(
-                    f"{name}: choices must be plain values (None, bool, finite number, str, lists "
-                    f"or dicts of them), but got {options!r}"
+                    f"{name}: choices must be plain values ({PLAIN}), but got "
+                    f"{_in_brief(options)}: {problem}"
                 )
                 return _Constant(None)
+            labels = as_plain(options)
             nodes: list[_Node] = [_Constant(label) for label in labels]
         else:
             labels = _labels(options)
             nodes = []
         if not _differ(labels):
-            self.problems.append(f"{name}: choices must differ, but got {options!r}")
+            alike = _ALIKE if any(map(_holds_tuple, labels)) else ""
+            self.problems.append(
+                f"{name}: choices must differ, but got {_in_brief(options)}{alike}"
+            )
             return _Constant(None)
         parameter = Categorical(key=key, name=name, condition=condition, choices=tuple(labels))
         self.parameters.append(parameter)
@@ -634,18 +783,23 @@ class _Reader:
             return _Leaf(parameter)
         # 1 and "1" read alike, but are two branches.
         show = _show if len({_show(label) for label in labels}) == len(labels) else _text
-        return _Branches(
-            parameter,
-            tuple(
-                self.read(
-                    option,
-                    key=f"{key}[{show(label)}]",
-                    name=name,
-                    condition=Condition(key=key, label=label),
-                )
-                for option, label in zip(options, labels, strict=True)
-            ),
+        branches = tuple(
+            self.read(
+                option,
+                key=f"{key}[{show(label)}]",
+                name=name,
+                condition=Condition(key=key, label=label),
+            )
+            for option, label in zip(options, labels, strict=True)
         )
+        kinds: dict[str, str] = {}
+        for branch in branches:
+            text = _text(_to_plain(branch))
+            if kinds.setdefault(text.replace('"tuple": [', '"list": ['), text) != text:
+                self.problems.append(
+                    f"{name}: choices must differ, but got {_in_brief(options)}{_ALIKE}"
+                )
+        return _Branches(parameter, branches)
 
 
 def _labels(options: Sequence[Any]) -> list[Value]:
@@ -658,9 +812,9 @@ def _labels(options: Sequence[Any]) -> list[Value]:
     labels = []
     for index, option in enumerate(options):
         if isinstance(option, Mapping) and constant is not None:
-            labels.append(option[constant])
+            labels.append(as_plain(option[constant]))
         elif not isinstance(option, Mapping) and not _holds_domain(option):
-            labels.append(_plain_or(option, index))
+            labels.append(plain_or(option, index))
         else:
             labels.append(index if str(index) not in plain else f"#{index}")
     return labels
@@ -671,7 +825,8 @@ def _telling_constant(branches: Sequence[Mapping[str, Any]]) -> str | None:
     scalar = (bool, int, float, str, type(None))
     for name in branches[0] if len(branches) > 1 else ():
         values = [branch.get(name, ray_sample.Domain) for branch in branches]
-        if all(isinstance(value, scalar) for value in values) and _differ(values):
+        plain = all(isinstance(value, scalar) and not plain_problem(value) for value in values)
+        if plain and _differ(values):
             return name
     return None
 
@@ -680,27 +835,79 @@ def _differ(values: Sequence[Value]) -> bool:
     return len({_text(value) for value in values}) == len(values)
 
 
-def _plain_or(option: Any, index: int) -> Value:
-    try:
-        return as_plain(option)
-    except TypeError:
-        return index
+def plain_or(option: Any, other: Value) -> Value:
+    """Return a plain copy of a value; of one that is not plain another one."""
+    return other if plain_problem(option) else as_plain(option)
+
+
+def _bound(value: Any, *, integer: bool) -> Any:
+    """Return an end or a step of a range as a plain number.
+
+    Raises:
+        TypeError: It is none.
+    """
+    plain = value.item() if isinstance(value, np.generic) else value
+    if plain is None:
+        return None
+    if isinstance(plain, bool) or not isinstance(plain, int | float):
+        raise TypeError(f"bounds and steps must be numbers, but got {_in_brief(value)}")
+    if not integer:
+        return float(plain) if isinstance(plain, float) or abs(plain) <= _LARGEST else int(plain)
+    if isinstance(plain, float) and not math.isfinite(plain):
+        return plain
+    if plain != int(plain):
+        raise TypeError(f"bounds and steps of integers must be integers, but got {plain}")
+    return int(plain)
 
 
 def _to_plain(node: _Node) -> dict[str, Any]:
     match node:
         case _Constant(value):
-            return {"constant": value}
+            return _plain_constant(value)
         case _Leaf(Number() as number):
             ends = {name: getattr(number, name) for name in ("low", "high", "step")}
             return {"number": ends, "log": number.log, "integer": number.integer}
         case _Leaf(parameter):
-            return {"choice": [{"constant": value} for value in parameter.values()]}
-        case _Group(members, is_list):
+            return {"choice": [_plain_constant(value) for value in parameter.values()]}
+        case _Group(members, kind):
             plain = {str(key): _to_plain(member) for key, member in members.items()}
-            return {"list": list(plain.values())} if is_list else {"dict": plain}
+            return {kind.__name__: plain if kind is dict else list(plain.values())}
         case _Branches(_, options):
             return {"choice": [_to_plain(option) for option in options]}
+
+
+def _plain_constant(value: Value) -> dict[str, Any]:
+    """Return a constant for records: in parts where JSON would not tell its tuples."""
+    if not _holds_tuple(value):
+        return {"constant": value}
+    if isinstance(value, Mapping):
+        return {"dict": {key: _plain_constant(item) for key, item in value.items()}}
+    kind = "tuple" if isinstance(value, tuple) else "list"
+    return {kind: [_plain_constant(item) for item in value]}
+
+
+def _holds_tuple(value: Value) -> bool:
+    if isinstance(value, Mapping):
+        return any(map(_holds_tuple, value.values()))
+    return isinstance(value, tuple) or (isinstance(value, list) and any(map(_holds_tuple, value)))
+
+
+def as_lists(plain: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a record of a space without what tells its tuples from lists."""
+    match plain:
+        case {"choice": options}:
+            return {"choice": [as_lists(option) for option in options]}
+        case {"list": members} | {"tuple": members}:
+            parts = [as_lists(member) for member in members]
+            if all("constant" in part for part in parts):
+                return {"constant": [part["constant"] for part in parts]}
+            return {"list": parts}
+        case {"dict": members}:
+            named = {name: as_lists(member) for name, member in members.items()}
+            if all("constant" in part for part in named.values()):
+                return {"constant": {name: part["constant"] for name, part in named.items()}}
+            return {"dict": named}
+    return dict(plain)
 
 
 def _from_plain(plain: Mapping[str, Any]) -> Any:
@@ -711,6 +918,8 @@ def _from_plain(plain: Mapping[str, Any]) -> Any:
             return ray_sample.Categorical([_from_plain(option) for option in options])
         case {"list": members}:
             return [_from_plain(member) for member in members]
+        case {"tuple": members}:
+            return tuple(_from_plain(member) for member in members)
         case {"dict": members}:
             return {key: _from_plain(member) for key, member in members.items()}
     low, high, step = (plain["number"][name] for name in ("low", "high", "step"))
@@ -783,11 +992,13 @@ def _nest(node: _Node, flat: Mapping[str, Value]) -> Any:
     match node:
         case _Constant(value):
             return as_plain(value)
+        case _Leaf(Number() as parameter):
+            return flat[parameter.key]
         case _Leaf(parameter):
-            return as_plain(flat[parameter.key])
-        case _Group(members, is_list):
+            return as_plain(parameter.snap(flat[parameter.key]))
+        case _Group(members, kind):
             nested = {key: _nest(member, flat) for key, member in members.items()}
-            return list(nested.values()) if is_list else nested
+            return nested if kind is dict else kind(nested.values())
         case _Branches(parameter, options):
             return _nest(options[parameter.index(flat[parameter.key])], flat)
 
@@ -796,27 +1007,28 @@ def _flatten(node: _Node, value: Value, flat: Flat, name: str) -> list[str]:
     """Add to ``flat`` what ``value`` says at ``node``; return the problems."""
     match node:
         case _Constant(expected):
-            if _text(_lists(value)) != _text(expected):
+            if _text(plain_or(value, value)) != _text(expected):
                 return [f"{name} must be {_show(expected)}, but got {_show(value)}"]
             return []
         case _Leaf(parameter):
-            if not parameter.contains(_lists(value)):
+            plain = plain_or(value, value)
+            if not parameter.contains(plain):
                 return [f"{name} must be {parameter.rule()}, but got {_show(value)}"]
-            flat[parameter.key] = parameter.snap(_lists(value))
+            flat[parameter.key] = parameter.snap(plain)
             return []
-        case _Group(members, is_list):
-            return _flatten_group(members, is_list, value, flat, name)
+        case _Group(members, kind):
+            return _flatten_group(members, kind, value, flat, name)
         case _Branches(parameter, options):
             return _flatten_branch(parameter, options, value, flat, name)
 
 
 def _flatten_group(
-    members: Mapping[Any, _Node], is_list: bool, value: Value, flat: Flat, name: str
+    members: Mapping[Any, _Node], kind: type, value: Value, flat: Flat, name: str
 ) -> list[str]:
-    if is_list and isinstance(value, list | tuple):
+    if kind is not dict and isinstance(value, list | tuple):
         value = dict(enumerate(value))
     if not isinstance(value, Mapping):
-        return [f"{name} must be a {'list' if is_list else 'dict'}, but got {_show(value)}"]
+        return [f"{name} must be a {kind.__name__}, but got {_show(value)}"]
     dot = "." if name else ""
     problems = [
         f"{name}{dot}{key} is not in the space.{choices(key, [str(k) for k in members])}"
@@ -849,15 +1061,6 @@ def _flatten_branch(
         return fewest  # it was meant to be one of the branches, and is told what it lacks there
     rules = [_show(o.value) for o in options if isinstance(o, _Constant)] + ["a dict"] * any(groups)
     return [f"{name} must be {' or '.join(rules)}, but got {_show(value)}"]
-
-
-def _lists(value: Value) -> Value:
-    """Return ``value`` with tuples as lists, as configs hold them."""
-    if isinstance(value, list | tuple):
-        return [_lists(item) for item in value]
-    if isinstance(value, Mapping):
-        return {key: _lists(item) for key, item in value.items()}
-    return value
 
 
 def active(parameters: Sequence[Parameter], flat: Mapping[str, Value]) -> Iterator[Parameter]:

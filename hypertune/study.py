@@ -18,7 +18,7 @@ from ray import cloudpickle
 
 from hypertune.errors import SettingError, StudyError, choices, describe, raised, user_code
 from hypertune.local_modules import is_local, local_modules
-from hypertune.space import Categorical, Config, Space, is_plain
+from hypertune.space import PLAIN, Categorical, Config, Space, as_plain, like, plain_problem
 from hypertune.text import MAX_NAME, unstorable
 
 CONSTRAINT = r"(<=|>=|<|>)\s*(\d+(?:\.\d*)?(?:e[+-]?\d+)?)"
@@ -152,6 +152,8 @@ class Study:
         # Whole, in plain types: constants of the space may be left out of it.
         default = self.search_space.nest(self.search_space.flatten(self.default))
         object.__setattr__(self, "default", default)
+        object.__setattr__(self, "fixed", as_plain(self.fixed))
+        object.__setattr__(self, "space", self.search_space.spec)
 
     @cached_property
     def search_space(self) -> Space:
@@ -197,6 +199,22 @@ class Study:
         """Return a trial's whole config: what is searched, what is fixed and what is reserved."""
         return {**self.fixed, **searched, "max_epochs": self.max_epochs, "seed": seed}
 
+    def from_record(self, config: Mapping[str, Any]) -> Config:
+        """Return a config that was read from JSON, as trials get it.
+
+        JSON has lists alone: what is a tuple is told by the space, and by the fixed values.
+
+        Args:
+            config: What is searched, nested as the space is, perhaps with other values besides.
+                What a scheduler has taken out of the space stays as it is.
+        """
+        space = self.search_space
+        searched = {name: config[name] for name in self.space if name in config}
+        if not space.problems(searched):
+            searched = space.nest(space.flatten(searched))
+        fixed = {k: like(config[k], value) for k, value in self.fixed.items() if k in config}
+        return {**config, **fixed, **searched}
+
     def with_max_epochs(self, max_epochs: int) -> "Study":
         """Return this study with another number of epochs in full."""
         return replace(self, max_epochs=max_epochs)
@@ -215,10 +233,12 @@ class Study:
                     for name in unknown
                 )
             )
+        values = {name: like(value, self.fixed[name]) for name, value in values.items()}
         odd = [
             f"'{name}' must be of the kind of {self.fixed[name]!r}, but got {value!r}"
             for name, value in values.items()
-            if _kind(value) != _kind(self.fixed[name]) and None not in (value, self.fixed[name])
+            if _kind(value) != _kind(self.fixed[name])
+            and not (value is None or self.fixed[name] is None)
         ]
         if odd:
             raise SettingError("\n".join(odd))
@@ -251,10 +271,14 @@ class Study:
         ]
         problems += [f"'{n}' is in the space and must not be set besides" for n in taken]
         problems += [
-            f"fixed value '{name}' must be plain (None, bool, finite number, str, lists or dicts "
-            f"of them), but got {value!r}"
+            f"names of fixed values must be strings, but got {name!r}"
+            for name in self.fixed
+            if not isinstance(name, str)
+        ]
+        problems += [
+            f"fixed value '{name}' must be plain ({PLAIN}): {problem}"
             for name, value in self.fixed.items()
-            if not is_plain(value)
+            if (problem := plain_problem(value))
         ]
         problems += [
             f"factor '{name}' is not in the space.{choices(name, space.names)}"
@@ -278,7 +302,7 @@ class Study:
     def _text_problems(self, space: Space) -> list[str]:
         """Return what cannot be recorded as it is, so that no record would say what was run."""
         # What is not plain is told elsewhere.
-        fixed = {name: value for name, value in self.fixed.items() if is_plain(value)}
+        fixed = {name: value for name, value in self.fixed.items() if not plain_problem(value)}
         texts: dict[str, Any] = {
             **{n: getattr(self, n) for n in ("question", "hypothesis", "metric", "name", "source")},
             "factors": list(self.factors),

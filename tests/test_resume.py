@@ -22,7 +22,7 @@ from one_worker import Killed, OneWorker, settings
 from ray import tune
 from rich.console import Console
 
-from hypertune import cli, engine, load_model
+from hypertune import cli, engine, load_model, load_trials
 from hypertune.analysis import summarize
 from hypertune.analysis.statements import Undecided
 from hypertune.display import show_rerun
@@ -35,8 +35,8 @@ from hypertune.records import Journal
 from hypertune.records.mlflow_runs import n_sessions
 from hypertune.records.snapshot import Snapshots, study_place
 from hypertune.settings import Settings
-from hypertune.space import identity
-from hypertune.study import Goal, Study
+from hypertune.space import as_lists, identity
+from hypertune.study import Goal, Study, load_study
 from hypertune.trainable.worker import Worker
 
 
@@ -888,3 +888,72 @@ def test_run_or_resume_begins_goes_on_here_or_elsewhere_and_ends_for_good(
         assert expected in err
     with contextlib.closing(Journal(there / "journal.db", read_only=True)) as journal:
         assert len(journal.events(kind="search_start")) == 3
+
+
+VALUES = """
+import enum
+from ray import tune
+from hypertune import Study
+
+class Opt(str, enum.Enum):
+    ADAM = "adam"
+    SGD = "sgd"
+
+def train(config, report):
+    kinds = [type(config[name]) for name in ("kernel", "opt", "salt", "pad", "steps")]
+    assert kinds == [tuple, str, int, tuple, list], kinds
+    assert type(config["branch"]["size"]) is tuple
+    assert all(type(step) is tuple for step in config["steps"])
+    for epoch in range(1, config["max_epochs"] + 1):
+        report(epoch=epoch, loss={(3, 3): 0.1, (5, 5): 0.2}[config["kernel"]] + config["x"])
+
+study = Study(
+    question="Do values arrive as they are named?", factors=("kernel",),
+    space={
+        "kernel": tune.choice([(3, 3), (5, 5)]),
+        "opt": tune.choice([Opt.ADAM, Opt.SGD]),
+        "salt": tune.choice([2**64, 2**65, 7]),
+        "branch": tune.choice([{"size": (tune.randint(1, 9), 2)}]),
+        "x": tune.uniform(0, 1),
+    },
+    default={"kernel": (3, 3), "opt": Opt.ADAM, "salt": 2**64, "branch": {"size": (1, 2)}, "x": 1},
+    fixed={"pad": (1, 1), "steps": [(1, 2), (3, 4)]},
+    trainable=train, metric="loss", max_epochs=3, n_trials=6, n_repeats=1,
+)
+"""
+
+
+@pytest.mark.parametrize("method", ["auto", "random"])
+def test_values_arrive_as_the_space_names_them_from_the_journal_too(
+    method: str, one: OneWorker, tmp_path: Path
+) -> None:
+    path = tmp_path / "values.py"
+    path.write_text(VALUES)
+    study = load_study(str(path)).with_fixed({"pad": [2, 2]})
+    assert study.fixed["pad"] == (2, 2)
+    folder = engine.run(study, settings(tmp_path, method=method, n_trials=3)).folder
+    engine.resume(folder, changes={"n_trials": 6})
+    again = engine.rerun(folder, 1)
+    assert (again.failure, again.differs) == (None, None)
+    how = settings(tmp_path, name="warm", from_study=str(folder), method=method, n_trials=6)
+    engine.run(study, how)
+    for name in ("s", "warm"):
+        with contextlib.closing(Journal(tmp_path / "studies" / name / "journal.db")) as journal:
+            assert {trial.reason for trial in journal.trials()} <= {"complete", "stopped"}
+    summarize(folder)
+    frame = load_trials(folder)
+    assert frame["config.salt"].isin([str(2**64), str(2**65), "7"]).all()
+    assert frame["config.kernel"].isin(["[3, 3]", "[5, 5]"]).all()
+
+
+def test_study_that_began_before_records_told_tuples_goes_on(
+    one: OneWorker, tmp_path: Path
+) -> None:
+    path = tmp_path / "values.py"
+    path.write_text(VALUES)
+    folder = engine.run(load_study(str(path)), settings(tmp_path, n_trials=2)).folder
+    with contextlib.closing(Journal(folder / "journal.db")) as journal:
+        journal.set_study(parameters=as_lists(journal.study()["parameters"]))
+    engine.resume(folder, changes={"n_trials": 4})
+    with contextlib.closing(Journal(folder / "journal.db", read_only=True)) as journal:
+        assert {trial.reason for trial in journal.trials()} <= {"complete", "stopped"}

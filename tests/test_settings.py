@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlalchemy import make_url
 
 from hypertune.errors import SettingError
 from hypertune.methods import METHODS
@@ -86,6 +87,27 @@ def test_store_lies_beside_the_folder_of_studies_unless_it_is_given(tmp_path: Pa
     absolute = f"sqlite:///{Path.cwd() / 'mine.db'}"
     assert Settings(tracking_uri="sqlite:///mine.db").store == absolute
     assert Settings(tracking_uri=absolute).store == absolute
+
+
+@pytest.mark.parametrize("name", ["50%", "pct%20dir", "what?dir", "a#b", "it's", "ü ö", "x" * 200])
+def test_store_is_in_the_folder_that_was_asked_for(name: str, tmp_path: Path) -> None:
+    store = Settings(studies_dir=tmp_path / name / "studies").store
+
+    assert make_url(store).database == str(tmp_path.resolve() / name / "mlflow.db")
+    assert Settings(tracking_uri=store).store == store
+    with_options = Settings(tracking_uri=f"{store}?timeout=5").store
+    assert with_options == f"{store}?timeout=5"
+
+
+@pytest.mark.parametrize("name", ["pct%20dir", "what?dir"])
+def test_path_that_is_no_uri_is_refused(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / name).mkdir()
+    monkeypatch.chdir(tmp_path)
+
+    with pytest.raises(SettingError, match="in whose path % is written as %25 and \\? as %3F"):
+        Settings(tracking_uri=f"sqlite:///{name}/mlflow.db")
 
 
 @pytest.mark.parametrize(

@@ -1,16 +1,22 @@
 """Ray Tune's domains become flat typed parameters, and configs go there and back."""
 
+import datetime
+import enum
 import json
 import math
-from typing import Any
+from decimal import Decimal
+from fractions import Fraction
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
 from ray import tune
 
 from hypertune.errors import StudyError
-from hypertune.space import Space, Value, identity
+from hypertune.space import Space, Value, identity, level_texts, like
 
+X = tune.uniform(0, 1)
 BRANCHES = {
     "schedule": tune.choice(
         [
@@ -24,7 +30,13 @@ BRANCHES = {
     "deep": tune.choice([{"a": tune.choice([{"b": tune.quniform(0, 1, 0.1)}, 7])}, "off"]),
 }
 FINITE = {"a": tune.randint(0, 3), "b": tune.choice([{"c": tune.quniform(0, 1, 0.25)}, None])}
-SPACES = [BRANCHES, FINITE, {"lr": tune.loguniform(1e-300, 1e300)}]
+TUPLES = {
+    "kernel": tune.choice([(3, 3), (5, 5)]),
+    "deep": tune.choice([[(1, (2,))], {"k": (None, [1])}, "a"]),
+    "branch": tune.choice([{"size": (tune.randint(1, 4), 3), "pad": ((1,), 2)}, (X, [X]), None]),
+    "constant": [(1, 2), {"k": ()}],
+}
+SPACES = [BRANCHES, FINITE, TUPLES, {"lr": tune.loguniform(1e-300, 1e300)}]
 
 
 def points(space: Space, key: str, n: int = 400) -> list[Value]:
@@ -143,15 +155,12 @@ def test_config_comes_back_from_nested_and_unit_form(spec: dict[str, Any]) -> No
 
 
 def test_nested_config_has_the_shape_of_the_space_and_is_the_callers_own() -> None:
-    space = Space({"a": {"b": tune.choice([(1, 2)]), "c": (3, 4)}, "d": [tune.randint(5, 6), 7]})
+    space = Space({"a": {"b": tune.choice([(1, 2)]), "c": [3, 4]}, "d": [tune.randint(5, 6), 7]})
     config = space.nest({"a.b": [1, 2], "d.0": 5})
-    assert config == {"a": {"b": [1, 2], "c": [3, 4]}, "d": [5, 7]}
+    assert config == {"a": {"b": (1, 2), "c": [3, 4]}, "d": [5, 7]}
 
     config["a"]["c"].append(0)
     assert space.nest({"a.b": [1, 2], "d.0": 5})["a"]["c"] == [3, 4]
-
-
-X = tune.uniform(0, 1)
 
 
 @pytest.mark.parametrize(
@@ -248,6 +257,13 @@ BROKEN: dict[str, tuple[Any, str]] = {
     "thing": ({1, 2}, "thing must be a Ray Tune domain or a plain value"),
     "nan": (math.nan, "nan must be a Ray Tune domain or a plain value"),
     "things": (tune.choice([{1}]), "things: choices must be plain values"),
+    "text": (tune.uniform(False, True), "text: bounds and steps must be numbers, but got False"),
+    "half": (tune.randint(0.5, 3), "half: bounds and steps of integers must be integers, but got"),
+    "huge": (tune.randint(0, 10**400), "huge: bounds must be finite, but got [0, 9999"),
+    "nested": (
+        tune.choice([(X, 1), [X, 1]]),
+        "nested: choices must differ",
+    ),
     "": (1, "names must be non-empty strings, but got ''"),
 }
 
@@ -288,7 +304,7 @@ def test_a_space_comes_back_from_its_record(spec: dict[str, Any]) -> None:
     rng = np.random.default_rng(0)
     for _ in range(50):
         config = space.nest(space.sample(rng))
-        assert identity(again.nest(again.flatten(config))) == identity(config)
+        assert repr(again.nest(again.flatten(json.loads(json.dumps(config))))) == repr(config)
 
 
 @pytest.mark.parametrize(
@@ -347,3 +363,108 @@ def test_steps_are_exact_but_for_the_last_digit_of_floats(
     range_: Any, value: float, inside: bool
 ) -> None:
     assert Space({"x": range_}).parameters[0].contains(value) is inside
+
+
+class Opt(str, enum.Enum):  # noqa: UP042, it is formatted unlike a StrEnum
+    ADAM = "adam"
+
+
+class Size(enum.IntEnum):
+    SMALL = 8
+
+
+class Rate(float, enum.Enum):
+    LOW = 0.1
+
+
+class Point(NamedTuple):
+    x: int
+    y: int
+
+
+class Name(str):
+    __slots__ = ()
+
+
+@pytest.mark.parametrize(
+    ("value", "plain"),
+    [
+        (Opt.ADAM, "adam"),
+        (enum.StrEnum("E", {"A": "a"}).A, "a"),  # type: ignore[attr-defined]
+        (Size.SMALL, 8),
+        (Rate.LOW, 0.1),
+        (Name("n"), "n"),
+        (np.str_("s"), "s"),
+        (np.int64(3), 3),
+        (np.bool_(True), True),
+        (np.float64(0.1), 0.1),
+        (np.float32(0.5), 0.5),
+        (2**64, 2**64),
+        (-0.0, -0.0),
+        ((Opt.ADAM, [Size.SMALL]), ("adam", [8])),
+        ({Opt.ADAM: (np.int8(1),)}, {"adam": (1,)}),
+    ],
+)
+def test_a_choice_is_of_pythons_own_types_everywhere(value: Any, plain: Value) -> None:
+    space = Space({"x": tune.choice([value, "other"]), "c": value})
+    config = space.nest(space.flatten({"x": value, "c": value}))
+    recorded = Space.from_plain(json.loads(json.dumps(space.plain())))
+    again = recorded.nest(recorded.flatten(json.loads(json.dumps(config))))
+    for found in (config, again):
+        assert repr(found) == repr({"x": plain, "c": plain})
+        assert type(found["x"]) is type(plain)
+
+
+@pytest.mark.parametrize(
+    ("value", "advice"),
+    [
+        (enum.Enum("E", "A").A, "its .value or its .name"),  # type: ignore[attr-defined]
+        (Path("a"), "str(path)"),
+        (datetime.date(2020, 1, 1), ".isoformat()"),
+        (datetime.datetime(2020, 1, 1), ".isoformat()"),
+        (np.datetime64("2020-01-01"), ".isoformat()"),
+        ({1, 2}, "sorted(values), a list"),
+        (b"a", ".decode()"),
+        (1j, "real and its imaginary part"),
+        (Decimal("0.1"), "float(number), or str(number)"),
+        (Fraction(1, 3), "float(number), or str(number)"),
+        (range(3), "list(values)"),
+        (np.zeros(2), ".tolist()"),
+        (Point(1, 2), "tuple(value)"),
+        (math.sin, "its name, and look that up"),
+        (dict, "its name, and look that up"),
+        (object(), "make it in the trainable"),
+        ((1, math.nan), "nan is not finite"),
+        ([np.inf], "inf is not finite"),
+        ({1: 2}, "instead of 1 write '1'"),
+        pytest.param(10**5000, "at most 4300 digits", id="5000 digits"),
+    ],
+)
+def test_what_is_not_plain_is_refused_with_what_to_write(value: Any, advice: str) -> None:
+    with pytest.raises(StudyError) as caught:
+        Space({"x": tune.choice([value, "other"]), "c": (value,)})
+    (first, second) = caught.value.problems
+    assert first.startswith("x: choices must be plain values")
+    assert second.startswith("c must be a Ray Tune domain or a plain value")
+    assert advice in first
+    assert advice in second
+
+
+def test_integers_beyond_64_bits_are_exact() -> None:
+    x = Space({"x": tune.randint(2**70, 2**70 + 5)})["x"]
+    assert list(x.values()) == [2**70 + k for k in range(5)]
+    assert [x.from_unit(x.to_unit(v)) for v in x.values()] == list(x.values())
+    assert [x.contains(v) for v in (2**70 - 1, 2**70, 2**70 + 4, 2**70 + 5)] == [0, 1, 1, 0]
+    assert x.rule() == f"an integer in [{2**70}, {2**70 + 4}]"
+    assert x.part(2**70 + 4) == x.parts[-1]
+
+
+def test_values_from_json_become_tuples_as_another_one_has_them() -> None:
+    assert like([[1, 2], [3, 4], [5]], ((0, 0),)) == ((1, 2), (3, 4), (5,))
+    assert like({"a": [1], "b": [1]}, {"a": (2,)}) == {"a": (1,), "b": [1]}
+    assert like([1], None) == [1]
+
+
+def test_levels_that_read_alike_stay_apart() -> None:
+    assert level_texts(["1", 1, True]) == ['"1"', "1", "true"]
+    assert level_texts(["a", None, (1, 2)]) == ["a", "null", "[1, 2]"]

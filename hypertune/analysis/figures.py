@@ -16,12 +16,12 @@ from plotly.colors import sample_colorscale
 from scipy.stats import t as student
 
 from hypertune.analysis.extrapolation import extrapolate as extrapolation
-from hypertune.analysis.frames import StudyData, finite, value_at
+from hypertune.analysis.frames import StudyData, finite, spelling, value_at
 from hypertune.analysis.importance import Importance
 from hypertune.analysis.search_review import by_chance
 from hypertune.analysis.statements import Statement
 from hypertune.errors import SettingError, choices
-from hypertune.space import Categorical, Number
+from hypertune.space import Categorical, Number, identity
 
 COLOURS = (
     "#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#000000", "#B8A900"
@@ -680,8 +680,9 @@ def _levels(
     parameter = next(p for p in data.space.parameters if p.name == name)
     n_values = parameter.n_values
     if isinstance(parameter, Categorical) or (n_values is not None and n_values <= _MAX_LEVELS):
-        levels = [show(v) for v in parameter.values()]
-        of = [show(v) if v is not pd.NA else "" for v in column]
+        spelled = spelling(data.space, name) if _is_text(column) else {}
+        levels = [spelled.get(identity(v)) or show(v) for v in parameter.values()]
+        of = ["" if missing else show(v) for v, missing in zip(column, column.isna(), strict=True)]
         return levels, np.array(of, dtype=object)
     assert isinstance(parameter, Number)
     edges = [parameter.from_unit(k / _N_BINS) for k in range(_N_BINS)] + [parameter.high]
@@ -691,6 +692,10 @@ def _levels(
         for v in finite(column)
     ]
     return levels, np.array(places, dtype=object)
+
+
+def _is_text(column: "pd.Series[Any]") -> bool:
+    return not (pd.api.types.is_numeric_dtype(column) or pd.api.types.is_bool_dtype(column))
 
 
 def show(value: Any) -> str:

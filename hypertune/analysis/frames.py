@@ -27,8 +27,9 @@ The columns of `load_trials`, one row a trial that has started:
 ``test_failure``    why that look failed
 ``started``         when it began, UTC
 ``ended``           when it ended, UTC
-``config.<name>``   each parameter of the space: integers, floats and booleans as such, all other
-                    choices as categories of text; missing where the config has no such parameter
+``config.<name>``   each parameter of the space: integers, floats and booleans as such; all other
+                    choices as categories of text, lists and tuples as JSON; integers that 64 bits
+                    cannot hold as text; missing where the config has no such parameter
 ==================  ================================================================================
 
 The columns of `load_curves`, one row a trial and epoch: ``trial``, ``epoch``, ``time`` (UTC),
@@ -62,7 +63,7 @@ from hypertune.records.mlflow_runs import (
     n_sessions,
     proposed,
 )
-from hypertune.space import Categorical, Flat, Number, Space, level_text
+from hypertune.space import Categorical, Flat, Number, Space, identity, level_text, level_texts
 from hypertune.text import redact
 
 _NEEDED = (
@@ -607,18 +608,26 @@ def _column(space: Space, name: str, values: Sequence[Any]) -> "pd.Series[Any]":
     numbers = [p for p in parameters if isinstance(p, Number)]
     kinds = {type(level) for level in levels} | {int if p.integer else float for p in numbers}
     known = [None if value is _ABSENT else value for value in values]
-    if kinds == {int}:
+    ends = [end for p in numbers for end in (p.low, p.high)]
+    integers = [number for number in (*levels, *ends) if isinstance(number, int)]
+    if kinds == {int} and all(-(2**63) <= number < 2**63 for number in integers):
         return pd.Series(pd.array(known, dtype="Int64"))
-    if kinds <= {int, float}:
+    if float in kinds and kinds <= {int, float} and all(abs(n) <= 2**53 for n in integers):
         return pd.Series(pd.array(known, dtype="Float64"))
     if kinds == {bool}:
         return pd.Series(pd.array(known, dtype="boolean"))
-    texts = [None if value is _ABSENT else level_text(value) for value in values]
+    spelled = spelling(space, name)
+    texts = [None if v is _ABSENT else spelled.get(identity(v), level_text(v)) for v in values]
     if numbers:
         return pd.Series(pd.array(texts, dtype="string"))
-    return pd.Series(
-        pd.Categorical(texts, categories=list(dict.fromkeys(level_text(v) for v in levels)))
-    )
+    return pd.Series(pd.Categorical(texts, categories=list(spelled.values())))
+
+
+def spelling(space: Space, name: str) -> dict[str, str]:
+    """Return how frames spell the levels of a parameter's choices, by their identity."""
+    parameters = [p for p in space.parameters if p.name == name and isinstance(p, Categorical)]
+    levels = {identity(level): level for p in parameters for level in p.values()}
+    return dict(zip(levels, level_texts(list(levels.values())), strict=True))
 
 
 def _times(ms: "pd.Series[Any]") -> "pd.Series[Any]":

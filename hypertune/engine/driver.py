@@ -258,7 +258,8 @@ class Driver:
             if event.trial is not None:
                 self.findings[event.trial] = event.data["findings"]
         for event in self.journal.events(kind="mutation"):
-            self.changes[int(event.trial or 0)] = event.data["config"]
+            config = self.study.from_record(event.data["config"])
+            self.changes[int(event.trial or 0)] = config
         reached: dict[int, int] = {}
         for row in self.journal.results():
             reached[row.trial] = max(row.epoch, reached.get(row.trial, 0))
@@ -594,7 +595,7 @@ class Driver:
         if not self.to_test:
             return None
         label, trial = self.to_test.pop(0)
-        config = self.journal.trial(trial).config
+        config = self.study.from_record(self.journal.trial(trial).config)
         searched = {name: config[name] for name in self.study.space}
         return self._send(key, trial, searched, 0, None, test=label)
 

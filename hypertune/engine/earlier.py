@@ -17,7 +17,7 @@ from hypertune.methods import METHODS, make_search
 from hypertune.records import EventRow, Journal, ResultRow, TrialRow
 from hypertune.search import Search
 from hypertune.settings import Settings
-from hypertune.space import Space
+from hypertune.space import Space, as_lists, like
 from hypertune.study import Study, comes_along, fair_factor, load_study, study_names
 from hypertune.trainable.exchange import OtherData, with_data
 
@@ -218,9 +218,9 @@ class Earlier:
             study = space
         else:
             study = load_study(space or (source if Path(source).is_file() else name))
-        study = replace(study, name=name, fixed=self.about["fixed"])
+        study = replace(study, name=name, fixed=like(self.about["fixed"], study.fixed))
         study = study.with_max_epochs(self.about["max_epochs"])
-        now = {
+        now: dict[str, Any] = {
             "space": study.search_space.plain(),
             "default": study.default,
             "metric": study.metric,
@@ -229,6 +229,8 @@ class Earlier:
         }
         before = {"constraints": {}, **self.about, "space": self.about["parameters"]}
         changed = [key for key in now if json.loads(json.dumps(now[key])) != before[key]]
+        if "space" in changed and as_lists(now["space"]) == as_lists(before["space"]):
+            changed.remove("space")  # it began when no record told a tuple from a list
         if changed:
             raise SettingError(
                 f"The study in '{study.source}' is not that of '{self.folder.name}' any more: "

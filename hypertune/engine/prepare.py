@@ -208,7 +208,8 @@ def fair_factor(study: Study, settings: Settings) -> Categorical | None:
 
 def _distinct(study: Study, configs: Iterable[Config]) -> list[Config]:
     """Return each of some nested configs once, in their order."""
-    return list({study.search_space.identity(c): dict(c) for c in configs}.values())
+    whole = map(study.from_record, configs)
+    return list({study.search_space.identity(config): config for config in whole}.values())
 
 
 def _start_configs(study: Study, path: Path | None) -> list[dict[str, Any]]:

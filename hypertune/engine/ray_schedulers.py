@@ -7,7 +7,7 @@ scheduler stops, pauses and continues it, and may give it another trial's state 
 import contextlib
 import copy
 import random
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -54,8 +54,8 @@ def ray_scheduler(name: str, study: Study) -> TrialScheduler:
     kind = getattr(schedulers, name)
     if kind is not schedulers.PopulationBasedTraining:
         return checked(kind(time_attr=TRAINING_ITERATION, max_t=study.max_epochs), study)
-    mutations = _continuous(study.space)
-    if not mutations:
+    numbers = _continuous(study.space)
+    if not numbers:
         raise SettingError(
             f"{name} varies the continuous parameters that every config has (tune.uniform, "
             "tune.loguniform, ...), but the space has none. To have it vary others, give run() a "
@@ -63,13 +63,13 @@ def ray_scheduler(name: str, study: Study) -> TrialScheduler:
         )
 
     def within(config: Config) -> Config:
-        _snap(config, mutations)
+        _snap(config, numbers)
         return config
 
     scheduler = kind(
         time_attr=TRAINING_ITERATION,
         perturbation_interval=max(1, study.max_epochs // _N_GENERATIONS),
-        hyperparam_mutations=mutations,
+        hyperparam_mutations=_draws(numbers),
         custom_explore_fn=within,
     )
     return checked(scheduler, study)
@@ -136,25 +136,32 @@ def changes_configs(scheduler: TrialScheduler | None) -> bool:
 
 
 def _continuous(spec: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the continuous domains that every config has, nested as the space is."""
+    """Return the parameters of floats that every config has, nested as the space is."""
     found: dict[str, Any] = {}
     for name, part in spec.items():
         if isinstance(part, Float):
-            found[name] = part
+            (found[name],) = Space({name: part}).parameters
         elif isinstance(part, Mapping) and (inner := _continuous(part)):
             found[name] = inner
     return found
 
 
-def _snap(config: Config, domains: Mapping[str, Any]) -> None:
-    """Bring a config's values back into their domains."""
-    for name, domain in domains.items():
-        if isinstance(domain, Mapping):
-            _snap(config[name], domain)
+def _draws(numbers: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what draws each parameter anew: Ray's own domains overflow where they are wide."""
+
+    def draw(number: Number) -> Callable[[], Any]:
+        return lambda: number.from_unit(random.random())
+
+    return {k: _draws(v) if isinstance(v, Mapping) else draw(v) for k, v in numbers.items()}
+
+
+def _snap(config: Config, numbers: Mapping[str, Any]) -> None:
+    """Bring a config's values back into their ranges."""
+    for name, number in numbers.items():
+        if isinstance(number, Mapping):
+            _snap(config[name], number)
         else:
-            (parameter,) = Space({name: domain}).parameters
-            assert isinstance(parameter, Number)
-            config[name] = parameter.snap(config[name])
+            config[name] = number.snap(config[name])
 
 
 class Controller(Protocol):

@@ -92,7 +92,8 @@ def rerun(
         used = row.seed if seed is None else seed
         use_threads(max(1, int(settings.cpus_per_trial)))
         gpu = settings.gpus_per_trial > 0 and torch.cuda.is_available()
-        config = {**study.config(row.config, seed=used), "device": "cuda" if gpu else "cpu"}
+        config = study.config(study.from_record(row.config), seed=used)
+        config["device"] = "cuda" if gpu else "cpu"
         with closing(Journal(folder / "journal.db")) as journal:
             label = f"rerun of {trial}" + ("" if used == row.seed else f", seed {used}")
             journal.add_trial(

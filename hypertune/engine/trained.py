@@ -117,7 +117,7 @@ def load_model(
             f"There is no checkpoint of trial {row.id} of '{folder.name}'; there are those of the "
             f"trials {', '.join(there) or '(none)'}."
         )
-    config = {**asked.config(row.config, seed=row.seed), "device": device}
+    config = {**asked.config(asked.from_record(row.config), seed=row.seed), "device": device}
     data = load_data(asked)
     loop = asked.trainable.start(config, data, metric=asked.metric, mode=asked.mode)
     try:
@@ -165,7 +165,7 @@ def keep_best_model(journal: Journal, study: Study, data: Any) -> None:
     found = kept.newest(best.id, study.max_epochs)
     if found is None:
         return
-    config = study.config(best.config, seed=best.seed)
+    config = study.config(study.from_record(best.config), seed=best.seed)
     sha = hashlib.sha256(json.dumps(config, sort_keys=True).encode())
     with opened(found[1]) as checkpoint:
         for path in sorted(path for path in checkpoint.rglob("*") if path.is_file()):

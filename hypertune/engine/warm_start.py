@@ -89,7 +89,7 @@ def warm_start(
             if space.problems({**config, name: earlier[name]}):
                 outside[name] += 1
             else:
-                config[name] = earlier[name]
+                config = study.from_record({**config, name: earlier[name]})
                 taken[name] += 1
                 any_taken = True
         if any_taken and not holds(config):

@@ -82,7 +82,12 @@ def register(
 
 
 def _versions(client: "MlflowClient", name: str) -> list[Any]:
-    return list(client.search_model_versions(f"name = '{name}'", max_results=1000))
+    return list(client.search_model_versions(f"name = {_quoted(name)}", max_results=1000))
+
+
+def _quoted(name: str) -> str:
+    """Return a name as MLflow's filters have it, which know no escapes."""
+    return f'"{name}"' if "'" in name else f"'{name}'"
 
 
 def _show_on(client: "MlflowClient", run_id: str, model_id: str) -> None:
@@ -95,7 +100,7 @@ def _show_on(client: "MlflowClient", run_id: str, model_id: str) -> None:
 
 
 def _create_name(client: "MlflowClient", name: str) -> None:
-    if not client.search_registered_models(f"name = '{name}'", max_results=1):
+    if not client.search_registered_models(f"name = {_quoted(name)}", max_results=1):
         client.create_registered_model(name)
 
 

@@ -30,6 +30,7 @@ from filelock import FileLock, Timeout
 
 from hypertune.deadlines import within
 from hypertune.errors import DeadlineError
+from hypertune.places import sqlite_path, sqlite_uri
 from hypertune.records.cursors import Cursors, Known, count_pending
 from hypertune.records.journal import EventRow, Journal, ResultRow, TrialRow
 from hypertune.records.mlflow_keys import NAME_TAG, OWN
@@ -360,7 +361,7 @@ class _Replica:
         name = str(self._study.get("space", self._study["name"]))
         experiment = self._mlflow.get_experiment_by_name(name)
         if experiment is None:
-            database = _sqlite_path(self._uri)
+            database = sqlite_path(self._uri)
             artifacts = (database.parent / "mlartifacts").as_uri() if database else None
             # Without the tag the pages open in the view for language models.
             kind = {"mlflow.experimentKind": "custom_model_development"}
@@ -661,7 +662,7 @@ def _connected(uri: str) -> "MlflowClient":
         client.search_experiments(max_results=1)  # this makes the tables
         return client
 
-    database = _sqlite_path(uri)
+    database = sqlite_path(uri)
     if database is None:
         return opened(uri)
     # Processes that open a new file at once crash in each other's schema migration, and a file
@@ -670,13 +671,9 @@ def _connected(uri: str) -> "MlflowClient":
         if not database.exists() or not database.stat().st_size:
             new = database.with_name(f"{database.name}.new")
             new.unlink(missing_ok=True)
-            opened(f"sqlite:///{new}")
+            opened(sqlite_uri(new))
             new.replace(database)
         return opened(uri)
-
-
-def _sqlite_path(uri: str) -> Path | None:
-    return Path(uri.removeprefix("sqlite:///")) if uri.startswith("sqlite:///") else None
 
 
 def _note(text: str) -> None:

@@ -24,7 +24,7 @@ from hypertune.search.schedulers.base import Comparison, Scheduler
 from hypertune.search.schedulers.fair import Fair
 from hypertune.search.searchers.base import Searcher
 from hypertune.search.suggestion import WAIT, Suggestion, Wait
-from hypertune.space import Categorical, Config, Flat, Space, Value, identity
+from hypertune.space import Categorical, Config, Flat, Space, Value, identity, plain_or
 
 _SUGGESTIONS = 5  # a model that repeats itself would do so all day
 _DRAWS = 100
@@ -340,6 +340,7 @@ class Search:
     def _levels(self, given: Mapping[str, Value]) -> Flat:
         """Return given values by key."""
         always = {p.name: p for p in self.space.parameters if p.condition is None}
+        given = {name: plain_or(value, value) for name, value in given.items()}
         for name, value in given.items():
             if name not in always:
                 raise SettingError(

@@ -139,9 +139,14 @@ def _grid(parameter: Parameter) -> tuple[Floats, Floats] | None:
     n = parameter.n_values
     if isinstance(parameter, Categorical) or n is None or n > _LONG:
         return None
+    assert isinstance(parameter, Number)
     values = list(parameter.values())
-    edges = [parameter.to_unit((low + high) / 2) for low, high in pairwise(values)]
-    return np.array([parameter.to_unit(value) for value in values]), np.array(edges)
+    places = [parameter.to_unit(value) for value in values]
+    if parameter.log:
+        edges = [parameter.to_unit(low / 2 + high / 2) for low, high in pairwise(values)]
+    else:
+        edges = [(low + high) / 2 for low, high in pairwise(places)]
+    return np.array(places), np.array(edges)
 
 
 def _rounded(coordinates: Floats, grid: tuple[Floats, Floats] | None) -> Floats:

@@ -22,7 +22,7 @@ import numpy as np
 
 from hypertune.errors import choices, nearest, shown
 from hypertune.space import Config, Space
-from hypertune.study import RESERVED, TrialEnded
+from hypertune.study import TrialEnded
 from hypertune.trainable import guard
 from hypertune.trainable.own import OwnConfig, OwnLoop, OwnTask, as_metrics, state_folder
 
@@ -63,7 +63,7 @@ class Command(OwnTask):
         used = _names((*self.line, self.report, self.cwd))
         rng = np.random.default_rng(0)
         samples = [
-            {**fixed, **space.nest(space.sample(rng)), **dict.fromkeys(RESERVED, 0)}
+            {**fixed, **space.nest(space.sample(rng)), "max_epochs": 1, "seed": 0, "device": "cpu"}
             for _ in range(_N_SAMPLES)
         ]
         names = sorted({name for sample in samples for name in _flat(sample)})
@@ -75,6 +75,8 @@ class Command(OwnTask):
                 problems.append(
                     f"command: {{{name}}} is not in every config; pass {{config_json}} instead"
                 )
+        parts = (*self.line, self.report, self.cwd)
+        problems += _misfits(parts, [_flat(sample) for sample in samples])
         if not set(used) & set(_WHOLE):
             problems += [
                 f"'{name}' is not passed to the command: put {{{name}}} or {{config_json}} into it"
@@ -108,7 +110,9 @@ def command(
     a file; ``{work_dir}`` for an empty folder; ``{checkpoint_dir}`` for the folder of its state:
     empty at first, and as it was left where a trial goes on. A command that uses it must write its
     state before it reports the epoch, and rename it into place, since it may be ended at any time.
-    ``{python}`` is the Python that the workers run in; ``{{`` is a brace.
+    ``{python}`` is the Python that the workers run in; ``{{`` is a brace. Without a format a list,
+    a tuple or a dict is written as JSON (``[3, 3]``), and any other value as Python's ``str``
+    writes it (``adam``, ``0.001``, ``None``, ``True``).
 
     Args:
         line: The command, as for a shell; or its arguments.
@@ -411,4 +415,21 @@ def _filled(part: str, values: Mapping[str, Any]) -> str:
 
 
 def _shown(value: Any, form: str) -> str:
-    return json.dumps(value) if isinstance(value, dict | list) else format(value, form)
+    if isinstance(value, dict | list | tuple) and not form:
+        return json.dumps(value)
+    return format(value, form)
+
+
+def _misfits(parts: Sequence[str], samples: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return which placeholders ask for a format that a value of theirs cannot be written in."""
+    found: dict[tuple[str, str], str] = {}
+    for _, name, form in (piece for part in parts for piece in _parsed(part)):
+        if name is None:
+            continue
+        for value in (values[name] for values in samples if name in values):
+            try:
+                _shown(value, form or "")
+            except (TypeError, ValueError, OverflowError):
+                text = f"command: {{{name}:{form}}} cannot write {value!r}"
+                found.setdefault((name, form or ""), text)
+    return list(found.values())

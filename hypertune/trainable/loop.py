@@ -134,7 +134,7 @@ def corners(space: Space, fixed: Mapping[str, Any]) -> list[Config]:
 
     def value_of(parameter: Parameter) -> Value:
         if isinstance(parameter, Number):
-            return parameter.snap(rng.choice([parameter.low, parameter.high]))
+            return parameter.snap((parameter.low, parameter.high)[rng.integers(2)])
         return parameter.from_unit(rng.random())
 
     return [{**fixed, **space.nest(space.build(value_of))} for _ in range(_N_CORNERS)]

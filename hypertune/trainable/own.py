@@ -45,7 +45,9 @@ def own_config(config: Config) -> OwnConfig:
     def copy(value: Any) -> Any:
         if isinstance(value, Mapping):
             return OwnConfig({key: copy(item) for key, item in value.items()})
-        return [copy(item) for item in value] if isinstance(value, list) else value
+        if isinstance(value, list | tuple):
+            return type(value)(copy(item) for item in value)
+        return value
 
     copied: OwnConfig = copy(config)
     return copied

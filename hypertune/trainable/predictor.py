@@ -138,7 +138,7 @@ def read(folder: Path, *, device: str = "cpu") -> Network | _Fitted:
         check_sealed(folder)
     about = json.loads((folder / "model.json").read_text())
     study = load_study(str(folder / "study" / about["file"]))
-    config, task = {**about["config"], "device": device}, study.trainable
+    config, task = {**study.from_record(about["config"]), "device": device}, study.trainable
     if isinstance(task, Forecasting | Supervised):
         model, prepare, answer = task.rebuilt(config, about["network"])
         path = folder / "checkpoint" / "weights.pt"

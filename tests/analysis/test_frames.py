@@ -14,7 +14,9 @@ from ray import tune
 
 from hypertune import load_curves, load_trials
 from hypertune.analysis.frames import load, value_at
+from hypertune.analysis.report import write_report
 from hypertune.errors import JournalError, SettingError
+from hypertune.places import sqlite_uri
 from hypertune.records import Journal, mlflow_runs
 from hypertune.records.mlflow_keys import OWN, name_key, own_key
 from hypertune.records.replica import deliver
@@ -221,6 +223,33 @@ def test_runs_whose_own_keys_were_not_set_apart_are_still_read(
     assert_equal = pd.testing.assert_frame_equal
     assert_equal(load_trials("earlier-1", tracking_uri=uri), load_trials(folder))
     assert_equal(load_curves("earlier-1", tracking_uri=uri), load_curves(folder))
+
+
+@pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy")
+def test_values_that_no_number_type_holds_are_text(tmp_path: Path) -> None:
+    spec = {
+        "salt": tune.choice([2**64, 2**65, 7]),
+        "draw": tune.randint(0, 2**64),
+        "kernel": tune.choice([(3, 3), (5, 5)]),
+        "alike": tune.choice(["1", 1, None]),
+        "huge": tune.choice([10**400, 0.5]),
+    }
+    values = (2**64, 2**64 - 1, (3, 3), "1", 10**400), (7, 1, (5, 5), 1, 0.5)
+    configs = [dict(zip(spec, row, strict=True)) for row in values]
+    trials = [Made(losses=[1.0], config=config) for config in configs]
+    about = {"default": configs[0], "factors": ["salt", "draw", "kernel"]}
+    folder = write_study(tmp_path / "50% what?" / "odd-1", trials, spec=spec, **about)
+
+    frame = load_trials(folder, parquet=tmp_path / "trials.parquet")
+    rows = frame[[f"config.{name}" for name in spec]].to_numpy().tolist()
+    texts = [str(2**64), str(2**64 - 1), "[3, 3]", '"1"', str(10**400)]
+    assert rows == [texts, ["7", "1", "[5, 5]", "1", "0.5"]]
+    pd.testing.assert_frame_equal(pd.read_parquet(tmp_path / "trials.parquet"), frame)
+    uri = sqlite_uri(tmp_path / "50% what?" / "mlflow.db")
+    assert deliver(folder / "journal.db", uri, timeout_s=60).pending == 0
+    assert (tmp_path / "50% what?" / "mlflow.db").is_file()
+    pd.testing.assert_frame_equal(load_trials("odd-1", tracking_uri=uri), load_trials(folder))
+    write_report(folder)
 
 
 def test_parquet_holds_the_frames(folder: Path, tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ import json
 import math
 import re
 import statistics
+import sys
 from collections import Counter
 from typing import Any
 
@@ -53,6 +54,31 @@ SPACES: dict[str, dict[str, Any]] = {
         "d": tune.uniform(0, 1e-300),
         "e": tune.uniform(-1e200, 1e200),
     },
+    "beyond 64 bits": {
+        "a": tune.choice([2**64, 2**65, 7, 10**400]),
+        "b": tune.randint(0, 2**64),
+        "c": tune.randint(2**70, 2**70 + 10),
+        "d": tune.qrandint(-7 * 2**80, 7 * 2**80, 7),
+        "e": tune.lograndint(1, 2**100),
+        "f": tune.randint(-(10**308), 10**308),
+    },
+    "wide and narrow": {
+        "a": tune.uniform(-1e308, 1e308),
+        "b": tune.uniform(-sys.float_info.max, sys.float_info.max),
+        "c": tune.quniform(-1.7e308, 1.7e308, 1e307),
+        "d": tune.uniform(1.0, 1.0 + 2**-52),
+        "e": tune.uniform(0, 5e-324),
+        "f": tune.loguniform(1e-320, 1),
+        "g": tune.loguniform(1e-300, sys.float_info.max),
+        "h": tune.qloguniform(1e300, 1e308, 1e300),
+        "i": X,
+    },
+    "tuples": {
+        "a": tune.choice([(3, 3), (5, 5)]),
+        "b": tune.choice([((1, 2), [3, (4,)]), {"k": (None,)}, ()]),
+        "c": tune.choice([{"size": (tune.randint(1, 4), 3), "pad": (1, 2)}, (X, [X]), None]),
+        "d": X,
+    },
 }
 ROWS = pytest.mark.parametrize("method", METHODS)
 
@@ -66,12 +92,13 @@ def stepped(spec: Any) -> Any:
     """Return the space with values in place of continuous ranges, which a grid cannot have."""
     if isinstance(spec, dict):
         return {key: stepped(value) for key, value in spec.items()}
-    if isinstance(spec, list):
-        return [stepped(value) for value in spec]
+    if isinstance(spec, list | tuple):
+        return type(spec)(stepped(value) for value in spec)
     if isinstance(spec, sample.Categorical):
         return tune.choice(stepped(list(spec.categories)))
     if isinstance(spec, sample.Float) and not isinstance(spec.sampler, sample.Quantized):
-        return tune.choice(np.linspace(spec.lower, spec.upper, 20).tolist())
+        (x,) = Space({"x": spec}).parameters
+        return tune.choice(sorted({x.from_unit(k / 20) for k in range(20)}))
     return spec
 
 
@@ -101,8 +128,12 @@ def test_configs_are_in_range_plain_distinct_and_fixed_by_the_seed(method: str, 
     assert len(configs) == len({identity(config) for config in configs}) == 14
     for config in configs:
         assert search.space.problems(config) == []
-        # JSON knows plain types only, and gives back the same ones.
-        assert identity(json.loads(json.dumps(config, allow_nan=False))) == identity(config)
+        # JSON knows plain types only; what are tuples the space knows, and its record.
+        back = json.loads(json.dumps(config, allow_nan=False))
+        assert identity(back) == identity(config)
+        assert repr(search.space.nest(search.space.flatten(back))) == repr(config)
+        recorded = Space.from_plain(json.loads(json.dumps(search.space.plain())))
+        assert repr(recorded.nest(recorded.flatten(back))) == repr(config)
     again = play(make(method, SPACES[space], seed=2))
     assert [identity(config) for config in again] == [identity(config) for config in configs]
     assert search.trials[5].reason == "failed"
@@ -357,3 +388,21 @@ def test_bohb_models_the_epochs_of_its_brackets() -> None:
     assert search.rungs == (2, 6, 18)
     assert modelled <= {"2", "6", "18"}
     assert len(modelled) >= 2
+
+
+@pytest.mark.parametrize("method", [name for name in METHODS if name != "grid"])
+@pytest.mark.parametrize(
+    "range_",
+    [
+        tune.uniform(-1e308, 1e308),
+        tune.uniform(1.0, 1.0 + 2**-40),
+        tune.loguniform(1e-320, 1),
+        tune.randint(0, 2**64),
+    ],
+)
+def test_values_are_spread_over_the_range_however_wide_or_narrow(method: str, range_: Any) -> None:
+    search = make(method, {"x": range_}, max_epochs=1)
+    x = search.space["x"]
+    units = [x.to_unit(config["x"]) for config in play(search)]
+    assert len({int(3 * unit) for unit in units}) == 3
+    assert len(set(units)) == 14

@@ -346,6 +346,8 @@ SPACE = Space(
             "stdout",
             ["'opt' is not passed to the command: put {opt}", "'opt.rate' is not passed to the"],
         ),
+        ("python {x:d} {opt} {n:.2f}", "stdout", ["command: {x:d} cannot write 0."]),
+        ("python {x} {opt:s} {n}", "stdout", ["command: {opt:s} cannot write {'name': 'a'"]),
         ("python {x} {opt}", "stdout", ["'n' is not passed to the command: put {n} or {config_"]),
         (
             "python {x} {opt} {opt.rate} {n}",
@@ -373,3 +375,21 @@ def test_command_is_checked_against_the_study(line: str, report: str, problems: 
 def test_command_that_cannot_be_read_is_an_error(line: str, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         command(line)
+
+
+def test_values_are_written_as_the_space_names_them(tmp_path: Path) -> None:
+    values = {"opt": "adam", "size": (3, 3), "deep": [(1, None)], "none": None, "yes": True}
+    line = [sys.executable, "-c", ECHO, "{opt}", "{size}", "{deep}", "{none}", "{yes}", "{salt}"]
+    config = {**CONFIG, **values, "salt": 2**64, "out": str(tmp_path / "out")}
+    loop = command([*line, "{out}"]).start(config, None, metric="loss", mode="min")
+    loop.step()
+    loop.close()
+    written = ["adam", "[3, 3]", "[[1, null]]", "None", "True", str(2**64)]
+    assert json.loads((tmp_path / "out").read_text()) == written
+
+
+ECHO = """
+import json, pathlib, sys
+pathlib.Path(sys.argv[-1]).write_text(json.dumps(sys.argv[1:-1]))
+print(json.dumps(dict(loss=1)))
+"""

@@ -27,6 +27,7 @@ _AT_RANDOM = f"drawn at random, until {_N_START} trials have reported"
 _UNTOLD = ("failed", "lost")
 _TOLD = (TrialState.COMPLETE, TrialState.PRUNED)
 _LONG = 10**6  # more values than this are searched as a continuum: Optuna counts them in floats
+_WIDE, _NARROW = 1e100, 1e-6  # beyond these, Optuna's kernels overflow, or see one value alone
 
 
 class OptunaSearcher(Searcher):
@@ -165,8 +166,15 @@ def _under_way(trial: Trial) -> bool:
     return trial.running or (trial.waiting and not trial.losses)
 
 
-def _long(parameter: Number) -> bool:
-    return parameter.n_values is not None and parameter.n_values > _LONG
+def _by_unit(parameter: Number) -> bool:
+    """Say whether a number is searched on its unit interval, since Optuna cannot take its range."""
+    ends = abs(parameter.low), abs(parameter.high)
+    if parameter.n_values is not None:
+        return parameter.n_values > _LONG or max(ends) > 2**53
+    if parameter.log and parameter.low < 1 / _WIDE:
+        return True
+    least = max(_NARROW * max(ends), 1 / _WIDE)
+    return not least < parameter.high - parameter.low < _WIDE
 
 
 def _distribution(parameter: Parameter) -> BaseDistribution:
@@ -174,7 +182,7 @@ def _distribution(parameter: Parameter) -> BaseDistribution:
     if isinstance(parameter, Categorical):
         return CategoricalDistribution(range(len(parameter.choices)))
     assert isinstance(parameter, Number)
-    if _long(parameter):
+    if _by_unit(parameter):
         return FloatDistribution(0.0, 1.0)
     if parameter.integer:
         return IntDistribution(int(parameter.low), int(parameter.high), log=parameter.log)
@@ -186,7 +194,7 @@ def _internal(parameter: Parameter, value: Value) -> float:
     if isinstance(parameter, Categorical):
         return parameter.index(value)
     assert isinstance(parameter, Number)
-    return parameter.to_unit(value) if _long(parameter) else value
+    return parameter.to_unit(value) if _by_unit(parameter) else value
 
 
 def _external(parameter: Parameter, value: float) -> Value:
@@ -194,7 +202,7 @@ def _external(parameter: Parameter, value: float) -> Value:
     if isinstance(parameter, Categorical):
         return parameter.choices[int(value)]
     assert isinstance(parameter, Number)
-    return parameter.from_unit(value) if _long(parameter) else parameter.snap(value)
+    return parameter.from_unit(value) if _by_unit(parameter) else parameter.snap(value)
 
 
 def _ask(proposal: optuna.Trial, parameter: Parameter) -> Value:
