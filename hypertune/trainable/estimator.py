@@ -5,6 +5,7 @@ An epoch is a pass of ``partial_fit`` over the training part; else, where the es
 the estimator is fitted in one go, and its trial has converged after one epoch.
 """
 
+import copy
 import inspect
 import json
 import math
@@ -155,7 +156,7 @@ class Estimator(OwnTask):
         if "random_state" in keys:
             reserved["random_state"] = config["seed"]
         # Nested values are copies, which an estimator may hold on to.
-        values = {**reserved, **json.loads(json.dumps(own))}
+        values = {**reserved, **copy.deepcopy(own)}
         return self.make(**{k: v for k, v in values.items() if k in keys or others})
 
     def scores(self, model: Any, part: str, data: tuple[Any, Any]) -> dict[str, float]:

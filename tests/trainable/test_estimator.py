@@ -289,3 +289,13 @@ def test_function_that_takes_anything_gets_anything() -> None:
     task.new({"a": 1, "b": {"c": 2}, **RESERVED})
     assert made == [{"a": 1, "b": {"c": 2}}]
     assert estimator(make, partial(load_digits), kind="classification").data == "load_digits"
+
+
+def test_an_estimator_gets_tuples_and_a_copy_of_what_is_nested() -> None:
+    task = classify(lambda size, deep: (size, deep))
+    config = {"size": (25.0, 75.0), "deep": [(1, 2)], "max_epochs": 1, "seed": 0, "device": "cpu"}
+
+    size, deep = task.new(config)
+    deep.append(0)
+
+    assert (size, config["deep"]) == ((25.0, 75.0), [(1, 2)])
