@@ -26,7 +26,10 @@ def on_sigterm() -> Iterator[None]:
         raise StoppedError
 
     before = signal.signal(signal.SIGTERM, stop)
+    # A shell has what it runs in the background ignore a Ctrl-C.
+    ctrl_c = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
+    signal.signal(signal.SIGINT, ctrl_c)
     signal.signal(signal.SIGTERM, before)
 
 

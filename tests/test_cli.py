@@ -319,7 +319,9 @@ def test_an_interrupt_keeps_what_was_measured_and_what_mlflow_did_not_get_comes_
     # An interrupted trial can go on: its newest checkpoint is that of its last result.
     for trial in trials:
         if trial.reason == "interrupted" and (rows := journal.results(trial=trial.id)):
-            (state,) = (journal.path.parent / "checkpoints").glob(f"trial-{trial.id:03d}/epoch-*/*")
+            (state,) = (journal.path.parent / "checkpoints").glob(
+                f"trial-{trial.id:03d}/epoch-*/[!.]*"
+            )
             assert json.loads(state.read_text()) == rows[-1].epoch
     _gone, alive = psutil.wait_procs(family, timeout=60)
     assert not alive

@@ -215,7 +215,7 @@ def test_a_store_password_stays_out_of_the_records(
     monkeypatch.setattr("sys.argv", ["hypertune", "--tracking-uri", uri])
     outcome, journal = go(toy, tmp_path, n_trials=1, tracking_uri=uri)
 
-    assert journal.study()["environment"]["command"].endswith("http://***@127.0.0.1:9")
+    assert journal.study()["environment"]["command"].endswith("'http://***@127.0.0.1:9'")
     for path in outcome.folder.rglob("*"):
         ours = path.suffix == ".diff"  # uncommitted changes of our code, with these words perhaps
         assert ours or path.is_dir() or b"secret" not in path.read_bytes()

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+from made_studies import write_study
 from ray import tune
 from rich.console import Console
 
@@ -191,7 +192,7 @@ def test_probe_trains_a_default_that_leaves_out_constants_of_the_space(
 def test_folder_is_the_first_free_one_and_a_taken_name_is_refused(
     study: Study, tmp_path: Path
 ) -> None:
-    (tmp_path / "studies" / "gru_window-1").mkdir(parents=True)
+    write_study(tmp_path / "studies" / "gru_window-1", [])
 
     assert plan(study, tmp_path).folder.name == "gru_window-2"
     assert plan(study, tmp_path, name="mine").folder.name == "mine"

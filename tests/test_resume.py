@@ -303,7 +303,7 @@ def test_a_full_disk_ends_the_search_and_fails_no_trial(
         patch.setattr(Worker, "_save", full)
         outcome = engine.run(toy, settings(tmp_path, method="asha"))
     assert outcome.error is not None
-    assert "A checkpoint cannot be written: [Errno 28] No space left on device" in outcome.error
+    assert "A checkpoint cannot be written: No space left on device" in outcome.error
     assert [row[5] for row in record(outcome.folder) if row[2] == "search"] == ["interrupted"]
     again = engine.resume(outcome.folder, space=toy)
     assert (again.error, again.stopped_by) == (None, None)

@@ -166,11 +166,13 @@ def _set_root_handlers(handlers: list[logging.Handler]) -> None:
     logging.root.handlers[:] = handlers
 
 
-def _set_list(values: list[str]) -> Callable[[list[str]], None]:
-    def write(wanted: list[str]) -> None:
-        values[:] = wanted
+def _list(name: str, attribute: str) -> _Part:
+    """Return the part of a list of `sys`, which may have been replaced by another list."""
 
-    return write
+    def write(wanted: list[str]) -> None:
+        setattr(sys, attribute, list(wanted))
+
+    return _Part(name, lambda: list(getattr(sys, attribute)), write)
 
 
 def _plots() -> dict[str, Any] | None:
@@ -258,8 +260,8 @@ _PARTS = [
         lambda: signal.getitimer(signal.ITIMER_REAL)[0] > 0,
         lambda value: signal.setitimer(signal.ITIMER_REAL, 0),
     ),
-    _Part("import path", lambda: list(sys.path), _set_list(sys.path)),
-    _Part("arguments", lambda: list(sys.argv), _set_list(sys.argv)),
+    _list("import path", "path"),
+    _list("arguments", "argv"),
     _attributes("standard streams", sys, "stdin", "stdout", "stderr"),
     _attributes("hooks of the interpreter", sys, "excepthook", "unraisablehook", "displayhook"),
     _attributes("hook for exceptions of threads", threading, "excepthook"),

@@ -179,7 +179,7 @@ class Worker(tune.Trainable):
             os._exit(1)  # this process can use its GPU no more: let another one take over
         if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
             # It is not the trial's fault, and would be the next one's as well.
-            return self._failure(text) | {"disk_full": True}
+            return self._failure(os.strerror(error.errno)) | {"disk_full": True}
         failure = self._failure(text, trace_of(error))
         return failure | {"out_of_memory": True} if out_of_memory else failure
 

@@ -76,6 +76,10 @@ CHANGES: dict[str, tuple[Callable[[], object], Callable[[], object]]] = {
         lambda: signal.getsignal(signal.SIGUSR1),
     ),
     "path": (lambda: sys.path.insert(0, "/elsewhere"), lambda: list(sys.path)),
+    "another path": (
+        lambda: setattr(sys, "path", ["/elsewhere", *sys.path]),
+        lambda: list(sys.path),
+    ),
     "stdout": (lambda: setattr(sys, "stdout", None), lambda: sys.stdout),
     "excepthook": (lambda: setattr(sys, "excepthook", print), lambda: sys.excepthook),
     "recursion": (lambda: sys.setrecursionlimit(5000), sys.getrecursionlimit),
