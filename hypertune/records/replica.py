@@ -594,8 +594,16 @@ class _Replica:
         except (_TimeError, _GoneError):
             raise
         except Exception as error:  # whatever it is, the trials are there
-            cursors.refuse(_MODEL, _brief(error))
-            _note(f"The best model is not registered: {_brief(error)}")
+            cause = getattr(error.__cause__, "error_code", None)
+            why = _brief(error)
+            if cause == "PERMISSION_DENIED":
+                study = journal.path.parent.name
+                why = (
+                    "this login may not register models: `hypertune sync "
+                    f"{study}` with one that may registers it"
+                )
+            cursors.refuse(_MODEL, why)
+            _note(f"The best model is not registered: {why}")
         else:
             cursors.accept(_MODEL)
             cursors.save_run("model", Known(version, [], {"sha256": sha256}, None, None))
