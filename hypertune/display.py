@@ -521,6 +521,9 @@ def show_explanation(out: Console, known: Explanation) -> None:
         rows.append(("cost", f"{epochs} epochs in {duration(seconds)} (epochs {jobs})"))
     if known.n_lost:
         rows.append(("lost", f"its worker died, or had no memory left, {known.n_lost} times"))
+    rows += [("damaged", text) for text in known.damaged]
+    if known.left:
+        rows.append(("left", "; ".join(known.left)))
     _pairs(out, rows)
     for line in detail[1:]:
         out.print(Text(f"  {line}"))

@@ -199,6 +199,21 @@ def test_without_the_extra_data_sets_list_and_errors_say_what_to_install(
     assert not (tmp_path / "studies").exists()
 
 
+def test_explain_tells_of_damaged_checkpoints_and_of_what_a_trial_left(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = write_study(tmp_path / "studies" / "s", [Made(losses=[2.0, 1.0])], start=[])
+    with contextlib.closing(Journal(folder / "journal.db")) as journal:
+        journal.add_event("damaged", 0, {"epoch": 1, "text": "state.pt holds 3 bytes, not 900"})
+        for _ in range(2):
+            journal.add_event("left", 0, {"threads": ["pump"], "not_put_back": ["umask"]})
+    monkeypatch.setenv("COLUMNS", "200")
+    assert call(monkeypatch, tmp_path, "explain", "s", "0") == 0
+    shown = capsys.readouterr().out
+    assert "state.pt holds 3 bytes, not 900" in shown
+    assert "the thread pump, which went on; umask, which could not be put back" in shown
+
+
 def test_a_dry_run_shows_the_plan_and_starts_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

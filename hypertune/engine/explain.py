@@ -1,6 +1,6 @@
 """Why a trial was proposed, why it ended where it did, and what it cost."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -41,6 +41,8 @@ class Explanation:
         comparisons: Where the scheduler compared it, with values in place of losses, as things
             stand now: in asynchronous searches they change as other trials come in.
         n_lost: How often its worker died.
+        damaged: What was wrong with checkpoints of it that could not be used.
+        left: What it left in its worker: threads that went on, settings that were not put back.
         mutations: How its config was changed on its way: after which ``epoch``, with the state of
             which trial (``from_trial``) at which epoch (``from_epoch``), and the ``config`` since.
     """
@@ -53,6 +55,8 @@ class Explanation:
     stretches: Sequence[Stretch]
     comparisons: Sequence[Comparison]
     n_lost: int
+    damaged: Sequence[str]
+    left: Sequence[str]
     mutations: Sequence[Mapping[str, Any]]
 
 
@@ -88,8 +92,21 @@ def explain(folder: Path, trial: int) -> Explanation:
         stretches=_stretches(earlier, trial),
         comparisons=comparisons,
         n_lost=sum(event.kind == "lost" for event in events),
+        damaged=[event.data["text"] for event in events if event.kind == "damaged"],
+        left=_left(event.data for event in events if event.kind == "left"),
         mutations=[event.data for event in events if event.kind == "mutation"],
     )
+
+
+def _left(events: Iterable[Mapping[str, Any]]) -> list[str]:
+    """Return what a trial left in its worker, each once."""
+    threads, settings = dict[str, None](), dict[str, None]()
+    for data in events:
+        threads |= dict.fromkeys(data.get("threads", ()))
+        settings |= dict.fromkeys(data.get("not_put_back", ()))
+    return [f"the thread {name}, which went on" for name in threads] + [
+        f"{name}, which could not be put back" for name in settings
+    ]
 
 
 def _stretches(earlier: Earlier, trial: int) -> list[Stretch]:
