@@ -1,6 +1,6 @@
 """The command line from a checkout: python hypertune.py --space gru_window."""
 
-from hypertune.cli import main
+from hypertune.cli.app import main
 
 if __name__ == "__main__":
     main()

@@ -32,9 +32,9 @@ import numpy as np
 from tables import CURVES, play, share, table
 
 from hypertune.analysis import effects
-from hypertune.methods import make_search
-from hypertune.space import Categorical
-from hypertune.study import load_study
+from hypertune.core.space import Categorical
+from hypertune.search.methods import make_search
+from hypertune.studies.study import load_study
 
 
 @dataclass(frozen=True, kw_only=True)

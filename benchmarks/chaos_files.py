@@ -12,8 +12,8 @@ from pathlib import Path
 
 from chaos_study import Command, Outcome, compare, ended, results, run_args
 
-from hypertune.errors import HypertuneError
-from hypertune.records import Journal
+from hypertune.core.errors import HypertuneError
+from hypertune.journal.store import Journal
 
 
 def torn_tails(folder: Path, n: int, rng: random.Random) -> Outcome:

@@ -10,7 +10,7 @@ from pathlib import Path
 import psutil
 from chaos_study import Command, Outcome, Rows, compare, ended, results, run_args, send, trains
 
-from hypertune.records import Journal
+from hypertune.journal.store import Journal
 
 MAX_KILLS = 4  # of one study
 

@@ -24,8 +24,9 @@ from chaos_study import (
     values,
 )
 
-from hypertune.records import Journal, Uploader
-from hypertune.records.server import mlflow_server
+from hypertune.journal.store import Journal
+from hypertune.tracking.mlflow.server import mlflow_server
+from hypertune.tracking.uploader import Uploader
 
 
 class Proxy(http.server.BaseHTTPRequestHandler):

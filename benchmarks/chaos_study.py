@@ -19,9 +19,9 @@ from pathlib import Path
 
 import psutil
 
-from hypertune.errors import HypertuneError
-from hypertune.records import Journal
-from hypertune.records.replica import deliver
+from hypertune.core.errors import HypertuneError
+from hypertune.journal.store import Journal
+from hypertune.tracking.mlflow.replica import deliver
 
 ROOT = Path(__file__).parents[1]
 LIMIT_S = 600.0

@@ -38,7 +38,7 @@ import hypertune
 from hypertune import Study
 from hypertune.engine.driver import Driver, Progress
 from hypertune.engine.prepare import prepare
-from hypertune.records import Journal
+from hypertune.journal.store import Journal
 from hypertune.settings import Settings
 
 _CALLS = ("next_job", "started", "result", "cut", "tick", "finished")

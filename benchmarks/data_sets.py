@@ -23,7 +23,7 @@ from torch import nn
 
 from hypertune import classification, forecasting, regression, transfer
 from hypertune.models import CNN, Recurrent, sequence_model
-from hypertune.trainable.loop import TensorLoop
+from hypertune.tasks.torch.loop import TensorLoop
 
 
 @dataclass(frozen=True)

@@ -89,7 +89,7 @@ def prepare(options: argparse.Namespace) -> None:
     """Write what the arms start from: the configs that (c) will draw, and an empty MLflow store."""
     from mlflow import MlflowClient
 
-    from hypertune.methods import make_search
+    from hypertune.search.methods import make_search
 
     study = make_study(options)
     search = make_search(
@@ -114,7 +114,7 @@ def train(
     report: Callable[[dict[str, float]], None] | None = None,
 ) -> None:
     """Train one trial of (a) or (b), and write down when its epochs ended."""
-    from hypertune.trainable.loop import use_threads
+    from hypertune.tasks.torch.loop import use_threads
 
     use_threads(1)
     whole = {**study.config(config, seed=SEED), "device": "cpu"}

@@ -28,11 +28,11 @@ from verdicts import trial_record
 from hypertune.analysis.frames import StudyData, from_records
 from hypertune.analysis.replicates import leaders, replicates
 from hypertune.analysis.verdict import judge_factors
-from hypertune.methods import DEFAULT_METHOD, make_search
+from hypertune.core.space import identity
 from hypertune.search.candidates import candidates
+from hypertune.search.methods import DEFAULT_METHOD, make_search
 from hypertune.settings import Settings
-from hypertune.space import identity
-from hypertune.study import Study
+from hypertune.studies.study import Study
 
 
 @dataclass(frozen=True, kw_only=True)

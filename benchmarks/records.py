@@ -35,8 +35,9 @@ from pathlib import Path
 import psutil
 from chaos_servers import Proxy, proxy
 
-from hypertune.records import Journal, Uploader
-from hypertune.records.server import mlflow_server
+from hypertune.journal.store import Journal
+from hypertune.tracking.mlflow.server import mlflow_server
+from hypertune.tracking.uploader import Uploader
 
 ROOT = Path(__file__).parents[1]
 STUDY = """
@@ -84,7 +85,8 @@ import threading
 import time
 
 from hypertune.engine import session
-from hypertune.records import Journal, Uploader
+from hypertune.journal.store import Journal
+from hypertune.tracking.uploader import Uploader
 
 spent, thread = [0.0], []
 

@@ -25,12 +25,12 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from hypertune.origin import Origin
+from hypertune.core.origin import Origin
+from hypertune.core.space import Categorical, Config, Number, Parameter, Space, identity
 from hypertune.search import Job, Search, Trial
 from hypertune.search.schedulers.hyperband import Hyperband
 from hypertune.search.searchers.base import Searcher
 from hypertune.search.suggestion import Suggestion
-from hypertune.space import Categorical, Config, Number, Parameter, Space, identity
 
 Named = Mapping[str, Any]  # by name of the knob: a number, or the place of a choice
 _ENDLESS = 100_000  # trials, for a system that wants to know

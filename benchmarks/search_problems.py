@@ -41,7 +41,7 @@ import numpy as np
 from numpy.typing import NDArray
 from ray import tune
 
-from hypertune.space import Config, Flat, Space, identity
+from hypertune.core.space import Config, Flat, Space, identity
 
 Floats = NDArray[np.float64]
 FULL = "/full"

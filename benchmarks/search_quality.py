@@ -98,9 +98,9 @@ from search_report import (
     report,
 )
 
-from hypertune.methods import METHODS, make_search
+from hypertune.core.space import Config
 from hypertune.search import Job, Search
-from hypertune.space import Config
+from hypertune.search.methods import METHODS, make_search
 
 Floats = NDArray[np.float64]
 SPREAD = 0.5  # of the logarithm of a trial's time

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from search_peers import PEERS
 from search_problems import Reference
 
-from hypertune.methods import METHODS
+from hypertune.search.methods import METHODS
 
 Floats = NDArray[np.float64]
 BUDGETS = (1, 2, 5, 10, 25)  # trainings in full

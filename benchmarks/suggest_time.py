@@ -22,10 +22,10 @@ import numpy as np
 import torch
 from ray import tune
 
-from hypertune.methods import METHODS, make_search
+from hypertune.core.space import Config, Space
 from hypertune.search import Job, Search
+from hypertune.search.methods import METHODS, make_search
 from hypertune.search.searchers.random import Random
-from hypertune.space import Config, Space
 
 SPACE = {
     "learning_rate": tune.loguniform(1e-5, 1e-1),

@@ -22,10 +22,11 @@ from numpy.typing import NDArray
 from ray import tune
 from scipy.stats import binomtest
 
+from hypertune.core.space import Categorical, Config, Flat, Parameter, Space
+from hypertune.core.task import TrialEnded
 from hypertune.search import Job, Search
-from hypertune.space import Categorical, Config, Flat, Parameter, Space
-from hypertune.study import Study, TrialEnded, load_study
-from hypertune.trainable.loop import use_threads
+from hypertune.studies.study import Study, load_study
+from hypertune.tasks.torch.loop import use_threads
 
 Floats: TypeAlias = NDArray[np.float64]
 CURVES = Path(__file__).parent / "curves"

@@ -16,7 +16,7 @@ import numpy as np
 from ray import tune
 from scipy.stats import qmc
 
-from hypertune.space import Space
+from hypertune.core.space import Space
 
 FILE = Path(__file__).with_suffix(".npz")
 OPTIMIZERS = ("sgd", "nesterov", "adam", "rmsprop")

@@ -49,12 +49,12 @@ from tables import drain
 from hypertune.analysis.frames import Record, StudyData, from_records
 from hypertune.analysis.statements import Factor, Statement, left_of
 from hypertune.analysis.verdict import judge_factor
-from hypertune.methods import make_search
-from hypertune.records import ResultRow
+from hypertune.core.space import Flat, Space
+from hypertune.journal.store import ResultRow
 from hypertune.search import Job
 from hypertune.search.encoding import Encoding
 from hypertune.search.history import Trial
-from hypertune.space import Flat, Space
+from hypertune.search.methods import make_search
 
 Floats: TypeAlias = NDArray[np.float64]
 

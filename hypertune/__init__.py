@@ -6,15 +6,15 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from hypertune.analysis.frames import load_curves, load_trials
     from hypertune.api import run
-    from hypertune.engine.trained import load_model
-    from hypertune.methods import ask_tell
-    from hypertune.study import Study
-    from hypertune.trainable.command import command
-    from hypertune.trainable.estimator import estimator
-    from hypertune.trainable.forecasting import forecasting
-    from hypertune.trainable.function import TrialStopped
-    from hypertune.trainable.supervised import classification, regression
-    from hypertune.trainable.transfer import transfer
+    from hypertune.engine.saved_model import load_model
+    from hypertune.search.methods import ask_tell
+    from hypertune.studies.study import Study
+    from hypertune.tasks.command import command
+    from hypertune.tasks.estimator import estimator
+    from hypertune.tasks.function import TrialStopped
+    from hypertune.tasks.torch.forecasting import forecasting
+    from hypertune.tasks.torch.supervised import classification, regression
+    from hypertune.tasks.torch.transfer import transfer
 
 __all__ = [
     "Study",
@@ -33,19 +33,19 @@ __all__ = [
 ]
 
 _HOMES = {
-    "Study": "hypertune.study",
-    "TrialStopped": "hypertune.trainable.function",
-    "ask_tell": "hypertune.methods",
-    "classification": "hypertune.trainable.supervised",
-    "command": "hypertune.trainable.command",
-    "estimator": "hypertune.trainable.estimator",
-    "forecasting": "hypertune.trainable.forecasting",
+    "Study": "hypertune.studies.study",
+    "TrialStopped": "hypertune.tasks.function",
+    "ask_tell": "hypertune.search.methods",
+    "classification": "hypertune.tasks.torch.supervised",
+    "command": "hypertune.tasks.command",
+    "estimator": "hypertune.tasks.estimator",
+    "forecasting": "hypertune.tasks.torch.forecasting",
     "load_curves": "hypertune.analysis.frames",
-    "load_model": "hypertune.engine.trained",
+    "load_model": "hypertune.engine.saved_model",
     "load_trials": "hypertune.analysis.frames",
-    "regression": "hypertune.trainable.supervised",
+    "regression": "hypertune.tasks.torch.supervised",
     "run": "hypertune.api",
-    "transfer": "hypertune.trainable.transfer",
+    "transfer": "hypertune.tasks.torch.transfer",
 }
 
 

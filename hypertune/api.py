@@ -9,9 +9,9 @@ from ray.tune.search import Searcher
 
 from hypertune import engine
 from hypertune.analysis import write_report
-from hypertune.errors import SettingError, choices
+from hypertune.core.errors import SettingError, choices
 from hypertune.settings import Settings
-from hypertune.study import Study, load_study
+from hypertune.studies.study import Study, load_study
 
 if TYPE_CHECKING:
     from hypertune.engine import Observer, Outcome

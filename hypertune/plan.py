@@ -16,6 +16,10 @@ import numpy as np
 import ray
 import torch
 
+from hypertune.core.errors import SettingError, describe, user_code
+from hypertune.core.space import Config
+from hypertune.core.task import Task, TrialEnded
+from hypertune.core.text import redact
 from hypertune.engine import (
     capacity,
     cpus_here,
@@ -25,15 +29,12 @@ from hypertune.engine import (
     prepare,
     usable_folder,
 )
-from hypertune.errors import SettingError, describe, user_code
 from hypertune.settings import Settings
-from hypertune.space import Config
-from hypertune.study import Study, Task, TrialEnded
-from hypertune.text import redact
-from hypertune.trainable.constraints import Constraints
-from hypertune.trainable.loop import use_threads
-from hypertune.trainable.own import OwnLoop, ended, saves
-from hypertune.trainable.process_state import process_state_kept
+from hypertune.studies.constraints import Constraints
+from hypertune.studies.study import Study
+from hypertune.tasks.process_state import process_state_kept
+from hypertune.tasks.torch.loop import use_threads
+from hypertune.tasks.user_code import OwnLoop, ended, saves
 
 _N_FEASIBLE = 50  # random configs that are held against the constraints
 _START_S = 25.0  # Ray, workers and records, on two cores

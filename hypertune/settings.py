@@ -7,12 +7,12 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from hypertune.errors import SettingError
-from hypertune.methods import DEFAULT_METHOD, unknown
-from hypertune.places import SCHEMES, is_bucket, sqlite_path, sqlite_uri
-from hypertune.study import Goal, Study
-from hypertune.text import redact, unstorable
-from hypertune.trainable.exchange import OtherData
+from hypertune.core.errors import SettingError
+from hypertune.core.storage import SCHEMES, is_bucket, sqlite_path, sqlite_uri
+from hypertune.core.text import redact, unstorable
+from hypertune.search.methods import DEFAULT_METHOD, unknown
+from hypertune.studies.other_data import OtherData
+from hypertune.studies.study import Goal, Study
 
 _UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _STORES = ("sqlite", "http", "https", "postgresql", "mysql", "mssql", "databricks")

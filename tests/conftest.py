@@ -20,10 +20,11 @@ from one_worker import one
 from ray import tune
 from ray._private.parameter import RayParams
 
-from hypertune.engine.token import secure_token
-from hypertune.methods import METHODS
-from hypertune.study import Study, Task, load_study
-from hypertune.trainable.worker import Worker, WorkerJob
+from hypertune.core.task import Task
+from hypertune.engine.ray.token import secure_token
+from hypertune.engine.ray.worker import Worker, WorkerJob
+from hypertune.search.methods import METHODS
+from hypertune.studies.study import Study, load_study
 
 __all__ = ["one"]  # a fixture
 
@@ -126,7 +127,7 @@ def job(tmp_path: Path) -> WorkerJob:
 def make_worker(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Make]:
     """Make workers in this process; Ray hands over task and data in the same way."""
     # Every epoch is reported at once; otherwise short ones are reported together.
-    monkeypatch.setattr("hypertune.trainable.worker._REPORT_EVERY_S", 0.0)
+    monkeypatch.setattr("hypertune.engine.ray.worker._REPORT_EVERY_S", 0.0)
     # Outside of a cluster the question would start one.
     monkeypatch.setattr(ray, "get_gpu_ids", list)
     monkeypatch.setattr("ray.tune.trainable.trainable.DEFAULT_STORAGE_PATH", str(tmp_path / "ray"))

@@ -8,8 +8,8 @@ from typing import Any
 
 from ray import tune
 
-from hypertune.records import Journal
-from hypertune.space import Space
+from hypertune.core.space import Space
+from hypertune.journal.store import Journal
 
 T0 = 1_700_000_000_000
 SPACE: dict[str, Any] = {

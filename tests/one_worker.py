@@ -9,9 +9,9 @@ import pytest
 import ray
 
 from hypertune.engine.driver import Driver
-from hypertune.records import Delivery
+from hypertune.engine.ray.worker import Worker
 from hypertune.settings import Settings
-from hypertune.trainable.worker import Worker
+from hypertune.tracking.uploader import Delivery
 
 
 class Killed(BaseException):
@@ -79,7 +79,7 @@ def one(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> OneWorker:
     monkeypatch.setattr(
         "hypertune.engine.session.ray_session", lambda settings: contextlib.nullcontext(False)
     )
-    monkeypatch.setattr("hypertune.trainable.worker._REPORT_EVERY_S", 0.0)
+    monkeypatch.setattr("hypertune.engine.ray.worker._REPORT_EVERY_S", 0.0)
     monkeypatch.setattr("ray.tune.trainable.trainable.DEFAULT_STORAGE_PATH", str(tmp_path / "ray"))
     node = {"NodeID": "here", "Alive": True, "Resources": {"CPU": 1.0}}
     here = SimpleNamespace(get_node_id=lambda: "here")

@@ -10,8 +10,8 @@ from one_worker import OneWorker
 
 import hypertune
 from hypertune.engine.driver import Progress
-from hypertune.records import Journal
-from hypertune.study import Study
+from hypertune.journal.store import Journal
+from hypertune.studies.study import Study
 
 pytestmark = pytest.mark.filterwarnings("default")
 

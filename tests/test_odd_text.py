@@ -12,9 +12,9 @@ from ray import tune
 
 from hypertune import engine
 from hypertune.analysis import load_trials, write_report
-from hypertune.errors import SettingError
-from hypertune.records import Journal
-from hypertune.study import Study
+from hypertune.core.errors import SettingError
+from hypertune.journal.store import Journal
+from hypertune.studies.study import Study
 
 UNDECODABLE = os.fsdecode(b"caf" + bytes([0xE9]))
 

@@ -16,13 +16,13 @@ from made_studies import write_study
 from ray import tune
 from rich.console import Console
 
-from hypertune import display
-from hypertune.errors import SettingError
-from hypertune.methods import make_search
+from hypertune.cli import display
+from hypertune.core.errors import SettingError
 from hypertune.plan import Plan, make_plan
 from hypertune.search import Job
+from hypertune.search.methods import make_search
 from hypertune.settings import Settings
-from hypertune.study import Study, load_study
+from hypertune.studies.study import Study, load_study
 
 
 @pytest.fixture(scope="module")

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from hypertune.study import Study, load_study, study_names
+from hypertune.studies.study import Study, load_study, study_names
 
 EXPECTED = {
     "activation_depth", "batch_lr", "cnn", "gru_window", "init_optimizer", "layers_hidden",

@@ -7,11 +7,11 @@ from typing import Any
 import pytest
 from sqlalchemy import make_url
 
-from hypertune.errors import SettingError
-from hypertune.methods import METHODS
+from hypertune.core.errors import SettingError
+from hypertune.search.methods import METHODS
 from hypertune.settings import Settings, parse_duration
-from hypertune.study import load_study
-from hypertune.trainable.exchange import OtherData
+from hypertune.studies.other_data import OtherData
+from hypertune.studies.study import load_study
 
 
 @pytest.mark.parametrize(

@@ -14,9 +14,9 @@ import plotly.graph_objects as go
 from hypertune.analysis import effects, figures
 from hypertune.analysis.frames import StudyData, finite, load, study_folder
 from hypertune.analysis.summary import summarize
-from hypertune.errors import SettingError
-from hypertune.records import MIN_REPEATS
-from hypertune.space import Parameter, identity
+from hypertune.core.errors import SettingError
+from hypertune.core.space import Parameter, identity
+from hypertune.journal.recommendation import MIN_REPEATS
 
 _SAME = ("metric", "mode", "max_epochs", "data", "fixed")
 _MIN_SEARCHES = MIN_REPEATS

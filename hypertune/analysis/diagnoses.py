@@ -9,7 +9,7 @@ from typing import Any
 import plotly.graph_objects as go
 
 from hypertune.analysis.figures import COLOURS, DASHES, styled
-from hypertune.records import Journal
+from hypertune.journal.store import Journal
 
 _N_TRIALS = 8  # named in a sentence
 

@@ -33,10 +33,10 @@ from scipy.stats import qmc, ttest_ind, ttest_rel
 from scipy.stats import t as student
 
 from hypertune.analysis.frames import StudyData, finite
-from hypertune.records import MIN_REPEATS
+from hypertune.core.space import Parameter, Value
+from hypertune.journal.recommendation import MIN_REPEATS
 from hypertune.search.encoding import Encoding
 from hypertune.search.surrogate import GaussianProcess, Observations
-from hypertune.space import Parameter, Value
 
 Floats = NDArray[np.float64]
 

@@ -20,8 +20,8 @@ from hypertune.analysis.frames import StudyData, finite, spelling, value_at
 from hypertune.analysis.importance import Importance
 from hypertune.analysis.search_review import by_chance
 from hypertune.analysis.statements import Statement
-from hypertune.errors import SettingError, choices
-from hypertune.space import Categorical, Number, identity
+from hypertune.core.errors import SettingError, choices
+from hypertune.core.space import Categorical, Number, identity
 
 COLOURS = (
     "#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#000000", "#B8A900"

@@ -6,7 +6,7 @@ The columns of `load_trials`, one row a trial that has started:
 ``trial``           its id
 ``role``            search | replicate | baseline | rerun
 ``label``           a baseline's name; empty for most
-``origin``          where its config came from, a value of `hypertune.origin.Origin`
+``origin``          where its config came from, a value of `hypertune.core.origin.Origin`
 ``why``             why it was proposed, in words
 ``state``           waiting | running | ended
 ``reason``          how it ended: complete | converged | stopped | failed | lost | interrupted
@@ -48,13 +48,15 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from hypertune.deadlines import within
-from hypertune.errors import JournalError, NothingBegunError, SettingError, choices
-from hypertune.methods import method_rungs
-from hypertune.origin import read_origin
-from hypertune.records import FULL, EventRow, Journal, ResultRow, job_results
-from hypertune.records.mlflow_keys import key_name, own_key
-from hypertune.records.mlflow_runs import (
+from hypertune.core.deadlines import within
+from hypertune.core.errors import JournalError, NothingBegunError, SettingError, choices
+from hypertune.core.origin import read_origin
+from hypertune.core.space import Categorical, Flat, Number, Space, identity, level_text, level_texts
+from hypertune.core.text import redact
+from hypertune.journal.store import FULL, EventRow, Journal, ResultRow, job_results
+from hypertune.search.methods import method_rungs
+from hypertune.tracking.mlflow.keys import key_name, own_key
+from hypertune.tracking.mlflow.runs import (
     JSON_TAG,
     cost_s,
     from_json_tags,
@@ -63,8 +65,6 @@ from hypertune.records.mlflow_runs import (
     n_sessions,
     proposed,
 )
-from hypertune.space import Categorical, Flat, Number, Space, identity, level_text, level_texts
-from hypertune.text import redact
 
 _NEEDED = (
     "name",

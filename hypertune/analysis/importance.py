@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from hypertune.analysis.frames import StudyData, finite, value_at
+from hypertune.core.space import Categorical
 from hypertune.search.encoding import Encoding
-from hypertune.space import Categorical
 
 _N_BOOTSTRAP = 16
 _N_TREES = 24

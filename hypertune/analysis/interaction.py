@@ -13,7 +13,7 @@ from hypertune.analysis.effects import Surrogate
 from hypertune.analysis.frames import StudyData
 from hypertune.analysis.statements import MIN_FULL, Outcome, Statement, cannot_say
 from hypertune.analysis.words import show
-from hypertune.space import Parameter, identity
+from hypertune.core.space import Parameter, identity
 
 _MOST_CELLS = 24
 

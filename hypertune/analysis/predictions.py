@@ -17,7 +17,7 @@ from plotly.subplots import make_subplots
 
 from hypertune.analysis.figures import COLOURS, styled
 from hypertune.analysis.words import show
-from hypertune.records import Journal, told_file
+from hypertune.journal.store import Journal, told_file
 
 _N_NAMED = 20  # classes whose counts fit into a matrix
 _N_SHOWN = 6  # worst errors in a row of pictures

@@ -7,9 +7,9 @@ import numpy as np
 import pandas as pd
 
 from hypertune.analysis.frames import StudyData, finite
-from hypertune.records import MIN_REPEATS, Champion, Run, champion
+from hypertune.core.space import Parameter, identity
+from hypertune.journal.recommendation import MIN_REPEATS, Champion, Run, champion
 from hypertune.search.candidates import Promise, promise
-from hypertune.space import Parameter, identity
 
 _COLUMNS = ("trial", "role", "label", "reason", "repeat", "epochs", "n_mutations")
 _UNRANKED = promise(full=False, epoch=0, loss=math.inf, number=0)

@@ -19,9 +19,9 @@ from hypertune.analysis.frames import StudyData, load, value_at
 from hypertune.analysis.predictions import Said, read_told
 from hypertune.analysis.summary import Score, Summary, summarize
 from hypertune.analysis.verdict import Verdict, judge
-from hypertune.errors import SettingError
-from hypertune.records import flat_names
-from hypertune.text import markdown, printable, storable
+from hypertune.core.errors import SettingError
+from hypertune.core.text import markdown, printable, storable
+from hypertune.journal.store import flat_names
 
 _TEMPLATES = Path(__file__).parent / "templates"
 _MIN_FOR_EDF = 10

@@ -11,8 +11,8 @@ from hypertune.analysis.frames import StudyData, finite, value_at
 from hypertune.analysis.replicates import recommended
 from hypertune.analysis.statements import Undecided
 from hypertune.analysis.words import show
-from hypertune.origin import Origin
-from hypertune.space import Number
+from hypertune.core.origin import Origin
+from hypertune.core.space import Number
 
 _EDGE = 0.04
 _MIN_GROUP = 4

@@ -8,17 +8,10 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from hypertune.errors import JournalError
-from hypertune.records import (
-    Champion,
-    EventRow,
-    Journal,
-    ResultRow,
-    TrialRow,
-    best_result,
-    recommended,
-    set_aside,
-)
+from hypertune.core.errors import JournalError
+from hypertune.journal.recommendation import Champion, recommended
+from hypertune.journal.snapshot import set_aside
+from hypertune.journal.store import EventRow, Journal, ResultRow, TrialRow, best_result
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -39,8 +39,8 @@ from hypertune.analysis.statements import (
 )
 from hypertune.analysis.words import show
 from hypertune.analysis.worth import worth
-from hypertune.records import MIN_REPEATS, dependable
-from hypertune.space import Categorical, Parameter, identity, level_text
+from hypertune.core.space import Categorical, Parameter, identity, level_text
+from hypertune.journal.recommendation import MIN_REPEATS, dependable
 
 MIN_DRAWN = 4
 """Trials of each level that a statement about averages needs."""

@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from hypertune.space import level_text
+from hypertune.core.space import level_text
 
 
 def show(value: Any) -> str:

@@ -9,8 +9,8 @@ from hypertune.analysis import effects
 from hypertune.analysis.frames import StudyData
 from hypertune.analysis.replicates import recommended, replicates
 from hypertune.analysis.words import show
-from hypertune.records import MIN_REPEATS, Champion, dependable
-from hypertune.space import identity
+from hypertune.core.space import identity
+from hypertune.journal.recommendation import MIN_REPEATS, Champion, dependable
 
 
 def worth(data: StudyData, *, alpha: float) -> list[str]:

@@ -14,10 +14,10 @@ from typing import Any
 
 import ray
 
+from hypertune.core.errors import SettingError
 from hypertune.engine import Observer, Progress, is_under_way
-from hypertune.engine.nodes import code_version
-from hypertune.errors import SettingError
-from hypertune.records import Journal
+from hypertune.engine.ray.nodes import code_version
+from hypertune.journal.store import Journal
 
 JOB = "HYPERTUNE_JOB"
 """The environment variable by which a driver knows which job of a cluster it is."""

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from hypertune import engine
-from hypertune.cluster.jobs import (
+from hypertune.cluster.ray_job import (
     LIMIT_BYTES,
     STUDIES_DIR,
     Entrypoint,
@@ -17,11 +17,11 @@ from hypertune.cluster.jobs import (
     new_name,
     runtime_env,
 )
-from hypertune.cluster.luggage import Luggage, pack
 from hypertune.cluster.slurm import Batch, batch_script, check_slurm, token_file
-from hypertune.errors import Checks, SettingError
+from hypertune.cluster.upload import Upload, pack
+from hypertune.core.errors import Checks, SettingError
 from hypertune.settings import Settings
-from hypertune.study import Study, study_names
+from hypertune.studies.study import Study, study_names
 
 _LOGINS = (
     "MLFLOW_TRACKING_USERNAME",
@@ -108,7 +108,7 @@ class RayJob:
     requirements: Path | None = None
     installed: bool = False
 
-    def ready(self, request: Request, folder: Path) -> tuple[str, dict[str, Any], Luggage]:
+    def ready(self, request: Request, folder: Path) -> tuple[str, dict[str, Any], Upload]:
         """Return the driver's command line, Ray's runtime environment, and what travels.
 
         Args:
@@ -118,26 +118,26 @@ class RayJob:
         Raises:
             SettingError: It cannot travel.
         """
-        luggage = pack(
+        upload = pack(
             request.space, request.study, request.settings, folder, working_dir=self.working_dir
         )
-        luggage.check(LIMIT_BYTES)
+        upload.check(LIMIT_BYTES)
         env = runtime_env(
-            luggage,
+            upload,
             request.settings,
             installed=self.installed,
             requirements=self.requirements,
         )
-        flags = request.spelled(luggage.flags, "studies_dir", "name")
+        flags = request.spelled(upload.flags, "studies_dir", "name")
         studies_dir = request.studies_dir or STUDIES_DIR
-        return driver_command({**flags, "--name": request.name}, studies_dir), env, luggage
+        return driver_command({**flags, "--name": request.name}, studies_dir), env, upload
 
-    def places(self, request: Request, luggage: Luggage) -> list[tuple[str, str]]:
+    def places(self, request: Request, upload: Upload) -> list[tuple[str, str]]:
         """Return what goes where, for people."""
         studies_dir = request.studies_dir or STUDIES_DIR
         node = "the head" if self.entrypoint.on_head else "the node that Ray chooses"
-        names = ", ".join(list(luggage.sizes)[:5]) or "no file"
-        more = len(luggage.sizes) - 5
+        names = ", ".join(list(upload.sizes)[:5]) or "no file"
+        more = len(upload.sizes) - 5
         code = "" if self.installed else "; hypertune's code"
         logins = [name for name in _LOGINS if name in os.environ]
         # Ray writes a job's environment into its logs, and shows it to all who see the job.

@@ -19,9 +19,9 @@ from typing import Any
 
 import jinja2
 
-from hypertune.cluster.jobs import flag_words
-from hypertune.engine.token import make_token
-from hypertune.errors import DeadlineError, SettingError
+from hypertune.cluster.ray_job import flag_words
+from hypertune.core.errors import DeadlineError, SettingError
+from hypertune.engine.ray.token import make_token
 from hypertune.settings import Settings
 
 STUDIES_DIR = "${SLURM_TMPDIR:-${TMPDIR:-/tmp}}/hypertune-${USER:-$(id -un)}/studies"

@@ -2,14 +2,13 @@
 
 A *job* (one stretch of epochs of one of our trials) is a Ray trial, on an actor that is reused. So
 a promotion, a resumed study and a lost worker are one and the same: another job of the same trial.
-`session.py` is the way in (`earlier.py` for a study that goes on), `driver.py` keeps the books,
-`ray_tune.py` runs Ray Tune. Its own schedulers and searchers can take the place of ours:
-`ray_schedulers.py`, `ray_searchers.py`.
+`session.py` is the way in (`resume.py` for a study that goes on), `driver.py` keeps the books,
+`ray/tune.py` runs Ray Tune. Its own schedulers and searchers can take the place of ours:
+`ray/schedulers.py`, `ray/searchers.py`.
 """
 
 from hypertune.engine.copies import copy
 from hypertune.engine.driver import Observer, Progress
-from hypertune.engine.earlier import refuse_other, untrusted_file
 from hypertune.engine.explain import Explanation, explain
 from hypertune.engine.folder import (
     check_study,
@@ -20,10 +19,11 @@ from hypertune.engine.folder import (
     study_folders,
     usable_folder,
 )
-from hypertune.engine.nodes import capacity, cpus_here
 from hypertune.engine.outcome import Outcome, is_finished, note_report, read_outcome
 from hypertune.engine.prepare import load_data, planned_epochs, planned_repeats, prepare
+from hypertune.engine.ray.nodes import capacity, cpus_here
 from hypertune.engine.rerun import Rerun, rerun
+from hypertune.engine.resume import refuse_other, untrusted_file
 from hypertune.engine.session import resume, run
 from hypertune.engine.trust import trust_study
 

@@ -14,14 +14,16 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
-from hypertune.engine.checkpoints import Checkpoints, checkpoint_root
+from hypertune.core.errors import HypertuneError, JournalError, SettingError
+from hypertune.core.storage import copy as copy_place
+from hypertune.core.storage import listed
 from hypertune.engine.folder import check_study, locked, new_folder
+from hypertune.engine.retention import Checkpoints, checkpoint_root
 from hypertune.engine.trust import is_trusted, trust
-from hypertune.errors import HypertuneError, JournalError, SettingError
-from hypertune.places import copy as copy_place
-from hypertune.places import listed
-from hypertune.records import Journal, copy_journal, delivered_ids
+from hypertune.journal.snapshot import copy_journal
+from hypertune.journal.store import Journal
 from hypertune.settings import Settings
+from hypertune.tracking.mlflow.cursors import delivered_ids
 
 _OWN = ("journal", "snapshot.", "replica.", "driver.lock", "checkpoints")
 """How files begin that do not belong into a copy as they are."""

@@ -12,25 +12,20 @@ from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar
 import ray
 from ray.tune.schedulers import TrialScheduler
 
-from hypertune.engine.checkpoints import Checkpoints, checkpoint_root
-from hypertune.engine.ray_schedulers import wants_all
-from hypertune.errors import HypertuneError, JournalError, describe, user_code
-from hypertune.records import (
-    FULL,
-    HISTOGRAMS,
-    Journal,
-    read_champion,
-    tensorboard_folder,
-    told_file,
-)
+from hypertune.core.errors import HypertuneError, JournalError, describe, user_code
+from hypertune.core.space import Config, as_plain, identity
+from hypertune.core.text import redact
+from hypertune.engine.ray.schedulers import wants_all
+from hypertune.engine.ray.worker import WorkerJob, hang_file
+from hypertune.engine.retention import Checkpoints, checkpoint_root
+from hypertune.journal.recommendation import read_champion
+from hypertune.journal.store import FULL, Journal, told_file
 from hypertune.search import Job, Reason, Search, Trial
 from hypertune.search.candidates import best_of, candidates, ranked
 from hypertune.settings import Settings
-from hypertune.space import Config, as_plain, identity
-from hypertune.study import Study
-from hypertune.text import redact
-from hypertune.trainable.own import as_metrics
-from hypertune.trainable.worker import WorkerJob, hang_file
+from hypertune.studies.study import Study
+from hypertune.tasks.user_code import as_metrics
+from hypertune.tracking.tensorboard import HISTOGRAMS, tensorboard_folder
 
 FINAL = (*FULL, "failed", "lost")
 """How trials end that are never run again; those that were stopped or interrupted may go on."""

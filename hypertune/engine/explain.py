@@ -5,9 +5,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from hypertune.engine.earlier import Earlier
-from hypertune.origin import read_origin
-from hypertune.records import TrialRow, best_result, job_results
+from hypertune.core.origin import read_origin
+from hypertune.engine.resume import Earlier
+from hypertune.journal.store import TrialRow, best_result, job_results
 from hypertune.search import Comparison
 
 

@@ -11,9 +11,10 @@ from typing import Any
 import psutil
 from filelock import FileLock, Timeout
 
-from hypertune.errors import JournalError, NothingBegunError, SettingError, choices
-from hypertune.places import drop
-from hypertune.records import Journal, catch_up, has_begun, has_copy, study_place
+from hypertune.core.errors import JournalError, NothingBegunError, SettingError, choices
+from hypertune.core.storage import drop
+from hypertune.journal.snapshot import catch_up, has_copy, study_place
+from hypertune.journal.store import Journal, has_begun
 from hypertune.settings import Settings
 
 _NETWORK = {

@@ -4,10 +4,11 @@ import contextlib
 from dataclasses import dataclass
 from pathlib import Path
 
+from hypertune.core.errors import SettingError
 from hypertune.engine.folder import is_under_way, locked
-from hypertune.errors import SettingError
-from hypertune.records import Delivery, Journal, delivered
+from hypertune.journal.store import Journal
 from hypertune.settings import Settings
+from hypertune.tracking.uploader import Delivery, delivered
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,23 +10,23 @@ import numpy as np
 from ray.tune.schedulers import TrialScheduler
 from ray.tune.search import Searcher as RaySearcher
 
-from hypertune.engine.ray_schedulers import changes_configs, checked, ray_scheduler
-from hypertune.engine.ray_searchers import RaySearch
+from hypertune.core.errors import Checks, SettingError, StudyError, describe, user_code
+from hypertune.core.space import Categorical, Config
+from hypertune.engine.ray.schedulers import changes_configs, checked, ray_scheduler
+from hypertune.engine.ray.searchers import RaySearch
 from hypertune.engine.warm_start import WarmStart, warm_start
-from hypertune.errors import Checks, SettingError, StudyError, describe, user_code
-from hypertune.methods import METHODS, make_search
-from hypertune.records import has_tensorboard
 from hypertune.search import Search
 from hypertune.search.candidates import most_candidates
+from hypertune.search.methods import METHODS, make_search
 from hypertune.search.schedulers.full import Full
 from hypertune.search.searchers.random import Random
 from hypertune.settings import Settings
-from hypertune.space import Categorical, Config
-from hypertune.study import Study
-from hypertune.trainable.constraints import Constraints
-from hypertune.trainable.exchange import with_data
-from hypertune.trainable.forecasting import Forecasting
-from hypertune.trainable.supervised import Supervised
+from hypertune.studies.constraints import Constraints
+from hypertune.studies.other_data import with_data
+from hypertune.studies.study import Study
+from hypertune.tasks.torch.forecasting import Forecasting
+from hypertune.tasks.torch.supervised import Supervised
+from hypertune.tracking.tensorboard import has_tensorboard
 
 _MAX_PLAYED = 2000
 

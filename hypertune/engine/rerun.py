@@ -9,16 +9,16 @@ from typing import Any
 
 import torch
 
+from hypertune.core.errors import SettingError, describe, trace_of, user_code
 from hypertune.engine.copies import refuse_copy
-from hypertune.engine.earlier import Earlier
 from hypertune.engine.folder import locked, refuse_network
 from hypertune.engine.prepare import load_data
-from hypertune.errors import SettingError, describe, trace_of, user_code
-from hypertune.records import Journal, ResultRow
-from hypertune.study import Study
-from hypertune.trainable.loop import use_threads
-from hypertune.trainable.own import as_metrics, ended
-from hypertune.trainable.process_state import process_state_kept
+from hypertune.engine.resume import Earlier
+from hypertune.journal.store import Journal, ResultRow
+from hypertune.studies.study import Study
+from hypertune.tasks.process_state import process_state_kept
+from hypertune.tasks.torch.loop import use_threads
+from hypertune.tasks.user_code import as_metrics, ended
 
 Watcher = Callable[[int, Mapping[str, float]], None]
 

@@ -15,37 +15,27 @@ from typing import Any
 from ray.tune.schedulers import TrialScheduler
 from ray.tune.search import Searcher as RaySearcher
 
+from hypertune.core.errors import SettingError, describe, user_code
+from hypertune.core.provenance import environment, uncommitted
+from hypertune.core.space import Number
 from hypertune.engine.copies import home, lost_end, refuse_copy
 from hypertune.engine.driver import Driver, Judge, Observer, Progress
-from hypertune.engine.earlier import Earlier, source_hash
 from hypertune.engine.folder import check_study, locked, new_folder, refuse_network, usable_folder
-from hypertune.engine.nodes import Following, alive_nodes, capacity, check_nodes
 from hypertune.engine.outcome import Outcome
-from hypertune.engine.prepare import (
-    Prepared,
-    load_data,
-    planned_epochs,
-    planned_repeats,
-    prepare,
-)
-from hypertune.engine.ray_tune import ray_session, search_on_ray
-from hypertune.engine.trained import keep_best_model
+from hypertune.engine.prepare import Prepared, load_data, planned_epochs, planned_repeats, prepare
+from hypertune.engine.ray.nodes import Following, alive_nodes, capacity, check_nodes
+from hypertune.engine.ray.tune import ray_session, search_on_ray
+from hypertune.engine.resume import Earlier, source_hash
+from hypertune.engine.saved_model import keep_best_model
 from hypertune.engine.trust import trust
-from hypertune.errors import SettingError, describe, user_code
-from hypertune.provenance import environment, uncommitted
-from hypertune.records import (
-    Delivery,
-    Journal,
-    Uploader,
-    catch_up,
-    superseded_text,
-    write_tensorboard,
-)
+from hypertune.journal.snapshot import catch_up, superseded_text
+from hypertune.journal.store import Journal
 from hypertune.search import Search
 from hypertune.settings import Settings
-from hypertune.space import Number
-from hypertune.study import Study
-from hypertune.trainable.own import as_metrics
+from hypertune.studies.study import Study
+from hypertune.tasks.user_code import as_metrics
+from hypertune.tracking.tensorboard import write_tensorboard
+from hypertune.tracking.uploader import Delivery, Uploader
 
 Report = Callable[[Path], object]
 

@@ -13,7 +13,7 @@ import os
 import stat
 from pathlib import Path
 
-from hypertune.records import Journal
+from hypertune.journal.store import Journal
 
 
 def trust(study_id: str, source: str) -> None:

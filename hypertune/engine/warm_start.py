@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hypertune.errors import SettingError
-from hypertune.records import Journal
-from hypertune.space import Config
-from hypertune.study import Study
+from hypertune.core.errors import SettingError
+from hypertune.core.space import Config
+from hypertune.journal.store import Journal
+from hypertune.studies.study import Study
 
 _N_TAKEN = 5
 

@@ -4,8 +4,8 @@ import math
 from collections.abc import Collection, Iterable
 from typing import TypeAlias
 
+from hypertune.core.space import Space
 from hypertune.search.history import Trial
-from hypertune.space import Space
 
 N_TOP = 2
 """How many of the best run again where only the best counts."""

@@ -17,14 +17,14 @@ from operator import index
 
 import numpy as np
 
-from hypertune.errors import SettingError, choices
-from hypertune.origin import Origin
+from hypertune.core.errors import SettingError, choices
+from hypertune.core.origin import Origin
+from hypertune.core.space import Categorical, Config, Flat, Space, Value, identity, plain_or
 from hypertune.search.history import REASONS, Mode, Reason, Trial
 from hypertune.search.schedulers.base import Comparison, Scheduler
 from hypertune.search.schedulers.fair import Fair
 from hypertune.search.searchers.base import Searcher
 from hypertune.search.suggestion import WAIT, Suggestion, Wait
-from hypertune.space import Categorical, Config, Flat, Space, Value, identity, plain_or
 
 _SUGGESTIONS = 5  # a model that repeats itself would do so all day
 _DRAWS = 100

@@ -12,7 +12,7 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
-from hypertune.space import Categorical, Flat, Number, Parameter, Space, Value
+from hypertune.core.space import Categorical, Flat, Number, Parameter, Space, Value
 
 Floats = NDArray[np.float64]
 

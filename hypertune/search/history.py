@@ -5,8 +5,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Literal, get_args
 
-from hypertune.origin import Origin
-from hypertune.space import Flat
+from hypertune.core.origin import Origin
+from hypertune.core.space import Flat
 
 Reason = Literal["complete", "converged", "stopped", "failed", "lost", "interrupted"]
 REASONS: tuple[str, ...] = get_args(Reason)

@@ -3,8 +3,8 @@
 from dataclasses import dataclass
 from typing import Final
 
-from hypertune.origin import Origin
-from hypertune.space import Flat
+from hypertune.core.origin import Origin
+from hypertune.core.space import Flat
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,7 +11,7 @@ from hypertune.analysis.deciding import undecided
 from hypertune.analysis.frames import load
 from hypertune.analysis.statements import Contrast, Factor, Outcome, Statement
 from hypertune.analysis.verdict import judge
-from hypertune.records import Journal
+from hypertune.journal.store import Journal
 
 LSTM = {**DEFAULT, "cell": "lstm"}
 SPREAD = [0.90, 0.97, 0.93, 0.95]

@@ -9,7 +9,7 @@ from made_studies import DEFAULT, Made, write_study
 from hypertune.analysis import figures
 from hypertune.analysis.extrapolation import extrapolate
 from hypertune.analysis.frames import StudyData, finite, load, load_trials
-from hypertune.errors import SettingError
+from hypertune.core.errors import SettingError
 
 
 def study(folder: Path, n_complete: int = 20, n_stopped: int = 20, mode: str = "min") -> StudyData:

@@ -15,13 +15,14 @@ from ray import tune
 from hypertune import load_curves, load_trials
 from hypertune.analysis.frames import load, value_at
 from hypertune.analysis.report import write_report
-from hypertune.errors import JournalError, SettingError
-from hypertune.places import sqlite_uri
-from hypertune.records import Journal, mlflow_runs
-from hypertune.records.mlflow_keys import OWN, name_key, own_key
-from hypertune.records.replica import deliver
-from hypertune.study import RESERVED
-from hypertune.text import storable
+from hypertune.core.errors import JournalError, SettingError
+from hypertune.core.storage import sqlite_uri
+from hypertune.core.task import RESERVED
+from hypertune.core.text import storable
+from hypertune.journal.store import Journal
+from hypertune.tracking.mlflow import runs as mlflow_runs
+from hypertune.tracking.mlflow.keys import OWN, name_key, own_key
+from hypertune.tracking.mlflow.replica import deliver
 
 BRANCHED = {
     **SPACE,

@@ -10,8 +10,8 @@ from made_studies import Made, write_study
 
 from hypertune.analysis import write_report
 from hypertune.analysis.predictions import read_told
-from hypertune.records import told_file
-from hypertune.trainable.worker import save_told
+from hypertune.engine.ray.worker import save_told
+from hypertune.journal.store import told_file
 
 CHANCE = np.array([0.9, 0.8, 0.4, 0.1, 0.7, 0.2], dtype=np.float32)
 

@@ -18,7 +18,7 @@ from hypertune.analysis import figures
 from hypertune.analysis.compare import compare
 from hypertune.analysis.frames import load
 from hypertune.analysis.report import write_report
-from hypertune.errors import SettingError
+from hypertune.core.errors import SettingError
 
 LSTM = {**DEFAULT, "cell": "lstm", "window": 24}
 

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from hypertune.analysis.summary import Summary, summarize
-from hypertune.errors import JournalError
-from hypertune.records import Journal
+from hypertune.core.errors import JournalError
+from hypertune.journal.store import Journal
 
 STUDY: dict[str, Any] = {
     "name": "s-1",

@@ -21,7 +21,7 @@ from hypertune.analysis.replicates import replicates as replicates_of
 from hypertune.analysis.statements import Statement
 from hypertune.analysis.summary import summarize
 from hypertune.analysis.verdict import Verdict, judge, judge_factor
-from hypertune.space import Space, identity
+from hypertune.core.space import Space, identity
 
 LSTM = {**DEFAULT, "cell": "lstm", "lr": 3e-3}
 
@@ -86,7 +86,7 @@ def test_later_looks_are_wider(tmp_path: Path) -> None:
     folder = write_study(tmp_path / "s", replicates(gru, lstm))
     first = of_configs(folder).contrasts[0]
     write_again = write_study(tmp_path / "s2", replicates(gru, lstm))
-    from hypertune.records import Journal
+    from hypertune.journal.store import Journal
 
     journal = Journal(write_again / "journal.db")
     journal.add_event("search_end")

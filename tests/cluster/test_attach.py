@@ -11,11 +11,11 @@ import pytest
 
 from hypertune import cli
 from hypertune.cluster import attach, check_code, published
+from hypertune.core.errors import SettingError
 from hypertune.engine import Progress
 from hypertune.engine.folder import locked
-from hypertune.engine.nodes import code_version
-from hypertune.errors import SettingError
-from hypertune.records import Journal
+from hypertune.engine.ray.nodes import code_version
+from hypertune.journal.store import Journal
 
 ABOUT = {"metric": "loss", "mode": "max", "n_trials": 4, "question": "Why?"}
 

@@ -21,8 +21,8 @@ import pytest
 from compose_file import ROOT, SERVICES, make_secrets
 from machines import Machine, machines, missing, wait_for
 
-from hypertune.errors import HypertuneError
-from hypertune.records import Journal
+from hypertune.core.errors import HypertuneError
+from hypertune.journal.store import Journal
 
 NAME = "on-a-cluster"
 Rows = dict[tuple[int, int], tuple[int, float]]

@@ -15,7 +15,7 @@ import yaml
 from compose_file import COMPOSE, DOCKER, ROOT, SERVICES, make_secrets
 from packaging.requirements import Requirement
 
-from hypertune.cluster.jobs import STUDIES_DIR
+from hypertune.cluster.ray_job import STUDIES_DIR
 from hypertune.cluster.slurm import Batch, batch_script
 
 

@@ -10,7 +10,7 @@ from conftest import TOY
 from hypertune import cli
 from hypertune.cluster import Cluster, Job
 from hypertune.engine import Progress
-from hypertune.records import Journal
+from hypertune.journal.store import Journal
 
 
 @pytest.mark.slow

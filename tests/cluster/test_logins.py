@@ -18,9 +18,9 @@ import requests
 from compose_file import SERVICES, make_secrets
 from made_studies import Made, write_study
 
-from hypertune.records import Journal
-from hypertune.records.replica import deliver
-from hypertune.records.server import _end, _free_port, _wait
+from hypertune.journal.store import Journal
+from hypertune.tracking.mlflow.replica import deliver
+from hypertune.tracking.mlflow.server import _end, _free_port, _wait
 
 
 def password(secrets: Path, user: str) -> str:

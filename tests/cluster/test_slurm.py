@@ -14,7 +14,7 @@ from slurm_stand_in import JOB, stand_in
 
 from hypertune import cli
 from hypertune.cluster import Batch, send_batch, slurm
-from hypertune.errors import SettingError
+from hypertune.core.errors import SettingError
 
 Call = Callable[..., tuple[int, str, str]]
 DRIVER = """#!/bin/bash

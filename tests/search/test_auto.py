@@ -9,13 +9,13 @@ from numpy.typing import NDArray
 from ray import tune
 from scipy.optimize import approx_fprime
 
-from hypertune.methods import ask_tell
+from hypertune.core.space import Categorical, Space, active
 from hypertune.search import Job, Search
 from hypertune.search.encoding import Encoding
 from hypertune.search.history import Reason, incumbent
+from hypertune.search.methods import ask_tell
 from hypertune.search.searchers import auto
 from hypertune.search.surrogate import GaussianProcess, Observations
-from hypertune.space import Categorical, Space, active
 
 Floats = NDArray[np.float64]
 X = tune.uniform(0, 1)

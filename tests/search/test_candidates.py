@@ -4,9 +4,9 @@ from typing import Any
 
 from ray import tune
 
+from hypertune.core.space import Space
 from hypertune.search import Trial
 from hypertune.search.candidates import candidates, ranked
-from hypertune.space import Space
 
 SPACE = Space(
     {

@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 from ray import tune
 
-from hypertune.errors import SettingError
-from hypertune.methods import METHODS, ask_tell, make_search
+from hypertune.core.errors import SettingError
+from hypertune.core.space import Config, Space, identity
 from hypertune.search import Job, Mode, Reason, Search, incumbent
 from hypertune.search.history import Trial
-from hypertune.space import Config, Space, identity
+from hypertune.search.methods import METHODS, ask_tell, make_search
 
 SPACE = Space(
     {

@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 from ray import tune
 
-from hypertune.methods import SCHEDULERS, make_search
+from hypertune.core.space import Categorical, Config, Space
 from hypertune.search import Job, Search
+from hypertune.search.methods import SCHEDULERS, make_search
 from hypertune.search.schedulers.halving import Halving
-from hypertune.space import Categorical, Config, Space
 
 SPEC: dict[str, Any] = {
     "x": tune.uniform(0, 1),

@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 from ray import tune
 
-from hypertune.methods import make_search
+from hypertune.core.space import Space, identity
 from hypertune.search import Job, Search
+from hypertune.search.methods import make_search
 from hypertune.search.schedulers.halving import Halving
-from hypertune.space import Space, identity
 
 SPACE = Space({"x": tune.uniform(0, 1)})
 UP = range(100)  # every trial is worse than those before it

@@ -13,11 +13,11 @@ import pytest
 from ray import tune
 from ray.tune.search import sample
 
-from hypertune.errors import SettingError
-from hypertune.methods import METHODS, SCHEDULERS, ask_tell, make_search, method_rungs
-from hypertune.origin import Origin
+from hypertune.core.errors import SettingError
+from hypertune.core.origin import Origin
+from hypertune.core.space import Config, Space, identity
 from hypertune.search import Search
-from hypertune.space import Config, Space, identity
+from hypertune.search.methods import METHODS, SCHEDULERS, ask_tell, make_search, method_rungs
 
 X = tune.uniform(-1, 1)
 SPACES: dict[str, dict[str, Any]] = {

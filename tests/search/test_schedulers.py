@@ -6,12 +6,12 @@ from collections.abc import Callable
 import pytest
 from ray import tune
 
+from hypertune.core.space import Space
 from hypertune.search import Job, Reason, Search
 from hypertune.search.schedulers.base import Scheduler
 from hypertune.search.schedulers.hyperband import Hyperband
 from hypertune.search.schedulers.median import Median
 from hypertune.search.searchers.random import Random
-from hypertune.space import Space
 
 
 def play(

@@ -18,10 +18,10 @@ from ray.cluster_utils import Cluster
 
 from hypertune.engine import run
 from hypertune.engine.driver import Progress
-from hypertune.engine.token import secure_token
-from hypertune.records import Journal
+from hypertune.engine.ray.token import secure_token
+from hypertune.journal.store import Journal
 from hypertune.settings import Settings
-from hypertune.study import load_study
+from hypertune.studies.study import load_study
 
 
 def main(folder: Path) -> None:

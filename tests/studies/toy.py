@@ -13,7 +13,7 @@ import ray
 from ray import tune
 
 from hypertune import Study
-from hypertune.space import Config, Space
+from hypertune.core.space import Config, Space
 
 
 class ToyLoop:

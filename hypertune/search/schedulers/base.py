@@ -4,8 +4,8 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from hypertune.core.space import Flat
 from hypertune.search.history import Trial
-from hypertune.space import Flat
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -4,9 +4,9 @@ import copy
 from collections.abc import Sequence
 from dataclasses import replace
 
+from hypertune.core.space import Categorical, Flat, Value, level_text
 from hypertune.search.history import Trial
 from hypertune.search.schedulers.base import Comparison, Scheduler
-from hypertune.space import Categorical, Flat, Value, level_text
 
 
 class Fair(Scheduler):

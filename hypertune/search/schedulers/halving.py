@@ -8,9 +8,9 @@ from bisect import insort
 from collections.abc import Sequence
 from itertools import pairwise
 
+from hypertune.core.space import Flat
 from hypertune.search.history import Trial
 from hypertune.search.schedulers.base import Comparison, Scheduler, compared
-from hypertune.space import Flat
 
 _FINALISTS = 3
 

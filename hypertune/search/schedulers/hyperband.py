@@ -3,9 +3,9 @@
 import math
 from collections.abc import Sequence
 
+from hypertune.core.space import Flat
 from hypertune.search.history import Trial
 from hypertune.search.schedulers.base import Comparison, Scheduler, compared
-from hypertune.space import Flat
 
 
 class Hyperband(Scheduler):

@@ -4,9 +4,9 @@ import math
 from collections.abc import Sequence
 from statistics import median
 
+from hypertune.core.space import Flat
 from hypertune.search.history import Trial
 from hypertune.search.schedulers.base import Comparison, Scheduler
-from hypertune.space import Flat
 
 _LOOKS = 9
 _MIN_TRIALS = 3

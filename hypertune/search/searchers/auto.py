@@ -15,7 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import log_ndtr, ndtr, ndtri
 
-from hypertune.origin import Origin
+from hypertune.core.origin import Origin
+from hypertune.core.space import Flat, Space, Value
 from hypertune.search.encoding import Encoding
 from hypertune.search.history import Trial
 from hypertune.search.searchers.base import Searcher
@@ -23,7 +24,6 @@ from hypertune.search.searchers.random import Random
 from hypertune.search.searchers.sobol import Sobol
 from hypertune.search.suggestion import Suggestion
 from hypertune.search.surrogate import GaussianProcess, Observations, square_distances
-from hypertune.space import Flat, Space, Value
 
 Floats = NDArray[np.float64]
 

@@ -6,10 +6,10 @@ from dataclasses import replace
 
 import numpy as np
 
-from hypertune.origin import Origin
+from hypertune.core.origin import Origin
+from hypertune.core.space import Flat, Parameter, Space, Value
 from hypertune.search.history import Trial
 from hypertune.search.suggestion import Suggestion, Wait
-from hypertune.space import Flat, Parameter, Space, Value
 
 
 class Searcher(ABC):

@@ -10,11 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import truncnorm
 
-from hypertune.origin import Origin
+from hypertune.core.origin import Origin
+from hypertune.core.space import Categorical, Flat, Parameter, Space, Value
 from hypertune.search.history import Trial
 from hypertune.search.searchers.base import Searcher
 from hypertune.search.suggestion import Suggestion
-from hypertune.space import Categorical, Flat, Parameter, Space, Value
 
 Floats = NDArray[np.float64]
 

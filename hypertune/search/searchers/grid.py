@@ -4,11 +4,11 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
-from hypertune.origin import Origin
+from hypertune.core.origin import Origin
+from hypertune.core.space import Flat, Space, Value, identity
 from hypertune.search.history import Trial
 from hypertune.search.searchers.base import Searcher
 from hypertune.search.suggestion import Suggestion
-from hypertune.space import Flat, Space, Value, identity
 
 
 class Grid(Searcher):

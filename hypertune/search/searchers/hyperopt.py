@@ -8,11 +8,11 @@ import hyperopt
 import numpy as np
 from hyperopt import hp
 
-from hypertune.origin import Origin
+from hypertune.core.origin import Origin
+from hypertune.core.space import Categorical, Condition, Parameter, Space, Value
 from hypertune.search.history import Trial, common_epoch, rank_at
 from hypertune.search.searchers.base import Searcher
 from hypertune.search.suggestion import Suggestion
-from hypertune.space import Categorical, Condition, Parameter, Space, Value
 
 _ENDED = hyperopt.JOB_STATE_DONE
 _FAILED = ("failed", "lost")

@@ -16,11 +16,11 @@ from optuna.distributions import (
 from optuna.samplers import BaseSampler, GPSampler, TPESampler
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from hypertune.origin import Origin
+from hypertune.core.origin import Origin
+from hypertune.core.space import Categorical, Number, Parameter, Space, Value
 from hypertune.search.history import Trial, common_epoch, rank_at
 from hypertune.search.searchers.base import Searcher
 from hypertune.search.suggestion import Suggestion
-from hypertune.space import Categorical, Number, Parameter, Space, Value
 
 _N_START = 10
 _AT_RANDOM = f"drawn at random, until {_N_START} trials have reported"

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from hypertune.origin import Origin
+from hypertune.core.origin import Origin
 from hypertune.search.history import Trial
 from hypertune.search.searchers.base import Searcher
 from hypertune.search.suggestion import Suggestion

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 from scipy.stats import qmc
 
-from hypertune.origin import Origin
+from hypertune.core.origin import Origin
 from hypertune.search.history import Trial
 from hypertune.search.searchers.base import Searcher
 from hypertune.search.suggestion import Suggestion

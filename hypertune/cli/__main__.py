@@ -1,0 +1,5 @@
+"""``python -m hypertune.cli``."""
+
+from hypertune.cli.app import main
+
+main()

@@ -1,0 +1,303 @@
+"""What an earlier session of a study left in its journal, and the search that goes on from it."""
+
+import contextlib
+import hashlib
+import json
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from hypertune.core.errors import JournalError, SettingError
+from hypertune.core.space import Space, as_lists, like
+from hypertune.engine.driver import FINAL
+from hypertune.engine.folder import check_study
+from hypertune.engine.prepare import Prepared, prepare
+from hypertune.engine.trust import is_trusted
+from hypertune.journal.store import EventRow, Journal, ResultRow, TrialRow
+from hypertune.search import Search
+from hypertune.search.methods import METHODS, make_search
+from hypertune.settings import Settings
+from hypertune.studies.other_data import OtherData, with_data
+from hypertune.studies.study import Study, comes_along, fair_factor, load_study, study_names
+
+_NEEDED = ("source", "source_sha256", "start")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Earlier:
+    """A study as its journal has it.
+
+    Attributes:
+        folder: The study's folder.
+        about: The journal's keys.
+        trials, results, events: Its tables.
+        spent_s: Seconds searched so far.
+    """
+
+    folder: Path
+    about: Mapping[str, Any]
+    trials: Sequence[TrialRow]
+    results: Mapping[int, Sequence[ResultRow]]
+    events: Sequence[EventRow]
+    spent_s: float
+
+    @classmethod
+    def read(cls, folder: Path) -> "Earlier":
+        """Read the journal in a folder.
+
+        Raises:
+            JournalError: It cannot be read, or holds no study.
+        """
+        about = check_study(folder)
+        journal = Journal(folder / "journal.db", read_only=True)
+        try:
+            results: dict[int, list[ResultRow]] = {}
+            for row in journal.results():
+                results.setdefault(row.trial, []).append(row)
+            return cls(
+                folder=folder,
+                about=about,
+                trials=journal.trials(),
+                results=results,
+                events=journal.events(),
+                spent_s=sum(end - start for start, end in journal.sessions()) / 1000,
+            )
+        finally:
+            journal.close()
+
+    @staticmethod
+    def storage(folder: Path, changes: Mapping[str, Any]) -> str | None:
+        """Return where a study's checkpoints and copies of its journal lie, besides its folder.
+
+        Raises:
+            SettingError: What is changed breaks a rule.
+        """
+        with contextlib.closing(Journal(folder / "journal.db", read_only=True)) as journal:
+            before = journal.study().get("settings", {}).get("storage")
+        return Settings(storage=changes.get("storage", before)).storage
+
+    def trial(self, trial: int) -> TrialRow:
+        """Return a trial.
+
+        Raises:
+            SettingError: There is none of this id.
+        """
+        found = next((t for t in self.trials if t.id == trial), None)
+        if found is None:
+            most = max((t.id for t in self.trials), default=-1)
+            raise SettingError(
+                f"'{self.folder.name}' has no trial {trial}: its trials are numbered 0 to {most}."
+            )
+        return found
+
+    def replay(
+        self, space: str | Study | None, changes: Mapping[str, Any]
+    ) -> tuple[Prepared, Settings]:
+        """Return the study with its search as it was left, and its settings from now on.
+
+        Args:
+            space: The study, its name or its file, where that has moved.
+            changes: Settings that differ from now on.
+
+        Raises:
+            HypertuneError: The study is not the same any more, or there is nothing left to do.
+        """
+        if self.about["method"] not in METHODS:
+            raise SettingError(
+                f"'{self.folder.name}' was searched by {self.about['method']}, which was given "
+                "from Python and is not in the journal: it cannot be gone on with. Begin a new "
+                f"study with --from {self.folder.name}."
+            )
+        study, settings = self.settled(space, changes)
+        n_trials = sum(trial.role == "search" for trial in self.trials)
+        if settings.n_trials is not None and settings.n_trials < n_trials:
+            raise SettingError(
+                f"--n-trials is the new total and must be at least {n_trials}, which are there "
+                f"already, but got {settings.n_trials}."
+            )
+        budget = self.about["settings"].get("time_budget_s")
+        if settings.time_budget_s is None and budget is not None:
+            left = budget - self.spent_s
+            if left <= 0:
+                raise SettingError(
+                    f"The time budget of '{self.folder.name}' is spent ({budget:g} s): give more "
+                    "with --time-budget."
+                )
+            settings = replace(settings, time_budget_s=left)
+        prepared = self.prepared(study, settings)
+        search = prepared.search
+        ends = [e for e in self.events if e.kind in ("search_start", "search_end")]
+        last = ends[-1] if ends else None
+        orderly = last and last.kind == "search_end" and last.data.get("stopped_by") is None
+        if orderly and search.done and not changes.get("until_decided"):
+            tried = len(search.trials)
+            more = "For more of them give the new total with --n-trials."
+            if prepared.study.search_space.n_configs == tried:
+                more = "The space has no more configs."
+            raise SettingError(f"Study '{self.folder.name}' is finished: {tried} trials. {more}")
+        return prepared, settings
+
+    def settled(
+        self, space: str | Study | None, changes: Mapping[str, Any]
+    ) -> tuple[Study, Settings]:
+        """Return the study and its settings, changed as told, but for the time budget.
+
+        Raises:
+            HypertuneError: The study is not the same any more, or a setting breaks a rule.
+        """
+        if missing := [key for key in _NEEDED if key not in self.about]:
+            raise JournalError(
+                f"The journal of '{self.folder.name}' lacks {', '.join(missing)}, without which "
+                "the study cannot be rebuilt."
+            )
+        changed = {"n_trials": self.about["n_trials"], "time_budget_s": None, **changes}
+        settings = Settings.recorded(self.about["settings"], self.folder, **changed)
+        study = with_data(self._study(space), settings.other_data)
+        return study, replace(settings, other_data=OtherData())
+
+    def prepared(self, study: Study, settings: Settings) -> Prepared:
+        """Return the study with its search, rebuilt from its record."""
+        prepared = prepare(study, settings, self.about["start"])
+        self._restore(prepared.search, settings)
+        return prepared
+
+    def recorded_search(self) -> Search:
+        """Return the search as it was left, from the journal alone: no study file is run.
+
+        It may compare trials, but not propose any: what constraints hold, the journal cannot say.
+        """
+        about = self.about
+        settings = Settings.recorded(about["settings"], self.folder, time_budget_s=None)
+        space = Space.from_plain(about["parameters"])
+        search = make_search(
+            settings.method,
+            space,
+            mode=about["mode"],
+            max_epochs=about["max_epochs"],
+            n_trials=about["n_trials"],
+            seed=settings.seed,
+            scheduler=settings.scheduler,
+            fair=fair_factor(space, about["factors"]) if settings.goal == "answer" else None,
+        )
+        self._restore(search, settings)
+        return search
+
+    def _restore(self, search: Search, settings: Settings) -> None:
+        """Give a search the trials of the journal."""
+        metric = self.about["metric"]
+        # Ours may promote a trial that was stopped; Ray's has ended it for good.
+        final = FINAL if METHODS[settings.method].ray is None else (*FINAL, "stopped")
+        jobs = {e.trial: e.data["to_epoch"] for e in self.events if e.kind == "job"}
+        for trial in self.trials:
+            if trial.role == "search":
+                search.restore(
+                    {name: trial.config[name] for name in search.space.spec},
+                    values={
+                        row.epoch: row.metrics[metric] for row in self.results.get(trial.id, ())
+                    },
+                    reason=trial.reason if trial.reason in final else None,  # type: ignore[arg-type]
+                    to_epoch=jobs.get(trial.id),
+                )
+
+    def _study(self, space: str | Study | None) -> Study:
+        """Return the study, with the values that were fixed for it, if it still is the same."""
+        source, name = self.about["source"], self.about["space"]
+        if space is None and not Path(source).is_file() and name not in study_names():
+            raise SettingError(
+                f"The study file of '{self.folder.name}' is not at '{source}' any more: say where "
+                "it is with --space."
+            )
+        if space is None and (file := self.untrusted_file) is not None:
+            raise SettingError(
+                f"Study '{self.folder.name}' would run '{file}', which its journal names, but the "
+                "study was not begun here by you. Read the file, then allow it with --trust (in "
+                "Python trust=True), or name it with --space."
+            )
+        if isinstance(space, Study):
+            study = space
+        else:
+            study = load_study(space or (source if Path(source).is_file() else name))
+        study = replace(study, name=name, fixed=like(self.about["fixed"], study.fixed))
+        study = study.with_max_epochs(self.about["max_epochs"])
+        now: dict[str, Any] = {
+            "space": study.search_space.plain(),
+            "default": study.default,
+            "metric": study.metric,
+            "mode": study.mode,
+            "constraints": study.constraint_texts,
+        }
+        before = {"constraints": {}, **self.about, "space": self.about["parameters"]}
+        changed = [key for key in now if json.loads(json.dumps(now[key])) != before[key]]
+        if "space" in changed and as_lists(now["space"]) == as_lists(before["space"]):
+            changed.remove("space")  # it began when no record told a tuple from a list
+        if changed:
+            raise SettingError(
+                f"The study in '{study.source}' is not that of '{self.folder.name}' any more: "
+                f"{', '.join(changed)} changed. Begin a new one, or undo the change."
+            )
+        return replace(study, factors=tuple(self.about["factors"]), goal="best")
+
+    @property
+    def untrusted_file(self) -> Path | None:
+        """The file that the journal would have run, if nobody here has allowed that."""
+        source = Path(self.about["source"])
+        if not source.is_file() or comes_along(source):
+            return None
+        if is_trusted(str(self.about["study_id"]), str(self.about["source"])):
+            return None
+        return source
+
+    @property
+    def source_changed(self) -> bool:
+        """The study's file is not what it was when the study began."""
+        path = Path(self.about["source"])
+        return path.is_file() and source_hash(path) != self.about["source_sha256"]
+
+
+def untrusted_file(folder: Path) -> Path | None:
+    """Return the file that a study's journal would have run, if nobody here has allowed that.
+
+    Raises:
+        HypertuneError: There is no journal of a study.
+    """
+    return Earlier.read(folder).untrusted_file
+
+
+def refuse_other(folder: Path, study: Study, settings: Settings, asked: Collection[str]) -> None:
+    """Refuse to go on with a study that is not the one that is asked for.
+
+    Args:
+        folder: The study's folder.
+        study: The study that is asked for.
+        settings: Its settings.
+        asked: Names of the flags that were given.
+
+    Raises:
+        JournalError: There is no readable journal.
+        SettingError: It is another study, or began in another way.
+    """
+    about, name = check_study(folder), folder.name
+    if about["space"] != study.name:
+        raise SettingError(
+            f"Study '{name}' is one of '{about['space']}', not of '{study.name}': choose another "
+            "--name."
+        )
+    differing = settings.of(study).differing(about["settings"], asked)
+    differing += [
+        f"--set {key}={about['fixed'].get(key)}, not {value}"
+        for key, value in (study.fixed.items() if "set_" in asked else ())
+        if json.loads(json.dumps(value)) != about["fixed"].get(key)
+    ]
+    if "max_epochs" in asked and settings.max_epochs != about["max_epochs"]:
+        differing.append(f"--max-epochs {about['max_epochs']}, not {settings.max_epochs}")
+    if differing:
+        raise SettingError(
+            f"Study '{name}' began with {'; '.join(differing)}: leave that out to go on with it, "
+            "or choose another --name."
+        )
+
+
+def source_hash(path: Path) -> str:
+    """Return the SHA-256 of a study's file."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()

@@ -1,0 +1,1 @@
+"""What is remembered: one SQLite file a study, and what is read from it."""

@@ -1,0 +1,1 @@
+"""Studies: what one is, where they are found, what they are about."""

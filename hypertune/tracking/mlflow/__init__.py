@@ -1,0 +1,1 @@
+"""MLflow as a tracker: runs, the registry, and a server of one's own."""
