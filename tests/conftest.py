@@ -20,6 +20,7 @@ from one_worker import one
 from ray import tune
 from ray._private.parameter import RayParams
 
+from hypertune.core import deadlines
 from hypertune.core.task import Task
 from hypertune.engine.ray.token import secure_token
 from hypertune.engine.ray.worker import Worker, WorkerJob
@@ -80,6 +81,13 @@ def state(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_STATE_HOME", str(tmp_path_factory.mktemp("state")))
         yield
+
+
+@pytest.fixture(autouse=True)
+def no_calls_given_up() -> Iterator[None]:
+    """Let no call that an earlier test gave up end this process with the command line."""
+    yield
+    deadlines._given_up.clear()
 
 
 @pytest.fixture
