@@ -36,7 +36,7 @@ def call(
 ) -> Call:
     """Run the command line in this process; it returns the exit status and what was said."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("hypertune.cli.leave", lambda status: None)  # it would end the tests
+    monkeypatch.setattr("hypertune.cli.app.leave", lambda status: None)  # it would end the tests
 
     def run(*args: str) -> tuple[int, str]:
         monkeypatch.setattr(sys, "argv", ["hypertune", *args])
@@ -50,9 +50,17 @@ def call(
 
 @pytest.fixture
 def soon(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("cluster.jobs._TIMEOUT_S", "cluster.jobs._SILENT_S", "places._TIMEOUT_S"):
+    for name in (
+        "cluster.ray_job._TIMEOUT_S",
+        "cluster.ray_job._SILENT_S",
+        "core.storage._TIMEOUT_S",
+    ):
         monkeypatch.setattr(f"hypertune.{name}", SECOND)
-    for name in ("engine.nodes._ANSWER_S", "analysis.frames._ANSWER_S", "records.server._ANSWER_S"):
+    for name in (
+        "engine.ray.nodes._ANSWER_S",
+        "analysis.frames._ANSWER_S",
+        "tracking.mlflow.server._ANSWER_S",
+    ):
         monkeypatch.setattr(f"hypertune.{name}", SECOND)
 
 
@@ -298,9 +306,10 @@ def test_the_process_ends_with_the_deadline(command: str, bucket: Callable[[int]
         if command == "listed":
             args = ["resume", "s", "--storage", bucket(port)]
         main = (
-            "from hypertune import cli, places\n"
-            "from hypertune.cluster import jobs\n"
-            f"jobs._TIMEOUT_S = places._TIMEOUT_S = {SECOND}\n"
+            "from hypertune import cli\n"
+            "from hypertune.cluster import ray_job\n"
+            "from hypertune.core import storage\n"
+            f"ray_job._TIMEOUT_S = storage._TIMEOUT_S = {SECOND}\n"
             "cli.main()\n"
         )
         done = subprocess.run(
