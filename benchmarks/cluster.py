@@ -36,8 +36,9 @@ from ray import tune
 
 import hypertune
 from hypertune import Study
-from hypertune.engine.driver import Driver, Progress
+from hypertune.engine.driver import Driver
 from hypertune.engine.prepare import prepare
+from hypertune.engine.progress import Progress
 from hypertune.journal.store import Journal
 from hypertune.settings import Settings
 
@@ -236,7 +237,7 @@ def simulate(
                 return
             serve(at, driver.started, str(key))
             worker = idle.pop()
-            first = driver.out[str(key)].from_epoch
+            first = driver.running[str(key)].from_epoch
             jobs[worker] = str(key), job, first
             seconds = epoch_s * (0.5 + job.config["x"])
             heapq.heappush(waiting, (free_at + seconds, worker))

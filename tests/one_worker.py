@@ -8,9 +8,12 @@ from typing import Any
 import pytest
 import ray
 
+from hypertune import engine
 from hypertune.engine.driver import Driver
 from hypertune.engine.ray.worker import Worker
+from hypertune.journal.store import Journal
 from hypertune.settings import Settings
+from hypertune.studies.study import Study
 from hypertune.tracking.uploader import Delivery
 
 
@@ -94,3 +97,32 @@ def one(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> OneWorker:
 def settings(tmp_path: Path, **changes: Any) -> Settings:
     given: dict[str, Any] = {"studies_dir": tmp_path / "studies", "n_trials": 8, "name": "s"}
     return Settings(**given | changes)
+
+
+def cut(one: OneWorker, study: Study, how: Settings, *, at: int) -> Path:
+    """Run a study, kill it at a report, and return its folder."""
+    one.kill_at, one.n_reports = at, 0
+    with pytest.raises(Killed):
+        engine.run(study, how)
+    one.kill_at = None
+    return how.studies_dir / (how.name or "")
+
+
+def record(folder: Path) -> list[Any]:
+    """Return what a study holds, but for times and for who ran it."""
+    with contextlib.closing(Journal(folder / "journal.db", read_only=True)) as journal:
+        return [
+            (
+                trial.id,
+                trial.config,
+                trial.role,
+                trial.label,
+                trial.state,
+                trial.reason,
+                trial.detail,
+                [(row.epoch, row.metrics["loss"]) for row in journal.results(trial=trial.id)],
+                journal.events(kind="trial", trial=trial.id)[0].data,
+                [e.data for e in journal.events(kind="test", trial=trial.id)],
+            )
+            for trial in journal.trials()
+        ]

@@ -9,7 +9,7 @@ import pytest
 from one_worker import OneWorker
 
 import hypertune
-from hypertune.engine.driver import Progress
+from hypertune.engine.progress import Progress
 from hypertune.journal.store import Journal
 from hypertune.studies.study import Study
 

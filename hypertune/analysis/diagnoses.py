@@ -1,7 +1,6 @@
 """What the looks inside of the networks found (``--diagnose``), over all trials of a study."""
 
 from collections.abc import Mapping, Sequence
-from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,7 +8,7 @@ from typing import Any
 import plotly.graph_objects as go
 
 from hypertune.analysis.figures import COLOURS, DASHES, styled
-from hypertune.journal.store import Journal
+from hypertune.journal.history import StudyHistory
 
 _N_TRIALS = 8  # named in a sentence
 
@@ -43,10 +42,9 @@ def diagnoses(folder: Path, best: int | None) -> Diagnoses | None:
         JournalError: There is no readable journal.
     """
     looks: dict[int, dict[int, Mapping[str, Any]]] = {}
-    with closing(Journal(folder / "journal.db", read_only=True)) as journal:
-        for event in journal.events(kind="diagnosis"):
-            if event.trial is not None:
-                looks.setdefault(event.trial, {})[event.data["epoch"]] = event.data
+    for event in StudyHistory.read(folder).events_of("diagnosis"):
+        if event.trial is not None:
+            looks.setdefault(event.trial, {})[event.data["epoch"]] = event.data
     if not looks:
         return None
     found: dict[int, Sequence[str]] = {t: of[max(of)]["findings"] for t, of in looks.items()}

@@ -53,18 +53,11 @@ from hypertune.core.errors import JournalError, NothingBegunError, SettingError,
 from hypertune.core.origin import read_origin
 from hypertune.core.space import Categorical, Flat, Number, Space, identity, level_text, level_texts
 from hypertune.core.text import redact
-from hypertune.journal.store import FULL, EventRow, Journal, ResultRow, job_results
+from hypertune.journal.history import StudyHistory
+from hypertune.journal.store import FULL, ResultRow
 from hypertune.search.methods import method_rungs
 from hypertune.tracking.mlflow.keys import key_name, own_key
-from hypertune.tracking.mlflow.runs import (
-    JSON_TAG,
-    cost_s,
-    from_json_tags,
-    look_at_test,
-    mutations,
-    n_sessions,
-    proposed,
-)
+from hypertune.tracking.mlflow.runs import JSON_TAG, from_json_tags
 
 _NEEDED = (
     "name",
@@ -183,11 +176,12 @@ def load(study: str | Path, *, tracking_uri: str | None = None) -> StudyData:
         SettingError: MLflow has no such study, or several.
     """
     if tracking_uri is None:
-        about, raws, jobs = _from_journal(study_folder(study) / "journal.db")
-    else:
-        about, raws = _from_mlflow(str(study), tracking_uri)
-        jobs = None
-    return from_records(about, raws, jobs)
+        folder = study_folder(study)
+        history = StudyHistory.read(folder, check=True)
+        if not history.study:
+            raise NothingBegunError(f"'{folder / 'journal.db'}' holds no study: none began.")
+        return from_history(history)
+    return from_records(*_from_mlflow(str(study), tracking_uri))
 
 
 def from_records(
@@ -314,61 +308,52 @@ def study_folder(study: str | Path) -> Path:
 # ---- from the journal ----
 
 
-def _from_journal(path: Path) -> tuple[dict[str, Any], list[Record], pd.DataFrame]:
-    journal = Journal(path, read_only=True)
-    try:
-        journal.check()
-        about = journal.study()
-        if not about:
-            raise NothingBegunError(f"'{path}' holds no study: none began.")
-        about["n_sessions"] = n_sessions(journal)
-        results: dict[int, list[ResultRow]] = {}
-        for row in journal.results():
-            results.setdefault(row.trial, []).append(row)
-        jobs: dict[int, list[EventRow]] = {}
-        for event in journal.events(kind="job"):
-            if event.trial is not None:
-                jobs.setdefault(event.trial, []).append(event)
-        raws = [
-            Record(
-                trial=trial.id,
-                role=trial.role,
-                label=trial.label,
-                state=trial.state,
-                reason=trial.reason,
-                detail=(trial.detail or "").partition("\n")[0],
-                seed=trial.seed,
-                repeat=trial.repeat,
-                config=trial.config,
-                started_ms=trial.started_ms or trial.created_ms,
-                ended_ms=trial.ended_ms,
-                cost_s=cost_s(journal, trial.id, results.get(trial.id, [])),
-                look=look_at_test(journal, trial.id),
-                **proposed(journal, trial.id),
-                n_mutations=len(mutations(journal, trial.id)),
-                results=results.get(trial.id, []),
-            )
-            for trial in journal.trials()
-            if trial.state != "waiting" or trial.started_ms is not None or trial.id in results
-        ]
-    finally:
-        journal.close()
+def from_history(history: StudyHistory) -> StudyData:
+    """Return the frames of a study.
+
+    Raises:
+        JournalError: A key of ``study`` is missing.
+    """
+    about = {**history.study, "n_sessions": history.n_analyses}
+    records = [
+        Record(
+            trial=trial.id,
+            role=trial.role,
+            label=trial.label,
+            state=trial.state,
+            reason=trial.reason,
+            detail=(trial.detail or "").partition("\n")[0],
+            seed=trial.seed,
+            repeat=trial.repeat,
+            config=trial.config,
+            started_ms=trial.started_ms or trial.created_ms,
+            ended_ms=trial.ended_ms,
+            cost_s=trial.cost_s,
+            look=trial.test_result,
+            origin=trial.origin,
+            why=trial.why,
+            n_mutations=len(trial.mutations),
+            results=list(trial.results.values()),
+        )
+        for trial in history.trials.values()
+        if trial.has_begun
+    ]
     rows = [
         {
-            "trial": trial,
-            "from_epoch": job.data["from_epoch"],
-            "to_epoch": own[-1].epoch,
-            "started": job.t_ms,
-            "ended": own[-1].t_ms,
+            "trial": trial.id,
+            "from_epoch": span.from_epoch,
+            "to_epoch": span.to_epoch,
+            "started": span.started_ms,
+            "ended": span.ended_ms,
         }
-        for trial, events in jobs.items()
-        for job, own in job_results(events, results.get(trial, []))
-        if own
+        for trial in history.trials.values()
+        for span in trial.spans
     ]
     spans = pd.DataFrame(rows, columns=["trial", "from_epoch", "to_epoch", "started", "ended"])
     for column in ("started", "ended"):
         spans[column] = _times(spans[column])
-    return about, raws, spans.astype({"trial": "int64", "from_epoch": "int64", "to_epoch": "int64"})
+    spans = spans.astype({"trial": "int64", "from_epoch": "int64", "to_epoch": "int64"})
+    return from_records(about, records, spans)
 
 
 # ---- from MLflow ----

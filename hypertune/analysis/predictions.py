@@ -5,7 +5,6 @@ so that looking at them again is no second opening.
 """
 
 from collections.abc import Mapping, Sequence
-from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,8 @@ from plotly.subplots import make_subplots
 
 from hypertune.analysis.figures import COLOURS, styled
 from hypertune.analysis.words import show
-from hypertune.journal.store import Journal, told_file
+from hypertune.journal.history import StudyHistory
+from hypertune.journal.store import told_file
 
 _N_NAMED = 20  # classes whose counts fit into a matrix
 _N_SHOWN = 6  # worst errors in a row of pictures
@@ -56,9 +56,11 @@ def read_told(folder: Path) -> list[Said]:
     Raises:
         JournalError: There is no readable journal.
     """
-    with closing(Journal(folder / "journal.db", read_only=True)) as journal:
-        looks = [e for e in journal.events(kind="test") if e.data.get("label") == "best"]
-    looks = [e for e in looks if e.trial is not None and "metrics" in e.data]
+    looks = [
+        event
+        for event in StudyHistory.read(folder).events_of("test")
+        if event.data.get("label") == "best" and "metrics" in event.data
+    ]
     if not looks or looks[-1].trial is None:
         return []
     file = told_file(folder, looks[-1].trial)

@@ -8,7 +8,7 @@ import pandas as pd
 
 from hypertune.analysis.frames import StudyData, finite
 from hypertune.core.space import Parameter, identity
-from hypertune.journal.recommendation import MIN_REPEATS, Champion, Run, champion
+from hypertune.journal.recommendation import MIN_REPEATS, Recommendation, Run, recommend
 from hypertune.search.candidates import Promise, promise
 
 _COLUMNS = ("trial", "role", "label", "reason", "repeat", "epochs", "n_mutations")
@@ -90,11 +90,11 @@ def comparable(values: pd.DataFrame) -> bool:
     return bool((shared[np.triu_indices(len(shared), 1)] >= MIN_REPEATS).any())
 
 
-def recommended(data: StudyData) -> Champion | None:
+def recommended(data: StudyData) -> Recommendation | None:
     """Return which config a study recommends; None if there is nothing."""
     rows = data.trials
     values = data.sign * finite(rows["value"])
-    return champion(
+    return recommend(
         Run(
             trial=int(trial),
             config=identity(data.flats[trial]) if trial in data.flats else "",

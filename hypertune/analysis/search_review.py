@@ -158,9 +158,9 @@ def following(data: StudyData, left: Sequence[Undecided]) -> list[str]:
     """
     advice = []
     name = data.study["name"]
-    champion = recommended(data)
-    for parameter in data.space.parameters if champion is not None else ():
-        flat = data.flats.get(champion.trial if champion is not None else -1, {})
+    best = recommended(data)
+    for parameter in data.space.parameters if best is not None else ():
+        flat = data.flats.get(best.trial if best is not None else -1, {})
         if isinstance(parameter, Number) and parameter.key in flat:
             unit = parameter.to_unit(flat[parameter.key])
             if parameter.n_values is not None and parameter.n_values < 1 / _EDGE:

@@ -2,16 +2,16 @@
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
 from hypertune.core.errors import JournalError
-from hypertune.journal.recommendation import Champion, recommended
+from hypertune.journal.history import StudyHistory, TrialHistory
+from hypertune.journal.recommendation import Recommendation, recommended
 from hypertune.journal.snapshot import set_aside
-from hypertune.journal.store import EventRow, Journal, ResultRow, TrialRow, best_result
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,7 +49,7 @@ class Summary:
         study: The journal's keys.
         best: The recommended trial: its config is the best one on fresh seeds, or else in the
             search; None if there is none.
-        winner: The trial that the search alone would recommend.
+        incumbent: The trial that the search alone would recommend.
         full: Whether ``best`` is a trial in full, or only the best of the longest ones.
         scores: ``best``, the default and the baselines, as far as they exist.
         reasons: How many searched trials ended how.
@@ -62,8 +62,8 @@ class Summary:
     """
 
     study: Mapping[str, Any]
-    best: TrialRow | None
-    winner: int | None
+    best: TrialHistory | None
+    incumbent: int | None
     full: bool
     scores: tuple[Score, ...]
     reasons: Mapping[str, int]
@@ -141,26 +141,16 @@ def summarize(folder: Path) -> Summary:
     Raises:
         JournalError: There is no readable journal, or it holds no study.
     """
-    journal = Journal(folder / "journal.db", read_only=True)
-    try:
-        journal.check()
-        study, trials = journal.study(), journal.trials()
-        results: dict[int, list[ResultRow]] = {}
-        for row in journal.results():
-            results.setdefault(row.trial, []).append(row)
-        tests = journal.events(kind="test")
-        changes = journal.events(kind="mutation")
-        sessions = journal.sessions()
-    finally:
-        journal.close()
+    history = StudyHistory.read(folder, check=True)
+    study, trials = history.study, list(history.trials.values())
     if missing := {"metric", "mode", "test_metric"} - study.keys():
-        raise JournalError(f"'{journal.path}' lacks {', '.join(sorted(missing))}: no study began.")
+        lacking = ", ".join(sorted(missing))
+        raise JournalError(f"'{folder / 'journal.db'}' lacks {lacking}: no study began.")
     searched = [t for t in trials if t.role == "search"]
-    own = {t.id for t in trials if t.role != "rerun"}
-    mutated = {event.trial for event in changes if event.trial is not None}
-    champion = recommended(trials, results, study, mutated)
-    best = next((t for t in trials if champion is not None and t.id == champion.trial), None)
-    n_looks = sum(event.data.get("label") == "best" for event in tests)
+    mutated = history.mutated
+    recommendation = recommended(history)
+    best = None if recommendation is None else history.trials[recommendation.trial]
+    n_looks = sum(event.data.get("label") == "best" for event in history.events_of("test"))
     shown = [("best", best)] if best else []
     default = [t for t in searched[:1] if t.full and t.id not in mutated]
     shown += [("default", t) for t in default]
@@ -172,12 +162,12 @@ def summarize(folder: Path) -> Summary:
     return Summary(
         study=study,
         best=best,
-        winner=None if champion is None else champion.winner,
-        full=champion is not None and champion.full,
+        incumbent=None if recommendation is None else recommendation.incumbent,
+        full=recommendation is not None and recommendation.full,
         scores=tuple(
             score
             for label, trial in shown
-            if (score := _score(label, trial, results, tests, study, champion)) is not None
+            if (score := _score(label, trial, study, recommendation)) is not None
         ),
         reasons=Counter(t.reason or t.state for t in searched),
         failures=tuple(
@@ -185,28 +175,28 @@ def summarize(folder: Path) -> Summary:
             for t in searched
             if t.reason in ("failed", "lost")
         ),
-        n_epochs=sum(row.epoch > 0 for t, rows in results.items() if t in own for row in rows),
-        seconds=sum(end - start for start, end in sessions) / 1000,
+        n_epochs=sum(epoch > 0 for t in trials if t.role != "rerun" for epoch in t.results),
+        seconds=history.spent_s,
         n_looks=n_looks,
-        n_mutations=sum(event.trial == best.id for event in changes) if best else 0,
+        n_mutations=len(best.mutations) if best else 0,
         set_aside=tuple(set_aside(folder)),
     )
 
 
 def _score(
     label: str,
-    trial: TrialRow,
-    results: Mapping[int, list[ResultRow]],
-    tests: Iterable[EventRow],
+    trial: TrialHistory,
     study: Mapping[str, Any],
-    champion: Champion | None,
+    recommendation: Recommendation | None,
 ) -> Score | None:
-    row = best_result(results.get(trial.id, ()), study)
+    row = trial.best(study)
     if row is None:
         return None
-    again = [] if champion is None else [*champion.losses.get(trial.id, {}).values()]
+    again = []
+    if recommendation is not None:
+        again = [*recommendation.losses.get(trial.id, {}).values()]
     sign = -1 if study["mode"] == "max" else 1
-    look = next((e.data for e in tests if e.trial == trial.id), {})
+    look = trial.test_result or {}
     test = look.get("metrics", {}).get(study["test_metric"] or "")
     return Score(
         label=label,

@@ -10,7 +10,7 @@ from hypertune.analysis.frames import StudyData
 from hypertune.analysis.replicates import recommended, replicates
 from hypertune.analysis.words import show
 from hypertune.core.space import identity
-from hypertune.journal.recommendation import MIN_REPEATS, Champion, dependable
+from hypertune.journal.recommendation import MIN_REPEATS, Recommendation, dependable
 
 
 def worth(data: StudyData, *, alpha: float) -> list[str]:
@@ -27,7 +27,7 @@ def worth(data: StudyData, *, alpha: float) -> list[str]:
     return sentences + _failures(data, best) + _on_test(data, best)
 
 
-def _failures(data: StudyData, best: Champion | None) -> list[str]:
+def _failures(data: StudyData, best: Recommendation | None) -> list[str]:
     """Say which configs failed on fresh seeds: most of those that did are not recommended."""
     sentences = []
     chosen = identity(data.flats[best.trial]) if best and best.trial in data.flats else ""
@@ -45,7 +45,7 @@ def _failures(data: StudyData, best: Champion | None) -> list[str]:
     return sentences
 
 
-def _against_default(data: StudyData, best: Champion, alpha: float) -> list[str]:
+def _against_default(data: StudyData, best: Recommendation, alpha: float) -> list[str]:
     """Compare with the default on fresh seeds.
 
     The best of several was chosen by these seeds: only intervals that hold for each of them at once
@@ -79,22 +79,22 @@ def _against_default(data: StudyData, best: Champion, alpha: float) -> list[str]
     ]
 
 
-def _regression(data: StudyData, best: Champion) -> list[str]:
-    """Say how much of the search's winner was luck, and whether another config took its place."""
+def _regression(data: StudyData, best: Recommendation) -> list[str]:
+    """Say how much of the search's best was luck, and whether another config took its place."""
     sentences = []
     trials = data.trials.set_index("trial")
-    if best.winner in best.losses:
-        again, n = fmean(best.losses[best.winner].values()), len(best.losses[best.winner])
-        before = data.sign * float(trials["value"][best.winner])
+    if best.incumbent in best.losses:
+        again, n = fmean(best.losses[best.incumbent].values()), len(best.losses[best.incumbent])
+        before = data.sign * float(trials["value"][best.incumbent])
         back = again - before
         verb = f"worse by {show(back)}" if back > 0 else f"as good, or better by {show(-back)}"
         why = ": the luck of the winner" if back > 0 else ""
         sentences.append(
-            f"The search's winner (trial {best.winner}) had {show(data.sign * before)} in the "
-            f"search and has {show(data.sign * again)} on {n} fresh seeds, {verb}{why}."
+            f"The best of the search (trial {best.incumbent}) had {show(data.sign * before)} "
+            f"there and has {show(data.sign * again)} on {n} fresh seeds, {verb}{why}."
         )
-        if best.trial != best.winner:
-            one, other = best.losses[best.winner], best.losses[best.trial]
+        if best.trial != best.incumbent:
+            one, other = best.losses[best.incumbent], best.losses[best.trial]
             shared = one.keys() & other.keys()
             gap = fmean(one[r] - other[r] for r in shared) if shared else 0.0
             sentences.append(
@@ -106,10 +106,11 @@ def _regression(data: StudyData, best: Champion) -> list[str]:
     return sentences
 
 
-def _on_test(data: StudyData, champion: Champion | None) -> list[str]:
+def _on_test(data: StudyData, recommendation: Recommendation | None) -> list[str]:
     trials = data.trials
     looked = trials[trials["test"].notna()]
-    of_best = looked[looked["trial"] == (champion.trial if champion is not None else -1)]
+    recommended_trial = -1 if recommendation is None else recommendation.trial
+    of_best = looked[looked["trial"] == recommended_trial]
     if of_best.empty:
         return ["The test part was not opened for the recommended configuration."]
     best = of_best.iloc[0]

@@ -344,10 +344,10 @@ def _show_best(out: Console, summary: Summary) -> None:
             f"hypertune explain {summary.study['name']} {summary.best.id}"
         )
     first = next((score for score in summary.scores if score.n_fresh), None)
-    if first is not None and summary.winner != summary.best.id:
+    if first is not None and summary.incumbent != summary.best.id:
         out.print(
-            f"The search's winner was trial {summary.winner}; on {first.n_fresh} fresh seeds this "
-            "one is better on average."
+            f"The best of the search was trial {summary.incumbent}; on {first.n_fresh} fresh seeds "
+            "this one is better on average."
         )
     if summary.best.role == "replicate":
         out.print("The search did not train it to the end; the fresh seeds show its worth.")

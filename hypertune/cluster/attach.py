@@ -6,7 +6,7 @@ import math
 import os
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
@@ -17,7 +17,8 @@ import ray
 from hypertune.core.errors import SettingError
 from hypertune.engine import Observer, Progress, is_under_way
 from hypertune.engine.ray.nodes import code_version
-from hypertune.journal.store import Journal
+from hypertune.journal.history import StudyHistory
+from hypertune.journal.store import Journal, ResultRow
 
 JOB = "HYPERTUNE_JOB"
 """The environment variable by which a driver knows which job of a cluster it is."""
@@ -39,7 +40,8 @@ class Watch:
 
     def __init__(self, folder: Path) -> None:
         self._journal = Journal(folder / "journal.db", read_only=True)
-        self._seen = self._n_epochs = 0
+        self._history = StudyHistory()
+        self._n_epochs = 0
         self._best: tuple[float, float, int] | None = None  # (loss, value, trial)
 
     def __enter__(self) -> "Watch":
@@ -61,10 +63,10 @@ class Watch:
 
     def progress(self) -> Progress:
         """Return how it goes now."""
-        about, trials = self._journal.study(), self._journal.trials()
-        searched = [trial for trial in trials if trial.role == "search"]
-        self._read_on(about, {trial.id for trial in searched})
-        start, stage = self._session()
+        history = self._history
+        self._count(history.refresh(self._journal)[1])
+        about, trials, searched = history.study, history.trials.values(), history.searched
+        start, stage = history.session_start, self._stage()
         began_ms, told = (start.t_ms, start.data) if start else (None, {})
         began_s = 0.0 if began_ms is None else time.time() - began_ms / 1000
         started = time.monotonic() - max(0.0, began_s)  # the clock may have been set back
@@ -88,28 +90,27 @@ class Watch:
             stage=stage,
         )
 
-    def _read_on(self, about: Mapping[str, Any], searched: set[int]) -> None:
-        """Take in the results since the last look."""
-        metric, sign = about.get("metric", ""), -1.0 if about.get("mode") == "max" else 1.0
-        for row in self._journal.results(after=self._seen):
-            self._seen = row.id
+    def _count(self, results: Sequence[ResultRow]) -> None:
+        """Take in results that are new."""
+        study = self._history.study
+        metric, sign = study.get("metric", ""), -1.0 if study.get("mode") == "max" else 1.0
+        for row in results:
             self._n_epochs += row.epoch > 0
             value = row.metrics.get(metric, math.nan)
-            if row.epoch > 0 and row.trial in searched and math.isfinite(value):
+            searched = self._history.trials[row.trial].role == "search"
+            if row.epoch > 0 and searched and math.isfinite(value):
                 found = (sign * value, value, row.trial)
                 if self._best is None or found[0] < self._best[0]:
                     self._best = found
 
-    def _session(self) -> tuple[Any, str]:
-        """Return the event with which this session of the search began, and what it is doing."""
-        start, stage = None, "start"
+    def _stage(self) -> str:
+        """Return what this session of the search is doing."""
+        start = self._history.session_start
+        if start is None:
+            return "start"
         stages = {"search_end": "report", "report": "mlflow", "test": "test", "look": "search"}
-        for event in self._journal.events():
-            if event.kind == "search_start":
-                start, stage = event, "search"
-            elif start is not None:
-                stage = stages.get(event.kind, stage)
-        return start, stage
+        since = [event for event in self._history.events_of(*stages) if event.id > start.id]
+        return stages[since[-1].kind] if since else "search"
 
 
 # ---- on a cluster ----

@@ -8,7 +8,6 @@ a promotion, a resumed study and a lost worker are one and the same: another job
 """
 
 from hypertune.engine.copies import copy
-from hypertune.engine.driver import Observer, Progress
 from hypertune.engine.explain import Explanation, explain
 from hypertune.engine.folder import (
     check_study,
@@ -21,6 +20,7 @@ from hypertune.engine.folder import (
 )
 from hypertune.engine.outcome import Outcome, is_finished, note_report, read_outcome
 from hypertune.engine.prepare import load_data, planned_epochs, planned_repeats, prepare
+from hypertune.engine.progress import Observer, Progress
 from hypertune.engine.ray.nodes import capacity, cpus_here
 from hypertune.engine.rerun import Rerun, rerun
 from hypertune.engine.resume import refuse_other, untrusted_file

@@ -5,9 +5,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from hypertune.core.origin import read_origin
-from hypertune.engine.resume import Earlier
-from hypertune.journal.store import TrialRow, best_result, job_results
+from hypertune.engine.resume import RecordedStudy
+from hypertune.journal.history import TrialHistory
 from hypertune.search import Comparison
 
 
@@ -32,7 +31,7 @@ class Explanation:
     """What is known of a trial.
 
     Attributes:
-        trial: Its row.
+        trial: What the journal holds of it.
         metric: The study's metric.
         why: Why it was proposed.
         expected: The value that was expected of it; None if none was.
@@ -47,7 +46,7 @@ class Explanation:
             which trial (``from_trial``) at which epoch (``from_epoch``), and the ``config`` since.
     """
 
-    trial: TrialRow
+    trial: TrialHistory
     metric: str
     why: str
     expected: float | None
@@ -71,30 +70,37 @@ def explain(folder: Path, trial: int) -> Explanation:
         SettingError: There is no such trial.
         JournalError: The journal cannot be read.
     """
-    earlier = Earlier.read(folder)
-    row, about = earlier.trial(trial), earlier.about
-    events = [event for event in earlier.events if event.trial == trial]
-    added = next(e for e in events if e.kind == "trial")
+    recorded = RecordedStudy.read(folder)
+    found, about = recorded.trial(trial), recorded.about
+    added = found.events_of("trial")[0]
     comparisons: list[Comparison] = []
-    if row.role == "search":
-        search = earlier.recorded_search()
-        number = [t.id for t in earlier.trials if t.role == "search"].index(trial)
+    if found.role == "search":
+        search = recorded.recorded_search()
+        number = [t.id for t in recorded.history.searched].index(trial)
         for c in search.comparisons(number):
             cut_off = None if c.cut_off is None else search.value(c.cut_off)
             comparisons.append(replace(c, loss=search.value(c.loss), cut_off=cut_off))
-    best = best_result(earlier.results.get(trial, ()), about)
+    best = found.best(about)
     return Explanation(
-        trial=row,
+        trial=found,
         metric=about["metric"],
-        why=read_origin(added.data)[1] or row.label or row.role,
+        why=found.why or found.label or found.role,
         expected=added.data.get("expected"),
         best=None if best is None else (best.metrics[about["metric"]], best.epoch),
-        stretches=_stretches(earlier, trial),
+        stretches=[
+            Stretch(
+                from_epoch=job.data["from_epoch"],
+                to_epoch=job.data["to_epoch"],
+                reached=rows[-1].epoch if rows else job.data["from_epoch"],
+                seconds=(rows[-1].t_ms - job.t_ms) / 1000 if rows else 0.0,
+            )
+            for job, rows in found.jobs
+        ],
         comparisons=comparisons,
-        n_lost=sum(event.kind == "lost" for event in events),
-        damaged=[event.data["text"] for event in events if event.kind == "damaged"],
-        left=_left(event.data for event in events if event.kind == "left"),
-        mutations=[event.data for event in events if event.kind == "mutation"],
+        n_lost=len(found.events_of("lost")),
+        damaged=[event.data["text"] for event in found.events_of("damaged")],
+        left=_left(event.data for event in found.events_of("left")),
+        mutations=found.mutations,
     )
 
 
@@ -106,17 +112,4 @@ def _left(events: Iterable[Mapping[str, Any]]) -> list[str]:
         settings |= dict.fromkeys(data.get("not_put_back", ()))
     return [f"the thread {name}, which went on" for name in threads] + [
         f"{name}, which could not be put back" for name in settings
-    ]
-
-
-def _stretches(earlier: Earlier, trial: int) -> list[Stretch]:
-    jobs = [e for e in earlier.events if e.kind == "job" and e.trial == trial]
-    return [
-        Stretch(
-            from_epoch=job.data["from_epoch"],
-            to_epoch=job.data["to_epoch"],
-            reached=rows[-1].epoch if rows else job.data["from_epoch"],
-            seconds=(rows[-1].t_ms - job.t_ms) / 1000 if rows else 0.0,
-        )
-        for job, rows in job_results(jobs, earlier.results.get(trial, ()))
     ]

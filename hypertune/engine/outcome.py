@@ -6,6 +6,7 @@ from pathlib import Path
 
 from hypertune.core.errors import SettingError
 from hypertune.engine.folder import is_under_way, locked
+from hypertune.journal.history import StudyHistory
 from hypertune.journal.store import Journal
 from hypertune.settings import Settings
 from hypertune.tracking.uploader import Delivery, delivered
@@ -59,12 +60,10 @@ def is_finished(folder: Path, *, n_trials: int | None = None) -> bool:
     """
     if is_under_way(folder):
         return False
-    with contextlib.closing(Journal(folder / "journal.db", read_only=True)) as journal:
-        about = journal.study()
-        marks = [e for e in journal.events() if e.kind in ("search_start", "search_end")]
-    ended = bool(marks) and marks[-1].kind == "search_end"
-    more = n_trials is not None and n_trials > (about.get("n_trials") or 0)
-    return ended and marks[-1].data.get("stopped_by") is None and not more
+    history = StudyHistory.read(folder)
+    end = history.last_end
+    more = n_trials is not None and n_trials > (history.study.get("n_trials") or 0)
+    return end is not None and end.data.get("stopped_by") is None and not more
 
 
 def note_report(folder: Path) -> None:
@@ -90,23 +89,19 @@ def read_outcome(folder: Path, *, tracking_uri: str | None = None) -> Outcome:
     Raises:
         JournalError: There is no readable journal.
     """
-    journal = Journal(folder / "journal.db", read_only=True)
-    try:
-        about = journal.study()
-        marks = [e for e in journal.events() if e.kind in ("search_start", "search_end")]
-    finally:
-        journal.close()
+    history = StudyHistory.read(folder)
+    about = history.study
     changes = {} if tracking_uri is None else {"tracking_uri": tracking_uri}
     store = Settings.recorded(about["settings"], folder, **changes).store
     under_way = is_under_way(folder)
-    last = marks[-1].data if marks and marks[-1].kind == "search_end" else {"stopped_by": "kill"}
+    last = {"stopped_by": "kill"} if history.last_end is None else history.last_end.data
     return Outcome(
         folder=folder,
         stopped_by=None if under_way else last.get("stopped_by"),
         error=last.get("error"),
         warning=None,
         store=store,
-        delivery=delivered(journal.path, store),
+        delivery=delivered(folder / "journal.db", store),
         study_id=about["study_id"],
         under_way=under_way,
     )

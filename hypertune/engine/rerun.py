@@ -13,7 +13,7 @@ from hypertune.core.errors import SettingError, describe, trace_of, user_code
 from hypertune.engine.copies import refuse_copy
 from hypertune.engine.folder import locked, refuse_network
 from hypertune.engine.prepare import load_data
-from hypertune.engine.resume import Earlier
+from hypertune.engine.resume import RecordedStudy
 from hypertune.journal.store import Journal, ResultRow
 from hypertune.studies.study import Study
 from hypertune.tasks.process_state import process_state_kept
@@ -73,22 +73,22 @@ def rerun(
     refuse_network(folder)
     with locked(folder):
         refuse_copy(folder)
-        earlier = Earlier.read(folder)
-        row = earlier.trial(trial)
-        before = {r.epoch: r for r in earlier.results.get(trial, ()) if r.epoch > 0}
+        recorded = RecordedStudy.read(folder)
+        row = recorded.trial(trial)
+        before = {r.epoch: r for r in row.results.values() if r.epoch > 0}
         if not before:
             raise SettingError(
                 f"Trial {trial} of '{folder.name}' was not trained for an epoch: there is nothing "
                 "to compare with."
             )
-        if any(e.kind == "mutation" and e.trial == trial for e in earlier.events):
+        if row.mutations:
             raise SettingError(
                 f"Trial {trial} of '{folder.name}' went on with other trials' states and configs: "
                 "it cannot be run again by itself."
             )
-        study, settings = earlier.settled(space, {})
+        study, settings = recorded.settled(space, {})
         data = load_data(study)
-        new_id = 1 + max(t.id for t in earlier.trials)
+        new_id = 1 + max(recorded.history.trials)
         used = row.seed if seed is None else seed
         use_threads(max(1, int(settings.cpus_per_trial)))
         gpu = settings.gpus_per_trial > 0 and torch.cuda.is_available()
@@ -130,7 +130,7 @@ def rerun(
         same_seed=used == row.seed,
         values=(_value(before, last, study.metric), _value(after, last, study.metric)),
         failure=failure,
-        source_changed=earlier.source_changed,
+        source_changed=recorded.source_changed,
     )
 
 

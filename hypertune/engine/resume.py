@@ -3,18 +3,18 @@
 import contextlib
 import hashlib
 import json
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from hypertune.core.errors import JournalError, SettingError
 from hypertune.core.space import Space, as_lists, like
-from hypertune.engine.driver import FINAL
 from hypertune.engine.folder import check_study
 from hypertune.engine.prepare import Prepared, prepare
 from hypertune.engine.trust import is_trusted
-from hypertune.journal.store import EventRow, Journal, ResultRow, TrialRow
+from hypertune.journal.history import StudyHistory, TrialHistory
+from hypertune.journal.store import FULL, Journal
 from hypertune.search import Search
 from hypertune.search.methods import METHODS, make_search
 from hypertune.settings import Settings
@@ -25,46 +25,31 @@ _NEEDED = ("source", "source_sha256", "start")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Earlier:
+class RecordedStudy:
     """A study as its journal has it.
 
     Attributes:
         folder: The study's folder.
-        about: The journal's keys.
-        trials, results, events: Its tables.
-        spent_s: Seconds searched so far.
+        history: What its journal holds.
     """
 
     folder: Path
-    about: Mapping[str, Any]
-    trials: Sequence[TrialRow]
-    results: Mapping[int, Sequence[ResultRow]]
-    events: Sequence[EventRow]
-    spent_s: float
+    history: StudyHistory
 
     @classmethod
-    def read(cls, folder: Path) -> "Earlier":
+    def read(cls, folder: Path) -> "RecordedStudy":
         """Read the journal in a folder.
 
         Raises:
             JournalError: It cannot be read, or holds no study.
         """
-        about = check_study(folder)
-        journal = Journal(folder / "journal.db", read_only=True)
-        try:
-            results: dict[int, list[ResultRow]] = {}
-            for row in journal.results():
-                results.setdefault(row.trial, []).append(row)
-            return cls(
-                folder=folder,
-                about=about,
-                trials=journal.trials(),
-                results=results,
-                events=journal.events(),
-                spent_s=sum(end - start for start, end in journal.sessions()) / 1000,
-            )
-        finally:
-            journal.close()
+        check_study(folder)
+        return cls(folder=folder, history=StudyHistory.read(folder))
+
+    @property
+    def about(self) -> Mapping[str, Any]:
+        """The journal's keys."""
+        return self.history.study
 
     @staticmethod
     def storage(folder: Path, changes: Mapping[str, Any]) -> str | None:
@@ -77,19 +62,18 @@ class Earlier:
             before = journal.study().get("settings", {}).get("storage")
         return Settings(storage=changes.get("storage", before)).storage
 
-    def trial(self, trial: int) -> TrialRow:
+    def trial(self, trial: int) -> TrialHistory:
         """Return a trial.
 
         Raises:
             SettingError: There is none of this id.
         """
-        found = next((t for t in self.trials if t.id == trial), None)
-        if found is None:
-            most = max((t.id for t in self.trials), default=-1)
+        if trial not in self.history.trials:
+            most = max(self.history.trials, default=-1)
             raise SettingError(
                 f"'{self.folder.name}' has no trial {trial}: its trials are numbered 0 to {most}."
             )
-        return found
+        return self.history.trials[trial]
 
     def replay(
         self, space: str | Study | None, changes: Mapping[str, Any]
@@ -110,7 +94,7 @@ class Earlier:
                 f"study with --from {self.folder.name}."
             )
         study, settings = self.settled(space, changes)
-        n_trials = sum(trial.role == "search" for trial in self.trials)
+        n_trials = len(self.history.searched)
         if settings.n_trials is not None and settings.n_trials < n_trials:
             raise SettingError(
                 f"--n-trials is the new total and must be at least {n_trials}, which are there "
@@ -118,7 +102,7 @@ class Earlier:
             )
         budget = self.about["settings"].get("time_budget_s")
         if settings.time_budget_s is None and budget is not None:
-            left = budget - self.spent_s
+            left = budget - self.history.spent_s
             if left <= 0:
                 raise SettingError(
                     f"The time budget of '{self.folder.name}' is spent ({budget:g} s): give more "
@@ -127,9 +111,8 @@ class Earlier:
             settings = replace(settings, time_budget_s=left)
         prepared = self.prepared(study, settings)
         search = prepared.search
-        ends = [e for e in self.events if e.kind in ("search_start", "search_end")]
-        last = ends[-1] if ends else None
-        orderly = last and last.kind == "search_end" and last.data.get("stopped_by") is None
+        end = self.history.last_end
+        orderly = end is not None and end.data.get("stopped_by") is None
         if orderly and search.done and not changes.get("until_decided"):
             tried = len(search.trials)
             more = "For more of them give the new total with --n-trials."
@@ -187,18 +170,16 @@ class Earlier:
         """Give a search the trials of the journal."""
         metric = self.about["metric"]
         # Ours may promote a trial that was stopped; Ray's has ended it for good.
-        final = FINAL if METHODS[settings.method].ray is None else (*FINAL, "stopped")
-        jobs = {e.trial: e.data["to_epoch"] for e in self.events if e.kind == "job"}
-        for trial in self.trials:
-            if trial.role == "search":
-                search.restore(
-                    {name: trial.config[name] for name in search.space.spec},
-                    values={
-                        row.epoch: row.metrics[metric] for row in self.results.get(trial.id, ())
-                    },
-                    reason=trial.reason if trial.reason in final else None,  # type: ignore[arg-type]
-                    to_epoch=jobs.get(trial.id),
-                )
+        of_ray = METHODS[settings.method].ray is not None
+        final = {*FULL, "failed", "lost"} | ({"stopped"} if of_ray else set())
+        for trial in self.history.searched:
+            jobs = trial.events_of("job")
+            search.restore(
+                {name: trial.config[name] for name in search.space.spec},
+                values={row.epoch: row.metrics[metric] for row in trial.results.values()},
+                reason=trial.reason if trial.reason in final else None,  # type: ignore[arg-type]
+                to_epoch=jobs[-1].data["to_epoch"] if jobs else None,
+            )
 
     def _study(self, space: str | Study | None) -> Study:
         """Return the study, with the values that were fixed for it, if it still is the same."""
@@ -261,7 +242,7 @@ def untrusted_file(folder: Path) -> Path | None:
     Raises:
         HypertuneError: There is no journal of a study.
     """
-    return Earlier.read(folder).untrusted_file
+    return RecordedStudy.read(folder).untrusted_file
 
 
 def refuse_other(folder: Path, study: Study, settings: Settings, asked: Collection[str]) -> None:

@@ -1,12 +1,17 @@
-"""The checkpoints of a study's trials, and how much room they take."""
+"""The checkpoints of a study's trials: how much room they take, and which ones are kept."""
 
 import shutil
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Container, Iterable, Sequence
 from pathlib import Path
 
 from hypertune.core.storage import below, drop, is_bucket, listed, n_bytes
+from hypertune.engine.ledger import Ledger
+from hypertune.engine.phases import Plan
+from hypertune.journal.recommendation import recommended
 from hypertune.journal.snapshot import study_place
+from hypertune.search import Search, Trial
+from hypertune.search.candidates import candidates, ranked
 from hypertune.tasks.checkpoint import newest_checkpoint
 
 
@@ -24,6 +29,7 @@ def checkpoint_root(folder: Path, storage: str | None, study_id: str) -> str:
 
 
 _SCRATCH = "ray-"
+_KEPT = 20  # checkpoints of a finished study
 
 
 class Checkpoints:
@@ -91,3 +97,83 @@ class Checkpoints:
         """Delete those of all other trials."""
         for trial in self._bytes.keys() - trials:
             self.drop(trial)
+
+
+class Retention:
+    """Decides which checkpoints are kept while a study runs, and at its end.
+
+    Args:
+        checkpoints: Those of the study.
+        search: The search.
+        ledger: What is known of the study.
+        plan: What was asked for.
+        ids: The searched trials' ids by their numbers. It grows as the study goes on.
+        mutated: The trials whose config was changed on the way. It grows as well.
+    """
+
+    def __init__(
+        self,
+        checkpoints: Checkpoints,
+        search: Search,
+        ledger: Ledger,
+        plan: Plan,
+        *,
+        ids: Sequence[int],
+        mutated: Container[int],
+    ) -> None:
+        self.checkpoints = checkpoints
+        self._search, self._ledger, self._plan = search, ledger, plan
+        self._ids, self._mutated = ids, mutated
+        self._kept: set[int] = set()  # numbers of the trials in full whose checkpoints are kept
+
+    def restore(self) -> None:
+        """Take up a study that has begun."""
+        self._kept = {trial.number for trial in self._search.trials if trial.full}
+
+    def weigh(self, trial: int) -> None:
+        """Take note of a trial's checkpoint, and delete others where all take too much."""
+        self.checkpoints.weigh(trial)
+        if self.checkpoints.too_many:
+            # A trial that lost its checkpoint trains again when it is promoted after all.
+            self.checkpoints.trim(self._ids[t.number] for t in reversed(self._promising()))
+
+    def ended_in_full(self, number: int) -> None:
+        """Keep the checkpoints of full trials that may be recommended, and the default's."""
+        full = self._kept | {number}
+        self._kept = self._worth_keeping(full)
+        for dropped in full - self._kept:
+            self.checkpoints.drop(self._ids[dropped])
+
+    def study_ended(self) -> None:
+        """Keep what an extension would go on from, and what may be loaded or judged."""
+        history = self._ledger.history
+        kept = {self._ids[trial.number] for trial in self._promising()[:_KEPT]}
+        kept |= {self._ids[number] for number in self._worth_keeping(self._kept)}
+        default = history.baseline("default")
+        kept |= {*self._ids[:1], *([] if default is None else [default.id])}
+        if (best := recommended(history)) is not None:
+            kept |= set(best.losses)
+        self.checkpoints.keep(kept)
+
+    def drop_stopped(self) -> None:
+        """Delete those of trials that were stopped."""
+        for trial in self._search.trials:
+            if trial.reason == "stopped":
+                self.checkpoints.drop(self._ids[trial.number])
+
+    def _promising(self) -> list[Trial]:
+        """Return the trials that may go on, those first that got furthest and were best."""
+        left = [t for t in self._search.trials if t.losses and t.reason in (None, "stopped")]
+        waiting = [t for t in left if not t.running]
+        return sorted(waiting, key=lambda t: (-t.epoch, t.best[t.epoch], t.number))
+
+    def _worth_keeping(self, numbers: set[int]) -> set[int]:
+        """Return those of some trials in full that may be recommended, and the default.
+
+        One that is beaten will always be: earlier ones that were given up are not looked at again.
+        """
+        trials = [self._search.trials[number] for number in numbers]
+        unchanged = [t for t in trials if self._ids[t.number] not in self._mutated]
+        chosen = candidates(unchanged, self._search.space, self._plan.factors)
+        best = [*chosen.values(), *ranked(trials)[:1]]  # changed or not
+        return numbers & {0, *(trial.number for trial in best)}

@@ -6,7 +6,6 @@ import json
 import math
 import shutil
 from collections.abc import Mapping
-from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,10 +16,11 @@ from hypertune.core.errors import SettingError
 from hypertune.core.task import Loop, Task
 from hypertune.engine.folder import study_folder
 from hypertune.engine.prepare import load_data
-from hypertune.engine.resume import Earlier
+from hypertune.engine.resume import RecordedStudy
 from hypertune.engine.retention import Checkpoints, checkpoint_root
 from hypertune.engine.trust import trust_study
-from hypertune.journal.recommendation import read_champion
+from hypertune.journal.history import StudyHistory
+from hypertune.journal.recommendation import recommended
 from hypertune.journal.store import Journal
 from hypertune.studies.predictor import Network, keep, keeps
 from hypertune.studies.study import Study
@@ -101,20 +101,19 @@ def load_model(
         folder = study_folder(Path(studies_dir), str(study))
     if trust:
         trust_study(folder)
-    earlier = Earlier.read(folder)
-    asked, settings = earlier.settled(space, {})
+    recorded = RecordedStudy.read(folder)
+    asked, settings = recorded.settled(space, {})
     if trial is None:
-        with closing(Journal(folder / "journal.db", read_only=True)) as journal:
-            best = read_champion(journal)
+        best = recommended(recorded.history)
         if best is None:
             raise SettingError(f"No trial of '{folder.name}' has a result yet.")
         trial = best.trial
-    row = earlier.trial(trial)
-    root = checkpoint_root(folder, settings.storage, earlier.about["study_id"])
+    row = recorded.trial(trial)
+    root = checkpoint_root(folder, settings.storage, recorded.about["study_id"])
     kept = Checkpoints(root, math.inf)
     found = kept.newest(row.id, asked.max_epochs)
     if found is None:
-        there = [str(t.id) for t in earlier.trials if kept.newest(t.id, asked.max_epochs)]
+        there = [str(t) for t in recorded.history.trials if kept.newest(t, asked.max_epochs)]
         raise SettingError(
             f"There is no checkpoint of trial {row.id} of '{folder.name}'; there are those of the "
             f"trials {', '.join(there) or '(none)'}."
@@ -157,11 +156,11 @@ def keep_best_model(journal: Journal, study: Study, data: Any) -> None:
         OSError: It cannot be written.
     """
     folder = journal.path.parent
-    champion = read_champion(journal)
-    if champion is None or not champion.full or not keeps(study):
+    history = StudyHistory.read(journal)
+    recommendation = recommended(history)
+    if recommendation is None or not recommendation.full or not keeps(study):
         return
-    best = journal.trial(champion.trial)
-    about = journal.study()
+    best, about = history.trials[recommendation.trial], history.study
     root = checkpoint_root(folder, about["settings"].get("storage"), about["study_id"])
     kept = Checkpoints(root, math.inf)
     found = kept.newest(best.id, study.max_epochs)
@@ -173,7 +172,7 @@ def keep_best_model(journal: Journal, study: Study, data: Any) -> None:
         for path in sorted(path for path in checkpoint.rglob("*") if path.is_file()):
             sha.update(path.read_bytes())
         said, target = {"sha256": sha.hexdigest()}, folder / "model"
-        before = journal.events(kind="model")
+        before = history.events_of("model")
         if target.is_dir() and before and before[-1].data == said:
             return
         new = folder / "model.new"  # a kill leaves no half of it

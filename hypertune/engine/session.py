@@ -19,13 +19,14 @@ from hypertune.core.errors import SettingError, describe, user_code
 from hypertune.core.provenance import environment, uncommitted
 from hypertune.core.space import Number
 from hypertune.engine.copies import home, lost_end, refuse_copy
-from hypertune.engine.driver import Driver, Judge, Observer, Progress
+from hypertune.engine.driver import Driver, Judge
 from hypertune.engine.folder import check_study, locked, new_folder, refuse_network, usable_folder
 from hypertune.engine.outcome import Outcome
 from hypertune.engine.prepare import Prepared, load_data, planned_epochs, planned_repeats, prepare
+from hypertune.engine.progress import Observer, Progress
 from hypertune.engine.ray.nodes import Following, alive_nodes, capacity, check_nodes
 from hypertune.engine.ray.tune import ray_session, search_on_ray
-from hypertune.engine.resume import Earlier, source_hash
+from hypertune.engine.resume import RecordedStudy, source_hash
 from hypertune.engine.saved_model import keep_best_model
 from hypertune.engine.trust import trust
 from hypertune.journal.snapshot import catch_up, superseded_text
@@ -113,11 +114,11 @@ def resume(
     with locked(folder):
         refuse_copy(folder)
         notes: list[str | None] = []
-        storage = Earlier.storage(folder, changes or {})
+        storage = RecordedStudy.storage(folder, changes or {})
         if storage and catch_up(folder, storage):
             notes += _just_superseded(folder)
-        earlier = Earlier.read(folder)
-        prepared, settings = earlier.replay(space, changes or {})
+        recorded = RecordedStudy.read(folder)
+        prepared, settings = recorded.replay(space, changes or {})
         study = prepared.study
         settings.of(study).check_end(begun=True)
         notes.append(lost_end(folder))
@@ -125,7 +126,7 @@ def resume(
             _at_hand(prepared, settings, observer) as session,
             contextlib.closing(Journal(folder / "journal.db")) as journal,
         ):
-            if earlier.source_changed:
+            if recorded.source_changed:
                 notes.append(
                     f"'{study.source}' was changed since this study began: its trials may differ "
                     "in what is neither in the space nor fixed."
@@ -195,9 +196,11 @@ class _Session:
             "environment": environment(),
             "home": home(folder),
         }
-        journal.add_event("search_start", data=start)
-        if self.search.n_trials != journal.study()["n_trials"]:
-            journal.set_study(n_trials=self.search.n_trials)
+        ledger = driver.ledger
+        ledger.add_event("search_start", data=start)
+        n_trials = self.search.n_trials
+        if n_trials is not None and n_trials != ledger.history.study["n_trials"]:
+            ledger.set_n_trials(n_trials)
         driver.restore()
         with _signals(driver) as came:
             _search_and_close(driver, self.data)

@@ -1,6 +1,5 @@
 """Begins a search where an earlier study ended: its best configs are tried first."""
 
-import math
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -9,7 +8,7 @@ from typing import Any
 
 from hypertune.core.errors import SettingError
 from hypertune.core.space import Config
-from hypertune.journal.store import Journal
+from hypertune.journal.history import StudyHistory
 from hypertune.studies.study import Study
 
 _N_TAKEN = 5
@@ -54,27 +53,18 @@ def warm_start(
         SettingError: Nothing there can be used.
         JournalError: Its journal cannot be read.
     """
-    journal = Journal(folder / "journal.db", read_only=True)
-    try:
-        journal.check()
-        about = journal.study()
-        if "metric" not in about:
-            raise SettingError(f"--from '{folder.name}': its journal holds no study.")
-        sign, metric = (-1.0 if about["mode"] == "max" else 1.0), about["metric"]
-        ranked: list[tuple[bool, int, float, dict[str, Any]]] = []
-        changed = {event.trial for event in journal.events(kind="mutation")}
-        for trial in journal.trials():
-            if trial.id in changed or trial.reason in ("failed", "lost"):
-                continue
-            rows = journal.results(trial=trial.id)
-            losses = [sign * row.metrics[metric] for row in rows if metric in row.metrics]
-            finite = [loss for loss in losses if math.isfinite(loss)]
-            if trial.role == "search" and finite:
-                full = trial.full
-                reached = 0 if full else -max(row.epoch for row in rows)
-                ranked.append((not full, reached, min(finite), trial.config))
-    finally:
-        journal.close()
+    history = StudyHistory.read(folder, check=True)
+    about, changed = history.study, history.mutated
+    if "metric" not in about:
+        raise SettingError(f"--from '{folder.name}': its journal holds no study.")
+    sign, metric = (-1.0 if about["mode"] == "max" else 1.0), about["metric"]
+    ranked: list[tuple[bool, int, float, dict[str, Any]]] = []
+    for trial in history.searched:
+        if trial.id in changed or trial.reason in ("failed", "lost"):
+            continue
+        if (row := trial.best(about)) is not None:
+            reached = 0 if trial.full else -trial.epoch
+            ranked.append((not trial.full, reached, sign * row.metrics[metric], trial.config))
     ranked.sort(key=lambda entry: entry[:3])
     space = study.search_space
     taken: Counter[str] = Counter()

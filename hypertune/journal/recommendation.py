@@ -1,18 +1,19 @@
 """Which config a study recommends: the one that is best on fresh seeds, on validation.
 
-What won a search was lucky besides being good. So after it the best configs and the default run
-again on fresh seeds, the same ones for each, and the best mean over these seeds decides; the test
-part is opened for that one. Where nothing ran again the search's own best is recommended.
+The best config of a search is good, and was lucky as well. So after the search the best configs and
+the default run again on fresh seeds, the same seeds for each, and the best mean over them decides;
+the test part is opened for that config. Where nothing ran again the search's own best, the
+incumbent, is recommended.
 """
 
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from statistics import fmean
-from typing import Any
 
 from hypertune.core.space import identity
-from hypertune.journal.store import FULL, Journal, ResultRow, TrialRow, best_result
+from hypertune.journal.history import StudyHistory
+from hypertune.journal.store import FULL
 
 MIN_REPEATS = 3
 """Fresh seeds that configs must share to be compared, where some have as many."""
@@ -20,7 +21,7 @@ MIN_REPEATS = 3
 
 @dataclass(frozen=True, kw_only=True)
 class Run:
-    """What a trial has to say in the matter.
+    """A trial, as far as it counts for the recommendation.
 
     Attributes:
         trial: Its id.
@@ -43,21 +44,21 @@ class Run:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Champion:
+class Recommendation:
     """What a study recommends.
 
     Attributes:
         trial: The trial that stands for the config: whose model is loaded, and judged on test. Of a
             config that the search stopped early that is its run on the first fresh seed.
         full: It ran in full; else it is the best of those that got furthest.
-        winner: The trial that the search alone would recommend.
+        incumbent: The trial that the search alone would recommend.
         losses: Losses on fresh seeds by repeat, by the trial that stands for a config; empty where
             the search alone decides. Those that were not told apart may have more of them.
     """
 
     trial: int
     full: bool
-    winner: int
+    incumbent: int
     losses: Mapping[int, Mapping[int, float]]
 
 
@@ -69,13 +70,13 @@ def dependable(n_full: int, n_tried: int) -> bool:
     return 4 * n_full >= 3 * n_tried
 
 
-def champion(runs: Iterable[Run]) -> Champion | None:
+def recommend(runs: Iterable[Run]) -> Recommendation | None:
     """Return what a study recommends; None if there is nothing.
 
     Configs are dropped one by one, the one with the worst mean over the seeds that all those left
     have run on: so further seeds count between those that were not told apart. One that failed on
-    more than a quarter of its seeds is not recommended. A winner whose config was changed on the
-    way cannot run again, and is recommended as it is.
+    more than a quarter of its seeds is not recommended. An incumbent whose config was changed on
+    the way cannot run again, and is recommended as it is.
     """
     runs = list(runs)
     usable = [r for r in runs if r.loss is not None and r.reason not in ("failed", "lost")]
@@ -92,7 +93,7 @@ def champion(runs: Iterable[Run]) -> Champion | None:
     ranked = sorted(pool, key=lambda r: (_loss(r), r.trial))
     if not ranked:
         return None
-    winner = ranked[0].trial
+    incumbent = ranked[0].trial
     stands: dict[str, int] = {}
     for run in ranked:
         if not run.mutated:
@@ -111,7 +112,7 @@ def champion(runs: Iterable[Run]) -> Champion | None:
     if any(len(table) >= MIN_REPEATS for table in tables.values()):
         tables = {c: table for c, table in tables.items() if len(table) >= MIN_REPEATS}
     if not tables:
-        return Champion(trial=winner, full=full, winner=winner, losses={})
+        return Recommendation(trial=incumbent, full=full, incumbent=incumbent, losses={})
     losses = {stands[config]: table for config, table in tables.items()}
     left = dict(losses)
     while len(left) > 1:
@@ -122,48 +123,30 @@ def champion(runs: Iterable[Run]) -> Champion | None:
             for trial, table in left.items()
         }
         del left[max(ranks, key=ranks.__getitem__)]
-    return Champion(trial=next(iter(left)), full=True, winner=winner, losses=losses)
+    return Recommendation(trial=next(iter(left)), full=True, incumbent=incumbent, losses=losses)
 
 
-def recommended(
-    trials: Iterable[TrialRow],
-    results: Mapping[int, Sequence[ResultRow]],
-    study: Mapping[str, Any],
-    mutated: Collection[int] = (),
-) -> Champion | None:
-    """Return what a study recommends, by its tables; None if there is nothing.
-
-    Args:
-        trials: All of a study.
-        results: Their results by trial.
-        study: The table ``study``.
-        mutated: The trials whose configs were changed on the way.
-    """
-    metric, sign = study["metric"], -1 if study.get("mode") == "max" else 1
-    best = {t: best_result(rows, study) for t, rows in results.items()}
-    return champion(
-        Run(
-            trial=t.id,
-            config=identity(t.config),
-            role=t.role,
-            label=t.label,
-            reason=t.reason,
-            repeat=t.repeat,
-            epochs=max((row.epoch for row in results.get(t.id, ())), default=0),
-            loss=None if (row := best.get(t.id)) is None else sign * row.metrics[metric],
-            mutated=t.id in mutated,
+def recommended(history: StudyHistory) -> Recommendation | None:
+    """Return what a study recommends; None if there is nothing."""
+    study, mutated = history.study, history.mutated
+    sign = -1 if study.get("mode") == "max" else 1
+    runs = []
+    for trial in history.trials.values():
+        best = trial.best(study)
+        runs.append(
+            Run(
+                trial=trial.id,
+                config=identity(trial.config),
+                role=trial.role,
+                label=trial.label,
+                reason=trial.reason,
+                repeat=trial.repeat,
+                epochs=trial.epoch,
+                loss=None if best is None else sign * best.metrics[study["metric"]],
+                mutated=trial.id in mutated,
+            )
         )
-        for t in trials
-    )
-
-
-def read_champion(journal: Journal) -> Champion | None:
-    """Return what the study of a journal recommends; None if there is nothing."""
-    results: dict[int, list[ResultRow]] = {}
-    for row in journal.results():
-        results.setdefault(row.trial, []).append(row)
-    mutated = {event.trial for event in journal.events(kind="mutation") if event.trial is not None}
-    return recommended(journal.trials(), results, journal.study(), mutated)
+    return recommend(runs)
 
 
 def _loss(run: Run) -> float:

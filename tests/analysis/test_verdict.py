@@ -404,7 +404,7 @@ def test_the_best_is_set_against_the_default_and_baselines(tmp_path: Path) -> No
         "On 4 fresh seeds the recommended configuration, the best one of 2, "
     )
     assert "beats the default: 0.117 in its favour" in worth[0]
-    assert worth[1].startswith("The search's winner (trial 1) had 0.7 in the search and has 0.805 ")
+    assert worth[1].startswith("The best of the search (trial 1) had 0.7 there and has 0.805 ")
     assert worth[1].endswith("worse by 0.105: the luck of the winner.")
     assert worth[2].startswith("On the test part the recommended configuration beats the default")
     assert worth[3].startswith("On the test part the recommended configuration does not beat naive")
@@ -428,7 +428,7 @@ def test_a_winner_that_was_only_lucky_is_replaced_and_that_is_said(tmp_path: Pat
     assert "0.9 against 0.95" in worth[3]
     summary = summarize(folder)
     assert summary.best is not None
-    assert (summary.best.id, summary.winner) == (2, 1)
+    assert (summary.best.id, summary.incumbent) == (2, 1)
     assert [(s.label, s.trial, s.n_fresh) for s in summary.scores][:2] == [
         ("best", 2, 4),
         ("default", 0, 4),
@@ -607,7 +607,7 @@ def test_an_extension_decides_what_is_recommended_as_what_is_said(tmp_path: Path
     assert verdict.worth[0].startswith("On 3 fresh seeds the recommended configuration")
     best = recommended(load(tmp_path / "s"))
     assert best is not None
-    assert (best.trial, best.winner) == (4, 4)
+    assert (best.trial, best.incumbent) == (4, 4)
     scores = {s.label: s.n_fresh for s in summarize(tmp_path / "s").scores}
     assert scores == {"best": 8, "default": 3}
 

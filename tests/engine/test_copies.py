@@ -10,8 +10,7 @@ from typing import Any
 import pytest
 from commands import call, finished, started, wait_for_results
 from conftest import TOY
-from one_worker import Killed, OneWorker, settings
-from test_resume import cut, record
+from one_worker import Killed, OneWorker, cut, record, settings
 
 from hypertune import engine
 from hypertune.core.errors import JournalError, SettingError

@@ -90,8 +90,8 @@ def test_a_worker_that_is_lost_after_the_last_epoch_costs_no_result(
         assert not driver.cut("a", 1)
         driver.result("a", {"epochs": [row], **last, "device": "cpu"})
         if how == "hung":
-            driver.out["a"].given = driver.out["a"].ready = True
-            driver.out["a"].heard -= 601
+            driver.running["a"].given = driver.running["a"].ready = True
+            driver.running["a"].heard -= 601
         if how in ("died", "hung"):
             driver.died("a", None)
         elif how == "loop":

@@ -18,7 +18,7 @@ from typing import Any
 import psutil
 import pytest
 from conftest import OURS, TOY, doing
-from one_worker import Killed, OneWorker, settings
+from one_worker import Killed, OneWorker, cut, record, settings
 from ray import tune
 from rich.console import Console
 
@@ -33,40 +33,11 @@ from hypertune.engine.driver import Driver
 from hypertune.engine.folder import locked
 from hypertune.engine.ray.worker import Worker
 from hypertune.engine.retention import Checkpoints
+from hypertune.journal.history import StudyHistory
 from hypertune.journal.snapshot import Snapshots, study_place
 from hypertune.journal.store import Journal
 from hypertune.settings import Settings
 from hypertune.studies.study import Goal, Study, load_study
-from hypertune.tracking.mlflow.runs import n_sessions
-
-
-def cut(one: OneWorker, study: Study, how: Settings, *, at: int) -> Path:
-    """Run a study, kill it at a report, and return its folder."""
-    one.kill_at, one.n_reports = at, 0
-    with pytest.raises(Killed):
-        engine.run(study, how)
-    one.kill_at = None
-    return how.studies_dir / (how.name or "")
-
-
-def record(folder: Path) -> list[Any]:
-    """Return what a study holds, but for times and for who ran it."""
-    with contextlib.closing(Journal(folder / "journal.db", read_only=True)) as journal:
-        return [
-            (
-                trial.id,
-                trial.config,
-                trial.role,
-                trial.label,
-                trial.state,
-                trial.reason,
-                trial.detail,
-                [(row.epoch, row.metrics["loss"]) for row in journal.results(trial=trial.id)],
-                journal.events(kind="trial", trial=trial.id)[0].data,
-                [e.data for e in journal.events(kind="test", trial=trial.id)],
-            )
-            for trial in journal.trials()
-        ]
 
 
 @pytest.fixture
@@ -244,8 +215,8 @@ def test_the_best_on_fresh_seeds_is_recommended_and_judged_in_place_of_a_lucky_w
         looks = {e.data["label"]: e.trial for e in journal.events(kind="test")}
         again = [t.config["x"] for t in trials.values() if t.role == "replicate"]
     assert summary.best is not None
-    assert summary.winner is not None
-    assert trials[summary.winner].config["do"] == "lucky"
+    assert summary.incumbent is not None
+    assert trials[summary.incumbent].config["do"] == "lucky"
     # Without the luck of its seed every config is as good as its x is small.
     assert summary.best.config["x"] == min(again)
     assert looks["best"] == summary.best.id
@@ -256,7 +227,7 @@ def test_the_best_on_fresh_seeds_is_recommended_and_judged_in_place_of_a_lucky_w
     found = load_model_of(folder, study)
     assert (found, summary.n_looks) == (summary.best.id, 1)
     if trials[summary.best.id].config["do"] == "fine":
-        assert summary.best.id != summary.winner
+        assert summary.best.id != summary.incumbent
 
 
 def load_model_of(folder: Path, study: Study) -> int:
@@ -461,7 +432,7 @@ def test_until_decided_repeats_what_is_undecided_and_searches_where_that_is_need
         looks = [event.data for event in journal.events(kind="look")]
         assert [look.get("n_repeats", look.get("n_trials")) for look in looks] == [5, 10, 16]
         assert sum(t.role == "search" for t in journal.trials()) == 16
-        assert n_sessions(journal) == 4
+        assert StudyHistory.read(journal).n_analyses == 4
         # The test part is opened once, at the end.
         last = max(e.id for e in journal.events(kind="look"))
         tests = journal.events(kind="test")
@@ -530,7 +501,7 @@ def test_what_can_never_be_decided_ends_with_the_time_or_with_the_space(
     for stage, n, repeats in stages:
 
         def overdue(self: Driver, stage: str = stage) -> bool:
-            return len(self.looks) == 2 and self.progress.stage == stage
+            return len(self.ledger.history.extensions) == 2 and self.progress.stage == stage
 
         monkeypatch.setattr(Driver, "overdue", property(overdue))
         outcome = go_on(study, settings(tmp_path, name=stage, **how), never)

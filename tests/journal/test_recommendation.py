@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 
-from hypertune.journal.recommendation import Run, champion
+from hypertune.journal.recommendation import Run, recommend
 
 # config, reason, loss[, repeat]: with a repeat it is a replicate
 Row = tuple[str, str | None, float | None] | tuple[str, str | None, float | None, int]
@@ -89,38 +89,38 @@ ABC = (("a", 9.0), ("b", 3.0), ("c", 2.0))
     ],
 )  # fmt: skip
 def test_fresh_seeds_decide(again: list[Row], best: int, losses: dict[int, list[float]]) -> None:
-    found = champion(runs([*SEARCH, *again]))
+    found = recommend(runs([*SEARCH, *again]))
     assert found is not None
-    assert (found.trial, found.full, found.winner) == (best, True, 1)
+    assert (found.trial, found.full, found.incumbent) == (best, True, 1)
     assert {t: [*table.values()] for t, table in found.losses.items()} == losses
 
 
 def test_without_a_trial_in_full_the_best_of_the_furthest_is_shown() -> None:
     rows: list[Row] = [("a", "stopped", 1.0), ("b", "failed", 0.0), ("c", "stopped", 3.0)]
-    found = champion(runs([*rows, ("d", None, 2.0, 1)]))
+    found = recommend(runs([*rows, ("d", None, 2.0, 1)]))
     assert found is not None
     assert (found.trial, found.full, found.losses) == (2, False, {})
-    assert champion(runs([("a", "failed", 1.0), ("b", "complete", None)])) is None
+    assert recommend(runs([("a", "failed", 1.0), ("b", "complete", None)])) is None
 
 
 def test_the_default_in_full_stands_for_the_default_that_was_stopped() -> None:
     rows = runs([("a", "stopped", 1.5), ("b", "complete", 1.0), ("a", "complete", 2.0)])
     rows[2] = Run(**{**vars(rows[2]), "role": "baseline", "label": "default"})
     again = runs([*SEARCH, ("a", "complete", 0.5, 1), ("b", "complete", 0.9, 1)])[3:]
-    found = champion([*rows, *again])
+    found = recommend([*rows, *again])
     assert found is not None
-    assert (found.trial, found.winner) == (2, 1)
+    assert (found.trial, found.incumbent) == (2, 1)
 
 
 def test_a_winner_that_was_changed_on_the_way_is_recommended_as_it_is() -> None:
     rows = runs([("a", "complete", 1.0), ("b", "complete", 2.0)])
     again = runs([("b", "complete", 0.5, 1)])
-    found = champion([*rows, *again])
+    found = recommend([*rows, *again])
     assert found is not None
     assert found.trial == 1
-    found = champion([replace(rows[0], mutated=True), rows[1], *again])
+    found = recommend([replace(rows[0], mutated=True), rows[1], *again])
     assert found is not None
     assert (found.trial, found.losses) == (0, {})
-    found = champion([rows[0], replace(rows[1], mutated=True), *again])
+    found = recommend([rows[0], replace(rows[1], mutated=True), *again])
     assert found is not None
     assert found.trial == 0

@@ -15,12 +15,12 @@ import pytest
 
 import hypertune
 from hypertune.core.errors import JournalError
+from hypertune.journal.history import StudyHistory, TrialHistory
 from hypertune.journal.recommendation import recommended
 from hypertune.journal.store import (
     FORMAT,
     Journal,
     ResultRow,
-    TrialRow,
     best_result,
     flat_names,
     now_ms,
@@ -311,7 +311,7 @@ def test_recommended_trial(
     trials: list[tuple[str, str, str, list[float]]], expected: tuple[int | None, bool]
 ) -> None:
     rows = [
-        TrialRow(
+        TrialHistory(
             id=k,
             config={},
             seed=0,
@@ -327,10 +327,11 @@ def test_recommended_trial(
         )
         for k, (role, label, reason, _) in enumerate(trials)
     ]
-    results = {
-        k: [row(k, e, v) for e, v in enumerate(values, 1)] for k, (*_, values) in enumerate(trials)
-    }
-    best = recommended(rows, results, {"metric": "a", "mode": "min"})
+    for (*_, values), trial in zip(trials, rows, strict=True):
+        trial.results = {e: row(trial.id, e, v) for e, v in enumerate(values, 1)}
+    known = {trial.id: trial for trial in rows}
+    history = StudyHistory(study={"metric": "a", "mode": "min"}, trials=known)
+    best = recommended(history)
     assert ((None, False) if best is None else (best.trial, best.full)) == expected
 
 

@@ -17,7 +17,7 @@ os.environ |= {"RAY_AUTH_MODE": "token", "RAY_USAGE_STATS_ENABLED": "0"}
 from ray.cluster_utils import Cluster
 
 from hypertune.engine import run
-from hypertune.engine.driver import Progress
+from hypertune.engine.progress import Progress
 from hypertune.engine.ray.token import secure_token
 from hypertune.journal.store import Journal
 from hypertune.settings import Settings

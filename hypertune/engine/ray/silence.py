@@ -36,5 +36,5 @@ class Silence:
         # An actor is among these once there are resources for it, before it has been set up.
         actors = controller._actor_manager._live_actors_to_ray_actors_resources
         for trial, tracked in list(controller._trial_to_actor.items()):
-            if tracked in actors and self._driver.is_silent(trial.trial_id):
+            if tracked in actors and self._driver.running.is_silent(trial.trial_id):
                 ray.kill(actors[tracked][0])

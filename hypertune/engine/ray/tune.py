@@ -94,7 +94,7 @@ class _Listener(_Unpicklable, tune.Callback):
         result: dict[str, Any],
         **info: Any,
     ) -> None:
-        if trial.trial_id in self.driver.out:
+        if trial.trial_id in self.driver.running:
             self.driver.result(trial.trial_id, result)
 
     def on_trial_complete(
@@ -153,7 +153,7 @@ def search_on_ray(driver: Driver, data: Any) -> None:
         try:
             _loop(driver, data)
         except Exception as error:
-            if driver.halted or not driver.out:
+            if driver.halted or not driver.running:
                 driver.error = driver.error or error
                 return
             driver.all_died(describe(error))

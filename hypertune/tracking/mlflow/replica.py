@@ -32,8 +32,9 @@ from hypertune.core.deadlines import within
 from hypertune.core.errors import DeadlineError
 from hypertune.core.storage import sqlite_path, sqlite_uri
 from hypertune.core.text import redact
+from hypertune.journal.history import StudyHistory, TrialHistory
 from hypertune.journal.snapshot import Snapshots, study_place
-from hypertune.journal.store import EventRow, Journal, ResultRow, TrialRow
+from hypertune.journal.store import EventRow, Journal, ResultRow
 from hypertune.tracking.mlflow.cursors import Cursors, Known, count_pending
 from hypertune.tracking.mlflow.keys import NAME_TAG, OWN
 from hypertune.tracking.mlflow.registry import register
@@ -154,12 +155,12 @@ class _Replica:
         self._emit = emit
         self._path = journal
         self._journal = Journal(journal, read_only=True)  # or a copy of it, where one is kept
+        self._history = StudyHistory()
         self._snapshots: Snapshots | None = None
         self._uncopied: str | None = None  # why there is no newer copy
         self._cursors = Cursors(journal, uri)
         self._client: MlflowClient | None = None
         self._found: dict[str, Known] | None = None  # runs on the server, once looked up
-        self._study: dict[str, Any] = {}
         self._progress: StudyProgress | None = None
         self._mark: str | None = None  # as MLflow has it
         self._model_due = True  # until it is known to be there
@@ -347,7 +348,7 @@ class _Replica:
             cursors.experiment_id = self._call(self._find_experiment)
             cursors.save()
         self._found = None
-        parent = self._ensure(study_run(self._journal, self._study))
+        parent = self._ensure(study_run(self._history, self._journal.path.parent))
         self._revive(parent.run_id)
         if "metric" in self._study:
             key, state = view_state(self._study, parent.run_id)
@@ -425,13 +426,17 @@ class _Replica:
 
     # ---- bringing it up to date ----
 
+    @property
+    def _study(self) -> dict[str, Any]:
+        return self._history.study
+
     def _catch_up(self) -> None:
         """Deliver all that the journal holds by now."""
         while True:
             self._ahead = 0
             try:
                 if self._client is None:
-                    self._study = self._journal.study()
+                    self._history.refresh(self._journal)
                     if not self._study.keys() >= {"study_id", "name"}:
                         self._trouble = "The journal holds no study yet."
                         return
@@ -477,27 +482,29 @@ class _Replica:
                 f"{why}. So that their trials are not mixed up, nothing of this one is delivered: "
                 f"hypertune copy {self._path.parent.name} NEW makes it a study of its own."
             )
-        self._send(study_run(journal, self._study), run_id, [Item("tag", _MARK, mark)])
+        self._send(
+            study_run(self._history, self._journal.path.parent), run_id, [Item("tag", _MARK, mark)]
+        )
         self._mark = mark
 
     def _deliver_new(self) -> None:
         self._claim()
         cursors, journal = self._cursors, self._journal
-        events = journal.events(after=cursors.event)  # before the results: these come first
+        self._history.refresh(journal)  # events before results: these come first
+        events = [event for event in self._history.events if event.id > cursors.event]
         kinds = ("trial", TEST_EVENT)
         changed = {e.trial for e in events if e.kind in kinds and e.trial is not None}
         about_study = any(e.kind in ("study", "search_start", "search_end") for e in events)
-        if about_study:
-            self._study = journal.study()
         last = False
         while not last:
             rows = journal.results(after=cursors.result, limit=_SLICE)
+            self._history.refresh(journal)
             last = len(rows) < _SLICE
             trials: dict[int, list[ResultRow]] = {t: [] for t in sorted(changed) if last}
             for row in rows:
                 trials.setdefault(row.trial, []).append(row)
             for trial, its_rows in trials.items():
-                self._bring_trial(journal.trial(trial), its_rows)
+                self._bring_trial(self._history.trials[trial], its_rows)
                 self._ahead += len(its_rows)
                 self._report()
             if rows:
@@ -507,7 +514,7 @@ class _Replica:
         self._bring_progress(events)
         kinds_now = {e.kind for e in events}
         if about_study or "report" in kinds_now:  # which holds the verdict
-            self._bring(study_run(journal, self._study), [])
+            self._bring(study_run(self._history, self._journal.path.parent), [])
         self._bring_artifacts(kinds_now)
         if self._model_due or "model" in kinds_now:
             self._model_due = False
@@ -523,10 +530,10 @@ class _Replica:
             self._bring_data_set(run_id)
             self._progress = StudyProgress(self._study)
             if before := self._cursors.event:
-                past = self._journal.events(kind="trial")
-                self._progress.follow(self._journal, [e for e in past if e.id <= before])
-        for batch in batches(self._progress.follow(self._journal, events), 1000):
-            self._send(study_run(self._journal, self._study), run_id, batch)
+                past = self._history.events_of("trial")
+                self._progress.follow(self._history, [e for e in past if e.id <= before])
+        for batch in batches(self._progress.follow(self._history, events), 1000):
+            self._send(study_run(self._history, self._journal.path.parent), run_id, batch)
 
     def _bring_data_set(self, run_id: str) -> None:
         """Log the data set as an input of the study; twice it is the same one."""
@@ -555,7 +562,7 @@ class _Replica:
             for path in map(str, code_diffs(folder)):
                 self._call(functools.partial(self._mlflow.log_artifact, run_id, path, "code"))
         if "search_end" in kinds:
-            text = json.dumps(configs(self._journal), indent=1)
+            text = json.dumps(configs(self._history), indent=1)
             self._call(lambda: self._mlflow.log_text(run_id, text, "trials.json"))
         report = folder / "report"
         if "report" in kinds and report.is_dir():
@@ -563,15 +570,15 @@ class _Replica:
 
     def _bring_model(self) -> None:
         """Register the best model, unless it is; a server that cannot costs a warning alone."""
-        cursors, journal = self._cursors, self._journal
-        made, folder = journal.events(kind="model")[-1:], journal.path.parent / "model"
+        cursors, folder = self._cursors, self._journal.path.parent / "model"
+        made = self._history.events_of("model")[-1:]
         if not made or made[0].trial is None or not folder.is_dir():
             return
-        sha256, trial = made[0].data["sha256"], journal.trial(made[0].trial)
+        sha256, trial = made[0].data["sha256"], self._history.trials[made[0].trial]
         known, its_run = cursors.runs.get("model"), cursors.runs.get(str(trial.id))
         if its_run is None or (known is not None and known.tags.get("sha256") == sha256):
             return
-        run = trial_run(journal, self._study, trial)
+        run = trial_run(self._study, trial)
         said = {k: run.tags[k] for k in ("hypertune.study_id", "hypertune.trial")}
         reached = {item.key: item.value for item in run.at_end}
         said |= {"hypertune.study": str(self._study["name"])}
@@ -597,7 +604,7 @@ class _Replica:
             cause = getattr(error.__cause__, "error_code", None)
             why = _brief(error)
             if cause == "PERMISSION_DENIED":
-                study = journal.path.parent.name
+                study = self._journal.path.parent.name
                 why = (
                     "this login may not register models: `hypertune sync "
                     f"{study}` with one that may registers it"
@@ -608,10 +615,10 @@ class _Replica:
             cursors.accept(_MODEL)
             cursors.save_run("model", Known(version, [], {"sha256": sha256}, None, None))
 
-    def _bring_trial(self, trial: TrialRow, rows: list[ResultRow]) -> None:
-        if trial.state == "waiting" and trial.started_ms is None and not rows:
+    def _bring_trial(self, trial: TrialHistory, rows: list[ResultRow]) -> None:
+        if not trial.has_begun:
             return  # nothing to show yet
-        run = trial_run(self._journal, self._study, trial)
+        run = trial_run(self._study, trial)
         try:
             self._bring(run, epoch_metrics(rows))
         except _RefusedError as refusal:

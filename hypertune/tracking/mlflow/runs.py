@@ -43,18 +43,15 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any, NamedTuple
 
-from hypertune.core.origin import read_origin
 from hypertune.core.text import markdown, printable
-from hypertune.journal.recommendation import Champion, read_champion
+from hypertune.journal.history import StudyHistory, TrialHistory
+from hypertune.journal.recommendation import Recommendation, recommended
 from hypertune.journal.store import (
     FULL,
     EventRow,
-    Journal,
     ResultRow,
-    TrialRow,
     best_result,
     flat_names,
-    job_results,
 )
 from hypertune.tracking.mlflow.keys import name_key, name_tag, own_key
 
@@ -96,26 +93,25 @@ class Run:
     at_end: list[Item]
 
 
-def study_run(journal: Journal, study: Mapping[str, Any]) -> Run:
-    starts, ends = journal.events(kind="search_start"), journal.events(kind="search_end")
-    end = ends[-1] if ends and (not starts or ends[-1].id > starts[-1].id) else None
+def study_run(history: StudyHistory, folder: Path) -> Run:
+    study, end = history.study, history.last_end
     names = ("method", "seed", "n_trials", "max_epochs", "metric", "mode")
     settings = {name: study[name] for name in names if name in study} | study.get("settings", {})
-    best = read_champion(journal) if end is not None else None
+    best = recommended(history) if end is not None else None
     scalars = {k: v for k, v in settings.items() if isinstance(v, str | int | float | bool)}
     return Run(
         key=STUDY,
         name=study["name"],
         tags={
             **_common_tags(study),
-            **_json_tags({**study, "n_sessions": n_sessions(journal)}),
+            **_json_tags({**study, "n_sessions": history.n_analyses}),
             "hypertune.role": STUDY,
             "hypertune.study": study["name"],
             **({} if best is None else {"hypertune.champion": str(best.trial)}),
-            "mlflow.note.content": cut(_description(study, journal), _TAG_CHARS),
+            "mlflow.note.content": cut(_description(study, folder), _TAG_CHARS),
         },
         params={own_key(name): cut(value, _PARAM_CHARS) for name, value in scalars.items()},
-        start_ms=journal.events(limit=1)[0].t_ms,
+        start_ms=history.events[0].t_ms,
         status="RUNNING" if end is None else _ended_status(end.data),
         end_ms=None if end is None else end.t_ms,
         at_end=[] if end is None else _study_metrics(study, best, end.t_ms),
@@ -126,11 +122,11 @@ def _ended_status(data: Mapping[str, Any]) -> str:
     return {"signal": "KILLED", "error": "FAILED"}.get(data.get("stopped_by") or "", "FINISHED")
 
 
-def _study_metrics(study: Mapping[str, Any], champion: Champion | None, t_ms: int) -> list[Item]:
-    if champion is None or not champion.losses:
+def _study_metrics(study: Mapping[str, Any], best: Recommendation | None, t_ms: int) -> list[Item]:
+    if best is None or not best.losses:
         return []
     sign = -1 if study["mode"] == "max" else 1
-    value = sign * fmean(champion.losses[champion.trial].values())
+    value = sign * fmean(best.losses[best.trial].values())
     return [Item("metric", own_key("champion"), value, t_ms)]
 
 
@@ -143,18 +139,18 @@ class StudyProgress:
         self._ended: set[int] = set()
         self._best: ResultRow | None = None
 
-    def follow(self, journal: Journal, events: Iterable[EventRow]) -> list[Item]:
+    def follow(self, history: StudyHistory, events: Iterable[EventRow]) -> list[Item]:
         """Return the metrics at those of the next events that end a trial."""
         items: list[Item] = []
         for event in events:
             if event.kind != "trial" or event.trial is None or event.data.get("state") != "ended":
                 continue
-            if journal.trial(event.trial).role != "search":
+            if (trial := history.trials[event.trial]).role != "search":
                 continue
             self._n_ends += 1
             self._ended.add(event.trial)
             if event.data.get("reason") in FULL:
-                rows = [*journal.results(trial=event.trial)]
+                rows = [*trial.results.values()]
                 rows += [self._best] if self._best is not None else []
                 self._best = best_result(rows, self._study)
             values = {"n_trials_ended": float(len(self._ended))}
@@ -166,8 +162,8 @@ class StudyProgress:
         return items
 
 
-def _description(study: Mapping[str, Any], journal: Journal) -> str:
-    headline = _headline(journal.path.parent)
+def _description(study: Mapping[str, Any], folder: Path) -> str:
+    headline = _headline(folder)
     lines = [
         f"**{markdown(str(study.get('question', study['name'])))}**\n",
         *([f"{markdown(headline)}\n"] if headline else []),
@@ -176,7 +172,7 @@ def _description(study: Mapping[str, Any], journal: Journal) -> str:
         f"- budget: {study.get('n_trials')} trials of up to {study.get('max_epochs')} epochs",
         f"- metric: {markdown(str(study.get('metric')))} ({study.get('mode')})",
     ]
-    if diffs := code_diffs(journal.path.parent):
+    if diffs := code_diffs(folder):
         lines.append(f"- uncommitted changes of the code: code/{diffs[-1].name}, an artifact")
     lines += [
         f"- {key}: {markdown(str(value))}"
@@ -198,10 +194,10 @@ def code_diffs(folder: Path) -> list[Path]:
     return sorted(folder.glob("code-*.diff"), key=lambda path: path.stat().st_mtime)
 
 
-def configs(journal: Journal) -> list[dict[str, Any]]:
+def configs(history: StudyHistory) -> list[dict[str, Any]]:
     """Return each trial's config, types and all."""
     names = ("id", "role", "label", "reason", "seed", "repeat", "config")
-    return [{name: getattr(trial, name) for name in names} for trial in journal.trials()]
+    return [{name: getattr(trial, name) for name in names} for trial in history.trials.values()]
 
 
 def data_tag(study: Mapping[str, Any]) -> str:
@@ -231,14 +227,6 @@ def _user() -> str:
         return str(os.getuid())
 
 
-def n_sessions(journal: Journal) -> int:
-    """Return how often a study was looked at, a look at one that is under way among them."""
-    marks = [e.kind for e in journal.events() if e.kind in ("search_start", "search_end", "look")]
-    ends = [kind for kind in marks if kind != "look"]
-    under_way = ends[-1:] == ["search_start"]
-    return len(marks) - marks.count("search_start") + under_way
-
-
 def _json_tags(value: Mapping[str, Any]) -> dict[str, str]:
     text = json.dumps(value, separators=(",", ":"))
     if len(text) > _JSON_CHARS:
@@ -255,18 +243,18 @@ def from_json_tags(tags: Mapping[str, str]) -> dict[str, Any]:
     return value
 
 
-def trial_run(journal: Journal, study: Mapping[str, Any], trial: TrialRow) -> Run:
-    look = look_at_test(journal, trial.id)
+def trial_run(study: Mapping[str, Any], trial: TrialHistory) -> Run:
     detail = (trial.detail or "").partition("\n")[0]
     params = _trial_params(trial)
     record = {
         "format": FORMAT,
         "config": trial.config,
         "label": trial.label,
-        **proposed(journal, trial.id),
+        "origin": trial.origin,
+        "why": trial.why,
         "detail": detail,
-        "mutations": mutations(journal, trial.id),
-        "test": look,
+        "mutations": trial.mutations,
+        "test": trial.test_result,
         "params": {key: name for name in params if (key := name_key(name)) != name},
     }
     tags = {
@@ -277,7 +265,7 @@ def trial_run(journal: Journal, study: Mapping[str, Any], trial: TrialRow) -> Ru
         "hypertune.repeat": str(trial.repeat),
         "hypertune.state": trial.state,
     }
-    for event in journal.events(kind="worker", trial=trial.id)[-1:]:
+    for event in trial.events_of("worker")[-1:]:
         tags |= {f"hypertune.{key}": str(value) for key, value in event.data.items()}
     ended = trial.state == "ended"
     if ended and trial.reason:
@@ -296,7 +284,7 @@ def trial_run(journal: Journal, study: Mapping[str, Any], trial: TrialRow) -> Ru
         start_ms=trial.started_ms or trial.created_ms,
         status=status,
         end_ms=trial.ended_ms if ended else None,
-        at_end=_trial_metrics(journal, study, trial) if ended else [],
+        at_end=_trial_metrics(study, trial) if ended else [],
     )
 
 
@@ -390,7 +378,7 @@ def _charts(study: Mapping[str, Any], params: Sequence[str]) -> dict[str, Any]:
     }
 
 
-def _trial_params(trial: TrialRow) -> dict[str, Any]:
+def _trial_params(trial: TrialHistory) -> dict[str, Any]:
     return {"seed": trial.seed, **flat_names(trial.config)}
 
 
@@ -402,50 +390,24 @@ def _param_keys(params: Mapping[str, Any], study: Mapping[str, Any]) -> Iterator
             yield own_key("log10", name), round(math.log10(value), 6)
 
 
-def proposed(journal: Journal, trial: int) -> dict[str, str]:
-    """Return where a trial's config came from (``origin``), and ``why``; empty if not searched."""
-    (added, *_) = journal.events(kind="trial", trial=trial, limit=1)
-    origin, why = read_origin(added.data)
-    return {"origin": origin, "why": why}
-
-
-def mutations(journal: Journal, trial: int) -> list[dict[str, Any]]:
-    """Return how a trial's config was changed while it was under way."""
-    return [event.data for event in journal.events(kind="mutation", trial=trial)]
-
-
-def look_at_test(journal: Journal, trial: int) -> dict[str, Any] | None:
-    """Return what a trial's first look at the test part gave: metrics or failure."""
-    looks = journal.events(kind=TEST_EVENT, trial=trial)
-    return {k: v for k, v in looks[0].data.items() if k != "traceback"} if looks else None
-
-
-def cost_s(journal: Journal, trial: int, results: Sequence[ResultRow]) -> float | None:
-    """Return the seconds that a trial's jobs took, each up to its last result; None without."""
-    jobs = job_results(journal.events(kind="job", trial=trial), results)
-    spans = [rows[-1].t_ms - job.t_ms for job, rows in jobs if rows]
-    return sum(spans) / 1000 if spans else None
-
-
-def _trial_metrics(journal: Journal, study: Mapping[str, Any], trial: TrialRow) -> list[Item]:
-    results = journal.results(trial=trial.id)
-    if not (best := best_result(results, study)):
+def _trial_metrics(study: Mapping[str, Any], trial: TrialHistory) -> list[Item]:
+    if not (best := trial.best(study)):
         return []
     metric = study["metric"]
     values = {"best": best.metrics[metric], "best_epoch": float(best.epoch)}
-    last = max(results, key=lambda row: row.epoch)
+    last = trial.results[trial.epoch]
     if last.epoch > 0:
         values["n_epochs"] = float(last.epoch)
     final = last.metrics.get(metric, math.nan)
     if trial.full and math.isfinite(final):
         values["final"] = final
-    if (cost := cost_s(journal, trial.id, results)) is not None:
+    if (cost := trial.cost_s) is not None:
         values["cost_s"] = cost
     keyed = {own_key(name): value for name, value in values.items()}
-    look = look_at_test(journal, trial.id) or {}
-    reached = {own_key("test", k): float(v) for k, v in look.get("metrics", {}).items()}
+    test = trial.test_result or {}
+    reached = {own_key("test", k): float(v) for k, v in test.get("metrics", {}).items()}
     keyed |= {key: value for key, value in reached.items() if math.isfinite(value)}
-    t_ms = max(row.t_ms for row in results)
+    t_ms = max(row.t_ms for row in trial.results.values())
     return [Item("metric", key, value, t_ms) for key, value in keyed.items()]
 
 

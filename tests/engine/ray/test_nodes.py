@@ -17,8 +17,9 @@ import pytest
 import ray
 
 from hypertune.core.errors import SettingError
-from hypertune.engine.driver import Driver, Progress
+from hypertune.engine.driver import Driver
 from hypertune.engine.prepare import prepare
+from hypertune.engine.progress import Progress
 from hypertune.engine.ray import nodes
 from hypertune.engine.ray.nodes import Following, capacity, check_address, check_nodes, show_token
 from hypertune.engine.ray.silence import Silence
@@ -147,7 +148,7 @@ def test_a_worker_that_was_killed_for_its_nodes_memory_gets_more_of_the_node(
             driver.started(key)
             bundles.append(job.bundle)
     assert bundles == [{"CPU": 2.0}] * 4
-    assert driver.n_lost == {}
+    assert driver.retries.n_lost(0) == 0
 
 
 def test_nodes_that_leave_never_end_a_trial_that_gets_further(
@@ -158,7 +159,7 @@ def test_nodes_that_leave_never_end_a_trial_that_gets_further(
 
     def again() -> None:
         """Have the job of trial 0 lost, and begun again."""
-        key = next(key for key, out in driver.out.items() if out.job.trial == 0)
+        key = next(key for key, out in driver.running.items() if out.job.trial == 0)
         driver.died(key, None)
         job = driver.next_job(key + "+")
         assert job is None or job.trial == 0
@@ -168,11 +169,13 @@ def test_nodes_that_leave_never_end_a_trial_that_gets_further(
     for _ in range(5):
         again()
     for n in range(6):  # a worker that dies otherwise, each time an epoch later
-        report(driver, next(key for key, out in driver.out.items() if out.job.trial == 0), n + 1)
+        report(
+            driver, next(key for key, out in driver.running.items() if out.job.trial == 0), n + 1
+        )
         again()
     again()
     assert driver.journal.trial(0).reason is None
-    key = next(key for key, out in driver.out.items() if out.job.trial == 0)
+    key = next(key for key, out in driver.running.items() if out.job.trial == 0)
     driver.died(key, None)
     trial = driver.journal.trial(0)
     assert (trial.reason, trial.detail) == ("lost", "the worker died 3 times; unavailable")
@@ -394,9 +397,9 @@ class Clock:
 @pytest.fixture
 def clock(driver: Driver, monkeypatch: pytest.MonkeyPatch) -> Clock:
     clock = Clock()
-    monkeypatch.setattr("hypertune.engine.driver.time", clock)
-    driver.awake = clock.now
-    for out in driver.out.values():
+    driver.clock = driver.running._clock = clock.monotonic
+    driver.running._awake = clock.now
+    for out in driver.running.values():
         out.heard = clock.now
     return clock
 
@@ -408,10 +411,10 @@ def test_a_silent_worker_is_ended_and_its_trial_fails_as_one_that_hangs(
     clock.pass_by(timeout, driver)
     report(driver, "b", 1)
     clock.pass_by(timeout + 10, driver)  # for the code behind the last epoch
-    assert not driver.is_silent("a")
+    assert not driver.running.is_silent("a")
     clock.pass_by(10, driver)
-    assert [key for key in driver.out if driver.is_silent(key)] == ["a", "c", "d"]
-    assert not driver.is_silent("unknown")
+    assert [key for key in driver.running if driver.running.is_silent(key)] == ["a", "c", "d"]
+    assert not driver.running.is_silent("unknown")
     driver.died("a", None)
     trial = driver.journal.trial(0)
     limit = "an epoch took longer than --trial-timeout (600 s)"
@@ -422,12 +425,12 @@ def test_nobody_is_silent_while_the_driver_itself_stood_still(driver: Driver, cl
     timeout = driver.settings.trial_timeout_s
     clock.pass_by(timeout - 10, driver)
     clock.now += 100_000.0  # a laptop that slept
-    assert not driver.is_silent("a")
+    assert not driver.running.is_silent("a")
     driver.died("b", None)  # by the watch in the worker, which knows of no sleep
     assert driver.journal.trial(1).reason is None
     assert [e.trial for e in driver.journal.events(kind="lost")] == [1]
     clock.pass_by(timeout + 30, driver)
-    assert driver.is_silent("a")
+    assert driver.running.is_silent("a")
 
 
 def test_a_job_that_waits_for_its_resources_is_not_silent_but_one_whose_worker_never_begins_is(
@@ -438,11 +441,11 @@ def test_a_job_that_waits_for_its_resources_is_not_silent_but_one_whose_worker_n
     assert (job := driver.next_job("a2")) is not None
     assert job.trial == 0
     clock.pass_by(10 * timeout, driver)
-    assert not driver.is_silent("a2")  # Ray has just given it a worker
+    assert not driver.running.is_silent("a2")  # Ray has just given it a worker
     clock.pass_by(2 * timeout + 200, driver)
-    assert not driver.is_silent("a2")
+    assert not driver.running.is_silent("a2")
     clock.pass_by(200, driver)
-    assert driver.is_silent("a2")
+    assert driver.running.is_silent("a2")
     driver.died("a2", None)
     assert driver.journal.trial(0).reason is None  # another worker is tried
     assert driver.journal.events(kind="lost")[-1].data["text"] == "the worker did not get ready"
@@ -464,8 +467,8 @@ def test_only_silent_workers_that_have_begun_are_killed(monkeypatch: pytest.Monk
             }
         ),
     )
-    driver = SimpleNamespace(is_silent=lambda key: key != "fine")
-    silence = Silence(driver)  # type: ignore[arg-type]
+    running = SimpleNamespace(is_silent=lambda key: key != "fine")
+    silence = Silence(SimpleNamespace(running=running))  # type: ignore[arg-type]
     silence.end_silent_workers(SimpleNamespace(_tune_controller=controller))
     silence.end_silent_workers(None)  # a moment later: it does not look every time
     assert killed == ["actor of silent"]
