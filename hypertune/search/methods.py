@@ -207,10 +207,13 @@ def ask_tell(
     """Return a search to drive by hand, for loops and benchmarks of one's own.
 
     Example:
-        search = ask_tell("asha", {"x": tune.uniform(0, 1)}, mode="min", max_epochs=27, n_trials=50)
-        while (job := search.ask()) is not None:  # several may be out at a time
-            for epoch in range(job.from_epoch + 1, job.to_epoch + 1):
-                search.tell(job.trial, epoch, train_one_epoch(job.config))
+        >>> from ray import tune
+        >>> search = ask_tell("asha", {"x": tune.uniform(0, 1)}, max_epochs=9, n_trials=20)
+        >>> while (job := search.ask()) is not None:  # several may be out at a time
+        ...     for epoch in range(job.from_epoch + 1, job.to_epoch + 1):
+        ...         search.tell(job.trial, epoch, (job.config["x"] - 0.5) ** 2 + 1 / epoch)
+        >>> len(search.trials)
+        20
 
     Args:
         method: A row of METHODS, but for those that need Ray Tune.

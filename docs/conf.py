@@ -1,0 +1,143 @@
+"""Builds the docs: `pip install -e ".[docs]" && sphinx-build -W docs docs/_build`.
+
+What the code itself can say is written from the code at each build, into ``docs/_generated``: the
+options of every command, the settings, the methods, the studies, the data sets and the Python API.
+"""
+
+import inspect
+from collections.abc import Iterable, Sequence
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import typer
+from sphinx.application import Sphinx
+
+import hypertune
+from hypertune.cli.app import app as command_line
+from hypertune.data import DATA_SETS, SERIES
+from hypertune.search.methods import METHODS
+from hypertune.settings import Settings
+from hypertune.studies.study import load_study, study_names
+
+project = "hypertune"
+author = "the hypertune authors"
+extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
+exclude_patterns = ["_build", "_generated", "examples"]
+html_theme = "furo"
+html_title = "hypertune"
+html_css_files = ["wide-tables.css"]
+html_static_path = ["_static"]
+myst_enable_extensions = ["colon_fence", "deflist"]
+myst_heading_anchors = 3
+autodoc_typehints = "none"  # the docstrings name shapes and units
+autodoc_member_order = "bysource"
+default_role = "literal"  # single backticks in docstrings
+napoleon_use_rtype = False
+# Reading a study file starts nothing, and no page needs the network.
+intersphinx_mapping: dict[str, Any] = {}
+
+GENERATED = Path(__file__).parent / "_generated"
+
+
+def table(titles: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+    """Return a Markdown table; a ``|`` in a cell stays a character."""
+    lines = [titles, ["---"] * len(titles), *rows]
+    cells = [[str(cell).replace("|", "\\|").replace("\n", " ") for cell in line] for line in lines]
+    return "\n".join(f"| {' | '.join(line)} |" for line in cells) + "\n"
+
+
+def option_rows(command: Any) -> list[tuple[str, str, str]]:
+    """Return a row for each argument and option of a command: how it is written, default, help."""
+    rows = []
+    for parameter in command.params:
+        if parameter.param_type_name == "argument":
+            written = parameter.metavar or parameter.name.upper()
+        else:
+            written = ", ".join(parameter.opts) + ("" if parameter.is_flag else " VALUE")
+        default = parameter.default
+        said = not (default in (None, []) or default is False or callable(default))
+        shown = f"`{default}`" if said else ""
+        rows.append((f"`{written}`", shown, getattr(parameter, "help", None) or ""))
+    return rows
+
+
+def command_line_page() -> str:
+    """Return a section for each command."""
+    group: Any = typer.main.get_command(command_line)
+    parts = []
+    for name, command in group.commands.items():
+        parts.append(f"## `hypertune {name}`\n\n{inspect.cleandoc(command.help or '')}\n")
+        parts.append(table(("option", "default", "meaning"), option_rows(command)))
+    return "\n".join(parts)
+
+
+def setting_rows() -> list[tuple[str, str, str]]:
+    """Return a row for each setting: its name, default and meaning, as its class documents it."""
+    text = inspect.getdoc(Settings) or ""
+    documented = text.partition("Args:\n")[2].partition("\n\n")[0]
+    meanings: dict[str, str] = {}
+    name = ""
+    for line in documented.splitlines():
+        if line.startswith("    ") and not line.startswith("     "):
+            name, _, rest = line.strip().partition(": ")
+            meanings[name] = rest
+        else:
+            meanings[name] += f" {line.strip()}"
+    default = Settings()
+    missing = [field.name for field in fields(Settings) if field.name not in meanings]
+    assert not missing, f"settings without a meaning: {missing}"
+    return [
+        (f"`{field.name}`", f"`{getattr(default, field.name)!r}`", plain(meanings[field.name]))
+        for field in fields(Settings)
+    ]
+
+
+def plain(text: str) -> str:
+    """Return the text of a docstring as Markdown."""
+    return text.replace("``", "`")
+
+
+def api_page() -> str:
+    """Return the section of the Python API: every public name."""
+    parts = []
+    for name in sorted(hypertune.__all__, key=str.lower):
+        found = getattr(hypertune, name)
+        kind = "function"
+        if inspect.isclass(found):
+            kind = "exception" if issubclass(found, BaseException) else "class"
+        members = "   :members:\n" if kind == "class" else ""
+        directive = f".. auto{kind}:: hypertune.{name}\n{members}"
+        parts.append(f"## {name}\n\n```{{eval-rst}}\n{directive}```\n")
+    return "\n".join(parts)
+
+
+def write_generated(_: Sphinx) -> None:
+    """Write what the code says of itself."""
+    studies = [load_study(name) for name in study_names()]
+    pages = {
+        "command-line": command_line_page(),
+        "settings": table(("setting", "default", "meaning"), setting_rows()),
+        "methods": table(
+            ("method", "what it does"),
+            [(f"`{name}`", row.summary) for name, row in METHODS.items()],
+        ),
+        "studies": table(
+            ("study", "question"), [(f"`{study.name}`", study.question) for study in studies]
+        ),
+        "data-sets": table(
+            ("data set", "what it is"),
+            [(f"`{name}`", row.summary) for name, row in (SERIES | DATA_SETS).items()],
+        ),
+        "api": api_page(),
+    }
+    GENERATED.mkdir(exist_ok=True)
+    for name, text in pages.items():
+        path = GENERATED / f"{name}.md"
+        if not path.exists() or path.read_text(encoding="utf-8") != text:
+            path.write_text(text, encoding="utf-8")
+
+
+def setup(app: Sphinx) -> None:
+    """Write the generated parts before pages are read."""
+    app.connect("builder-inited", write_generated)
