@@ -22,8 +22,9 @@ status of a child run   FINISHED (complete, converged), KILLED (stopped, interru
                         (failed, lost); tags ``hypertune.state`` and ``hypertune.reason`` say which
 ``hypertune.json.<k>``  tags: JSON to read it all back, types and all, in parts of 4000 characters
                         (none above 100,000): of the parent run the table ``study``, of a child run
-                        its config, label, origin and why, first line of its detail, mutations, what it
-                        reached on the test part, and the names of the params whose keys are others
+                        its config, label, origin and why, first line of its detail, mutations, what
+                        it reached on the test part, and the names of the params whose keys are
+                        others
 registered model        the space, by its name; a version for the best model of a study that has
                         one, see `hypertune.tracking.mlflow.registry`
 ======================  ============================================================================
