@@ -30,8 +30,8 @@ from hypertune.analysis.replicates import leaders, replicates
 from hypertune.analysis.verdict import judge_factors
 from hypertune.core.space import identity
 from hypertune.search.candidates import candidates
-from hypertune.search.methods import DEFAULT_METHOD, make_search
-from hypertune.settings import Settings
+from hypertune.search.methods import make_search
+from hypertune.settings import DEFAULT_METHOD, Settings
 from hypertune.studies.study import Study
 
 

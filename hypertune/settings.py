@@ -1,42 +1,45 @@
-"""How a study is to be run: the settings of `run` and of the command line, checked."""
+"""How a study is to be run: the settings of `run` and of the command line, each defined once.
 
-import math
+A field's definition holds its flag, type, unit, default and text. The options of the command line,
+the file of `--config`, the checks, the docstring of `Settings` and the reference page of the docs
+are made from it: see `describe`.
+"""
+
+import inspect
 import re
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+import textwrap
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from hypertune.core.errors import SettingError
-from hypertune.core.storage import SCHEMES, is_bucket, sqlite_path, sqlite_uri
-from hypertune.core.text import redact, unstorable
-from hypertune.search.methods import DEFAULT_METHOD, unknown
-from hypertune.studies.other_data import OtherData
-from hypertune.studies.study import Goal, Study
-
-_UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
-_STORES = ("sqlite", "http", "https", "postgresql", "mysql", "mssql", "databricks")
-_RECORDED = (
-    "method",
-    "scheduler",
-    "goal",
-    "n_concurrent",
-    "cpus_per_trial",
-    "gpus_per_trial",
-    "resources",
-    "time_budget_s",
-    "trial_timeout_s",
-    "fresh_workers",
-    "disk_budget_bytes",
-    "n_repeats",
-    "until_decided",
-    "storage",
-    "seed",
-    "diagnose",
-    "tensorboard",
+from hypertune.core.errors import SettingError, choices, shown
+from hypertune.core.options import (
+    Amounts,
+    Choice,
+    Duration,
+    File,
+    Kept,
+    Number,
+    Option,
+    Size,
+    Switch,
+    Text,
+    Whole,
+    converted,
+    options_of,
+    setting,
 )
-_TEXTS = ("start", "from_study", "name", "studies_dir", "tracking_uri", "address", "storage")
-_CHANGEABLE = ("n_concurrent", "until_decided", "storage")
+from hypertune.core.other_data import OtherData
+from hypertune.core.text import redact
+
+if TYPE_CHECKING:
+    from hypertune.studies.study import Goal, Study
+
+DEFAULT_METHOD = "auto"
+OF_STUDY = "the study's own"
+"""The default where a study has a value of its own."""
+_STORES = ("sqlite", "http", "https", "postgresql", "mysql", "mssql", "databricks")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
 
@@ -44,156 +47,295 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 class Settings:
     """How to run a study.
 
-    Args:
-        method: A row of METHODS.
-        scheduler: A row of SCHEDULERS in place of the method's own.
-        goal: ``best`` or ``answer``, as in `Study`; None for the study's own.
-        start: A file with configs to try first: a JSON list of them, or one alone.
-        from_study: An earlier study, by its folder or the name of it: its best configs are tried
-            first.
-        n_trials: Distinct configs to try; None for the study's own number.
-        max_epochs: Epochs of a trial in full; None for the study's own number.
-        time_budget_s: Seconds after which nothing new is started and what runs is ended.
-        n_concurrent: Trials at work at a time; None for as many as the resources carry, also when
-            nodes join or leave. On a cluster that was joined it may be more than fit there now:
-            the rest waits for nodes, and is what an autoscaler sees as demand.
-        cpus_per_trial: CPUs, or a fraction of one, that a trial occupies.
-        gpus_per_trial: GPUs, or a fraction of one, that a trial occupies.
-        resources: What else it occupies of what Ray's nodes have, by name. All of it is on one
-            node.
-        trial_timeout_s: Seconds that one epoch may take before its trial counts as hung.
-        fresh_workers: Run each job in a process of its own, which no other trial has changed: for
-            what cannot be put back between trials, such as a user's globals. It costs the start of
-            a process a job.
-        other_data: Data to run the study on in place of its own.
-        n_repeats: Fresh seeds on which the best configs, for an answer those of each level or range
-            of the factors, and the default run again in full after the search; None for the study's
-            own number.
-        until_decided: Go on after the search, within the time budget, until each factor of the
-            question is decided.
-        seed: Of the search and of the trials.
-        diagnose: Look inside each network after each epoch, and say what is wrong with it.
-        tensorboard: Of which trials to keep what TensorBoard shows: ``all``, ``best`` (and the
-            default), or how many of the best; None for none.
-        name: Of the study's folder; None for ``<space>-<k>``.
-        studies_dir: The folder that studies are kept in.
-        tracking_uri: MLflow store; None for ``mlflow.db`` beside the folder of studies.
-        disk_budget_bytes: What checkpoints may take; those of the least promising trials go first.
-        address: Of a Ray cluster to join: ``auto`` for the one that runs on this machine, or
-            ``HOST:PORT``; None for a Ray of our own.
-        storage: A folder or a bucket (``s3://bucket/path``, ``gs://...``, ``abfs://...``) that all
-            nodes reach: there checkpoints go. None for the study's own folder.
-        sync_timeout_s: Seconds to wait at the end until MLflow has everything.
-        verbose: Let Ray speak.
+    Paths may be given as text, durations and sizes as numbers or as text.
 
-    Raises:
-        SettingError: A rule is broken; the message lists all breaches.
+    Example:
+        >>> Settings(time_budget_s="20m", disk_budget_bytes="2 GB").time_budget_s
+        1200.0
     """
 
-    method: str = DEFAULT_METHOD
-    scheduler: str | None = None
-    goal: Goal | None = None
-    start: Path | None = None
-    from_study: str | None = None
-    n_trials: int | None = None
-    max_epochs: int | None = None
-    time_budget_s: float | None = None
-    n_concurrent: int | None = None
-    cpus_per_trial: float = 1.0
-    gpus_per_trial: float = 0.0
-    resources: Mapping[str, float] = field(default_factory=dict)
-    trial_timeout_s: float = 600.0
-    fresh_workers: bool = False
+    name: str | None = setting(
+        Text("NAME"),
+        None,
+        help="Name of the study's folder.",
+        more="At most 100 letters, digits, '.', '_' and '-'.",
+        unset="<space>-<k>",
+    )
+    method: str = setting(
+        Text("NAME"),
+        DEFAULT_METHOD,
+        help="How configs are proposed: see `hypertune list`.",
+        group="Search",
+        recorded=True,
+    )
+    scheduler: str | None = setting(
+        Text("NAME"),
+        None,
+        help="Which trials train on, in place of the method's own rule: none, asha, hyperband or "
+        "median.",
+        group="Search",
+        unset="the method's own",
+        recorded=True,
+    )
+    goal: "Goal | None" = setting(
+        Choice(("best", "answer")),
+        None,
+        help="answer compares the levels or ranges of the factors: the best config of each runs "
+        "again on fresh seeds. best looks for one config: only the best two run again.",
+        more="With answer, the levels of the first factor that is a choice of two to four values "
+        "get equal budgets, and a trial is ranked within its level.",
+        group="Search",
+        unset=OF_STUDY,
+        recorded=True,
+    )
+    start: Path | None = setting(
+        File("FILE"),
+        None,
+        help="JSON file with configs to try first.",
+        more="It holds a list of configs, or one alone.",
+        group="Search",
+    )
+    from_study: str | None = setting(
+        Text("STUDY", path=True),
+        None,
+        key="from",
+        help="Earlier study (its name or its folder) whose best configs are tried first.",
+        group="Search",
+    )
+    n_trials: int | None = setting(
+        Whole(1),
+        None,
+        help="Number of configs to try.",
+        group="Search",
+        unset=OF_STUDY,
+        resume="New total number of configs to try.",
+    )
+    max_epochs: int | None = setting(
+        Whole(1),
+        None,
+        help="Epochs of a trial that is trained in full.",
+        group="Search",
+        unset=OF_STUDY,
+    )
+    time_budget_s: float | None = setting(
+        Duration(zero=False),
+        None,
+        help="End the search after this time, such as 90s, 10m or 1h30m.",
+        more="Nothing new is started after it, and what runs is ended; all results are kept.",
+        group="Search",
+        unset="no limit",
+        resume="Time to search from now on; without it, what is left of the study's time budget.",
+        recorded=True,
+    )
+    n_repeats: int | None = setting(
+        Whole(0),
+        None,
+        help="Number of fresh seeds on which the best configs and the default run again, in full.",
+        more="They run after the search. The best configs are, with the goal answer, those of each "
+        "level or range of the factors.",
+        group="Search",
+        unset=OF_STUDY,
+        recorded=True,
+    )
+    until_decided: bool = setting(
+        Switch(),
+        False,
+        help="Extend the search until each factor is decided, within --time-budget.",
+        group="Search",
+        resume="Extend the search until each factor is decided, within the time budget.",
+        recorded=True,
+        changeable=True,
+    )
+    seed: int = setting(
+        Whole(0),
+        0,
+        help="Seed of the search and of the trials.",
+        group="Search",
+        recorded=True,
+    )
+    n_concurrent: int | None = setting(
+        Whole(1, none="auto"),
+        None,
+        help="Trials that run at the same time; auto means as many as fit.",
+        more="With auto the number follows the nodes of a cluster as they join and leave. On a "
+        "cluster that was joined, a number may be more than fits now: the rest waits for nodes, "
+        "which is the demand that an autoscaler sees.",
+        group="Resources",
+        unset="auto",
+        resume="Trials that run at the same time; auto means as many as fit.",
+        recorded=True,
+        changeable=True,
+    )
+    cpus_per_trial: float = setting(
+        Number(zero=False),
+        1.0,
+        help="CPUs that a trial takes, or a fraction of one.",
+        group="Resources",
+        recorded=True,
+    )
+    gpus_per_trial: float = setting(
+        Number(zero=True),
+        0.0,
+        help="GPUs that a trial takes; with 0.25, four trials share one.",
+        group="Resources",
+        recorded=True,
+    )
+    resources: Mapping[str, float] = setting(
+        Amounts(),
+        {},
+        help="What else a trial takes of a node, by the names that Ray's nodes give it.",
+        more="All that a trial takes is on one node.",
+        group="Resources",
+        recorded=True,
+    )
+    trial_timeout_s: float = setting(
+        Duration(zero=False),
+        600.0,
+        help="Time for one epoch; a trial that takes longer counts as hung.",
+        group="Resources",
+        recorded=True,
+    )
+    fresh_workers: bool = setting(
+        Switch(),
+        False,
+        help="Start a new process for each stretch of a trial.",
+        more="For code that changes what cannot be put back between trials, such as globals of its "
+        "own. Each start costs seconds.",
+        group="Resources",
+        recorded=True,
+    )
+    address: str | None = setting(
+        Text("HOST:PORT"),
+        None,
+        help="Ray cluster to join: HOST:PORT, or auto for one on this machine.",
+        group="Resources",
+        unset="a Ray of its own",
+        resume="Ray cluster to join: HOST:PORT, or auto for one on this machine.",
+    )
     other_data: OtherData = field(default_factory=OtherData)
-    n_repeats: int | None = None
-    until_decided: bool = False
-    seed: int = 0
-    diagnose: bool = False
-    tensorboard: str | None = None
-    name: str | None = None
-    studies_dir: Path = field(default_factory=lambda: Path("studies"))
-    tracking_uri: str | None = None
-    disk_budget_bytes: float = 10e9
-    address: str | None = None
-    storage: str | None = None
-    sync_timeout_s: float = 60.0
-    verbose: bool = False
+    studies_dir: Path = setting(
+        File("FOLDER"), "studies", help="Folder that holds the studies.", group="Records"
+    )
+    tracking_uri: str | None = setting(
+        Text("URI", path=True),
+        None,
+        help="MLflow store.",
+        more="A URI that begins with one of sqlite:, http:, https:, postgresql:, mysql:, mssql: or "
+        "databricks:. The journal holds it without its login.",
+        group="Records",
+        unset="mlflow.db beside the studies",
+        resume="MLflow store, if it has moved or needs its login again.",
+    )
+    storage: str | None = setting(
+        Text("PLACE", path=True),
+        None,
+        help="Folder or bucket for checkpoints that all nodes reach.",
+        more="The full path of a folder, or s3://bucket/path, gs://... or abfs://... without a "
+        "login.",
+        group="Records",
+        unset="the study's folder",
+        resume="Where its checkpoints are, and its journal if the study ran on another machine.",
+        recorded=True,
+        changeable=True,
+    )
+    disk_budget_bytes: float = setting(
+        Size(zero=True),
+        "10GB",
+        help="Disk space for checkpoints.",
+        more="Those of the least promising trials are deleted first.",
+        group="Records",
+        recorded=True,
+    )
+    sync_timeout_s: float = setting(
+        Duration(zero=True),
+        60.0,
+        help="Time to wait at the end until MLflow has everything.",
+        group="Records",
+        resume="Time to wait at the end until MLflow has everything.",
+    )
+    diagnose: bool = setting(
+        Switch(),
+        False,
+        help="Check each network after each epoch, and say what is wrong with it.",
+        group="Records",
+        recorded=True,
+    )
+    tensorboard: str | None = setting(
+        Kept(),
+        None,
+        help="Trials to record for TensorBoard; best includes the default.",
+        group="Records",
+        unset="none",
+        recorded=True,
+    )
+    verbose: bool = setting(
+        Switch(),
+        False,
+        help="Show what Ray prints.",
+        group="Records",
+        resume="Show what Ray prints.",
+    )
 
     def __post_init__(self) -> None:
-        problems = unknown(self.method, self.scheduler)
-        if self.goal not in (None, "best", "answer"):
-            problems.append(f"--goal must be best or answer, but got '{self.goal}'.")
-        rules: dict[str, tuple[Any, float, str]] = {
-            "n_trials": (self.n_trials, 1, "at least 1"),
-            "max_epochs": (self.max_epochs, 1, "at least 1"),
-            "n_concurrent": (self.n_concurrent, 1, "at least 1"),
-            "seed": (self.seed, 0, "at least 0"),
-            "n_repeats": (self.n_repeats, 0, "at least 0"),
-            "gpus_per_trial": (self.gpus_per_trial, 0, "finite and at least 0"),
-            "disk_budget_bytes": (self.disk_budget_bytes, 0, "at least 0"),
-            "sync_timeout_s": (self.sync_timeout_s, 0, "finite and at least 0"),
+        from hypertune.search.methods import unknown
+
+        wrong = converted(self)
+        problems = (
+            [] if {"method", "scheduler"} & set(wrong) else unknown(self.method, self.scheduler)
+        )
+        problems += wrong.values()
+        if not isinstance(self.other_data, OtherData):
+            problems.append(f"other_data must be an OtherData, but got {shown(self.other_data)}.")
+        checks = {
+            "gpus_per_trial": _gpu_problems,
+            "name": _name_problems,
+            "storage": _storage_problems,
+            "tracking_uri": _uri_problems,
         }
-        for name, (value, least, rule) in rules.items():
-            if value is not None and not least <= value < math.inf:
-                problems.append(f"{_flag(name)} must be {rule}, but got {value}.")
-        for name in ("cpus_per_trial", "trial_timeout_s", "time_budget_s"):
-            value = getattr(self, name)
-            if value is not None and not 0 < value < math.inf:
-                problems.append(f"{_flag(name)} must be finite and more than 0, but got {value}.")
-        for name, amount in self.resources.items():
-            if name.upper() in ("CPU", "GPU"):
-                problems.append(f"--resources names no {name}: see --{name.lower()}s-per-trial.")
-            elif not 0 < amount < math.inf or (amount > 1 and amount != int(amount)):
-                problems.append(
-                    "--resources must be name=amount, with amounts that are whole numbers or "
-                    f"between 0 and 1, but got {name}={amount:g}."
-                )
-        if 1 < self.gpus_per_trial < math.inf and self.gpus_per_trial % 1:
-            problems.append(
-                "--gpus-per-trial must be a whole number, or a fraction of one GPU, but got "
-                f"{self.gpus_per_trial}."
-            )
-        which = self.tensorboard
-        if which not in (None, "all", "best") and not (str(which).isdigit() and int(which) > 0):
-            problems.append(
-                "--tensorboard must be all, best, or how many of the best trials, but got "
-                f"'{which}'."
-            )
-        if self.name is not None and not _NAME.fullmatch(self.name):
-            problems.append(
-                "--name must be at most 100 letters, digits, '.', '_' and '-', and begin with a "
-                f"letter or a digit, but got '{self.name}'."
-            )
-        if self.storage is not None:
-            problems += _storage_problems(self.storage)
-        given = {name: getattr(self, name) for name in _TEXTS} | vars(self.other_data)
-        texts = {
-            name: str(value.absolute() if isinstance(value, Path) else value)
-            for name, value in given.items()
-        }
-        problems += [
-            f"{_flag(name)} must be UTF-8 without NUL, but got {text!a}."
-            for name, text in texts.items()
-            if unstorable(text)
-        ]
-        scheme = (self.tracking_uri or "sqlite:").split(":")[0].split("+")[0]
-        if scheme not in _STORES:
-            problems.append(
-                "--tracking-uri must begin with one of "
-                f"{', '.join(f'{known}:' for known in _STORES)} but got "
-                f"'{redact(self.tracking_uri or '')}'; "
-                "for a local store say sqlite:///mlflow.db."
-            )
-        problems += _uri_problems(self.tracking_uri or "")
+        for name, check in checks.items():
+            if name not in wrong and (value := getattr(self, name)) is not None:
+                problems += check(value)
         if problems:
             raise SettingError("\n".join(problems))
 
-    def of(self, study: Study) -> "Settings":
+    @classmethod
+    def from_fields(cls, values: Mapping[str, Any]) -> "Settings":
+        """Return settings from values by name, those of `OtherData` among them.
+
+        Example:
+            >>> Settings.from_fields({"n_trials": 9, "data": "digits"}).other_data.data
+            'digits'
+
+        Raises:
+            SettingError: A name is unknown, or a value breaks a rule; the message lists all
+                breaches.
+        """
+        known = [*OPTIONS, "other_data"]
+        problems = [
+            f"Unknown setting '{name}'.{choices(name, known)}"
+            for name in values
+            if name not in known
+        ]
+        data = {name: values[name] for name in options_of(OtherData) if name in values}
+        own = {name: values[name] for name in values if name in known and name not in data}
+        try:
+            found = OtherData(**data)
+        except SettingError as error:
+            problems.append(str(error))
+        try:
+            settings = cls(**own)
+        except SettingError as error:
+            problems.append(str(error))
+        if problems:
+            raise SettingError("\n".join(problems))
+        return replace(settings, other_data=found) if data else settings
+
+    def of(self, study: "Study") -> "Settings":
         """Return these settings with the study's own values where they leave it to the study."""
         n_repeats = study.n_repeats if self.n_repeats is None else self.n_repeats
         return replace(self, goal=self.goal or study.goal, n_repeats=n_repeats)
 
-    def compared(self, study: Study) -> Sequence[str]:
+    def compared(self, study: "Study") -> Sequence[str]:
         """Return the factors whose levels or ranges run again on fresh seeds."""
         return study.factors if self.of(study).goal == "answer" else ()
 
@@ -226,16 +368,18 @@ class Settings:
                 `resume` can change.
         """
         return [
-            f"{_flag(name)} {'none' if before is None else before}, not {now}"
-            for name in _RECORDED
-            if _flag_name(name) in asked
-            and name not in _CHANGEABLE
+            f"{option.flag} {'none' if before is None else before}, not {now}"
+            for name, option in OPTIONS.items()
+            if option.key in asked
+            and option.recorded
+            and not option.changeable
             and (now := getattr(self, name)) != (before := record.get(name))
         ]
 
     def record(self) -> dict[str, Any]:
         """Return what a later session goes on with, as plain values without credentials."""
-        return {name: getattr(self, name) for name in _RECORDED} | {
+        recorded = [name for name, option in OPTIONS.items() if option.recorded]
+        return {name: getattr(self, name) for name in recorded} | {
             "tracking_uri": None if self.tracking_uri is None else redact(self.store),
             "other_data": self.other_data.record(),
         }
@@ -252,7 +396,7 @@ class Settings:
         Raises:
             SettingError: A change breaks a rule, or the store's login is needed again.
         """
-        known = {key: record[key] for key in cls.__dataclass_fields__ if key in record}
+        known = {one.name: record[one.name] for one in fields(cls) if one.name in record}
         known["other_data"] = OtherData.recorded(record.get("other_data", {}))
         settings = cls(**{**known, **changes, "name": folder.name, "studies_dir": folder.parent})
         if "***" in (settings.tracking_uri or ""):
@@ -286,6 +430,8 @@ class Settings:
     @property
     def store(self) -> str:
         """The MLflow store's URI."""
+        from hypertune.core.storage import sqlite_path, sqlite_uri
+
         if self.tracking_uri is None:
             return sqlite_uri(self.studies_dir.resolve().parent / "mlflow.db")
         if database := sqlite_path(self.tracking_uri):
@@ -294,7 +440,94 @@ class Settings:
         return self.tracking_uri
 
 
+OPTIONS = options_of(Settings) | options_of(OtherData)
+"""The definition of every setting, by its name in Python."""
+
+
+def describe() -> list[dict[str, Any]]:
+    """Return a row for each setting, for a page of reference.
+
+    Example:
+        >>> next(row for row in describe() if row["name"] == "time_budget_s")["flag"]
+        '--time-budget'
+
+    Returns:
+        By setting: ``name`` (in Python), ``key`` (in a file for `--config`), ``flag``, ``type``,
+        ``unit``, ``default``, ``choices``, ``help``, ``more``, ``group``, ``commands`` (that take
+        it), ``recorded`` (the journal holds it) and ``changeable`` (a study goes on with another
+        value than it began with). All but the last four are text or, for ``choices``, a list of it.
+    """
+    return [
+        {
+            "name": option.field,
+            "key": option.key,
+            "flag": option.flag,
+            "type": option.kind.metavar or "true|false",
+            "unit": option.kind.unit,
+            "default": option.default_text,
+            "choices": list(option.kind.choices),
+            "help": option.help,
+            "more": option.more,
+            "group": option.group or "Study",
+            "commands": _commands(option),
+            "recorded": option.recorded or option.field in options_of(OtherData),
+            "changeable": option.changeable,
+        }
+        for option in OPTIONS.values()
+    ]
+
+
+def _commands(option: Option) -> list[str]:
+    # `submit` takes the address of the job server in its place.
+    submit = [] if option.field == "address" else ["submit"]
+    return ["run", *(["resume"] if option.resume else []), *submit]
+
+
+def _documented(options: Iterable[Option]) -> str:
+    """Return the section of a docstring that explains settings."""
+    lines = ["Args:"]
+    for option in options:
+        unit = f"In {option.kind.unit}." if option.kind.unit else ""
+        text = " ".join(filter(None, (option.help_text, option.more, unit)))
+        wrap = textwrap.TextWrapper(96, initial_indent="    ", subsequent_indent="        ")
+        lines += wrap.wrap(f"{option.field}: {text}")
+    return "\n".join(lines)
+
+
+Settings.__doc__ = f"""{inspect.cleandoc(Settings.__doc__ or "")}
+
+{_documented(options_of(Settings).values())}
+    other_data: Data to run the study on in place of its own.
+
+Raises:
+    SettingError: A rule is broken; the message lists all breaches.
+"""
+
+
+def _gpu_problems(gpus: float) -> list[str]:
+    if gpus <= 1 or gpus % 1 == 0:
+        return []
+    return [f"--gpus-per-trial must be a whole number, or a fraction of one GPU, but got {gpus}."]
+
+
+def _name_problems(name: str) -> list[str]:
+    if _NAME.fullmatch(name):
+        return []
+    return [
+        "--name must be at most 100 letters, digits, '.', '_' and '-', and begin with a letter or "
+        f"a digit, but got '{name}'."
+    ]
+
+
 def _uri_problems(tracking_uri: str) -> list[str]:
+    from hypertune.core.storage import sqlite_path
+
+    if tracking_uri.split(":")[0].split("+")[0] not in _STORES:
+        return [
+            "--tracking-uri must begin with one of "
+            f"{', '.join(f'{known}:' for known in _STORES)} but got "
+            f"'{redact(tracking_uri)}'; for a local store say sqlite:///mlflow.db."
+        ]
     if (path := sqlite_path(tracking_uri)) is None:
         return []
     rule = "--tracking-uri is a URI, in whose path % is written as %25 and ? as %3F"
@@ -307,6 +540,8 @@ def _uri_problems(tracking_uri: str) -> list[str]:
 
 
 def _storage_problems(storage: str) -> list[str]:
+    from hypertune.core.storage import SCHEMES, is_bucket
+
     if not is_bucket(storage):
         if Path(storage).is_dir() and Path(storage).is_absolute():
             return []
@@ -318,45 +553,3 @@ def _storage_problems(storage: str) -> list[str]:
         return []
     known = ", ".join(f"{name}://" for name in SCHEMES)
     return [f"--storage must be a folder, or begin with one of {known} but got '{storage}'."]
-
-
-def _flag_name(name: str) -> str:
-    return name.removesuffix("_s").removesuffix("_bytes")
-
-
-def _flag(name: str) -> str:
-    return "--" + _flag_name(name).replace("_", "-")
-
-
-def parse_size(text: str, name: str = "size") -> float:
-    """Return the bytes of a text such as ``500MB`` or ``10GB``.
-
-    Raises:
-        SettingError: It is no size.
-    """
-    found = re.fullmatch(r"(\d+(?:\.\d+)?)([kMGT])B", text)
-    if found is None:
-        raise SettingError(
-            f"{_flag(name)} must be a number with a unit (kB, MB, GB or TB), such as 10GB, but got "
-            f"'{text}'."
-        )
-    return float(found[1]) * {"k": 1e3, "M": 1e6, "G": 1e9, "T": 1e12}[found[2]]
-
-
-def parse_duration(text: str, name: str = "duration") -> float:
-    """Return the seconds of a text such as ``90s``, ``10m`` or ``1h30m``.
-
-    Args:
-        text: Numbers with units.
-        name: The setting, for the error message.
-
-    Raises:
-        SettingError: It is no duration.
-    """
-    parts = re.findall(r"(\d+(?:\.\d+)?)([smhd])", text)
-    if not parts or "".join(number + unit for number, unit in parts) != text:
-        raise SettingError(
-            f"{_flag(name)} must be numbers with units (s, m, h or d), such as 90s, 10m or 1h30m, "
-            f"but got '{text}'."
-        )
-    return sum(float(number) * _UNITS[unit] for number, unit in parts)

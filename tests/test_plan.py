@@ -16,7 +16,8 @@ from made_studies import write_study
 from ray import tune
 from rich.console import Console
 
-from hypertune.cli import display
+from hypertune.cli.display.console import console as make_console
+from hypertune.cli.display.plan import show_plan
 from hypertune.core.errors import SettingError
 from hypertune.plan import Plan, make_plan
 from hypertune.search import Job
@@ -174,7 +175,7 @@ def test_plan_counts_what_is_trained_again_where_nothing_is_saved(
     assert (found.n_repeated > 0) != saves
     assert saves or 3 * 1 + 1 * 3 <= found.n_repeated <= 9 * 1 + 3 * 3
     assert in_full.n_repeated == 0
-    display.show_plan(display.console(), own, Settings(), found)
+    show_plan(make_console(), own, Settings(), found)
     shown = capsys.readouterr().out
     assert ("promoted trial trains again from the start" in shown) != saves
     assert "noise" not in shown
@@ -206,6 +207,6 @@ def test_what_fresh_workers_cost_is_shown(study: Study, tmp_path: Path) -> None:
         studies_dir=tmp_path / "studies", fresh_workers=True, n_trials=8, n_concurrent=1
     )
     console = Console(file=out, width=400)
-    display.show_plan(console, study, given, make_plan(study, given, probe=False))
+    show_plan(console, study, given, make_plan(study, given, probe=False))
     assert "begins a process, about 4 s: at least 32 s in all for 8 trials" in out.getvalue()
     assert given.record()["fresh_workers"] is True

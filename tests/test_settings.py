@@ -9,8 +9,7 @@ from sqlalchemy import make_url
 
 from hypertune.core.errors import SettingError
 from hypertune.search.methods import METHODS
-from hypertune.settings import Settings, parse_duration
-from hypertune.studies.other_data import OtherData
+from hypertune.settings import Settings
 from hypertune.studies.study import load_study
 
 
@@ -21,7 +20,17 @@ from hypertune.studies.study import load_study
         ({"studies_dir": Path("caf\udce9")}, "--studies-dir must be UTF-8 without NUL, but got '"),
         ({"start": Path("a\x00b")}, "--start must be UTF-8 without NUL, but got '"),
         ({"tracking_uri": "sqlite:///\udce9"}, "--tracking-uri must be UTF-8 without NUL, but"),
-        ({"other_data": OtherData(csv=Path("\udce9"))}, "--csv must be UTF-8 without NUL, but"),
+        ({"other_data": {"csv": "x.csv"}}, "other_data must be an OtherData, but got {'csv'"),
+        ({"n_trials": "ten"}, "--n-trials must be a whole number, but got 'ten'."),
+        ({"n_trials": 2.5}, "--n-trials must be a whole number, but got 2.5."),
+        ({"seed": True}, "--seed must be a whole number, but got True."),
+        ({"seed": None}, "--seed must be a whole number, but got None."),
+        ({"gpus_per_trial": "one"}, "--gpus-per-trial must be a number, but got 'one'."),
+        ({"time_budget_s": "20x"}, "--time-budget must be numbers with units (s, m, h or d), such"),
+        ({"method": 3}, "--method must be text, but got 3."),
+        ({"diagnose": "yes"}, "--diagnose must be true or false, but got 'yes'."),
+        ({"resources": {"GPU": 1}}, "--resources names no GPU: see --gpus-per-trial."),
+        ({"tensorboard": "some"}, "--tensorboard must be all, best, or how many of the best"),
         ({"n_trials": 0}, "--n-trials must be at least 1, but got 0."),
         ({"max_epochs": 0}, "--max-epochs must be at least 1, but got 0."),
         ({"n_concurrent": 0}, "--n-concurrent must be at least 1, but got 0."),
@@ -108,28 +117,6 @@ def test_path_that_is_no_uri_is_refused(
 
     with pytest.raises(SettingError, match="in whose path % is written as %25 and \\? as %3F"):
         Settings(tracking_uri=f"sqlite:///{name}/mlflow.db")
-
-
-@pytest.mark.parametrize(
-    ("text", "seconds"),
-    [
-        ("90s", 90),
-        ("10m", 600),
-        ("1h30m", 5400),
-        ("1.5h", 5400),
-        ("2d", 172_800),
-        ("1d2h3m4.5s", 93_784.5),
-        ("0s", 0),
-    ],
-)
-def test_duration_is_the_sum_of_its_parts(text: str, seconds: float) -> None:
-    assert parse_duration(text) == seconds
-
-
-@pytest.mark.parametrize("text", ["", "90", "10x", "h", "-5s", "1h 30m", "1h30", ".5h", "1e3s"])
-def test_what_is_no_duration_is_refused(text: str) -> None:
-    with pytest.raises(SettingError, match=f"such as 90s, 10m or 1h30m, but got '{text}'"):
-        parse_duration(text)
 
 
 def test_what_is_left_to_the_study_is_taken_from_it() -> None:

@@ -176,7 +176,7 @@ def batch_ready(request: Request, batch: Batch) -> str:
     if request.space not in study_names():
         changes["space"] = request.study.source
     if settings.earlier is not None and settings.earlier.is_dir():
-        changes["from_"] = str(settings.earlier.resolve())
+        changes["from"] = str(settings.earlier.resolve())
     return batch_script(
         batch,
         request.spelled(changes, "studies_dir", "name", "or_resume"),

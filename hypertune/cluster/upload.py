@@ -87,7 +87,7 @@ def pack(
             if path is not None:
                 flags[flag] = _lay(path.expanduser().resolve(), folder, base)
         if (earlier := settings.earlier) is not None and (earlier / "journal.db").is_file():
-            flags["from_"] = _lay_journal(earlier, folder)
+            flags["from"] = _lay_journal(earlier, folder)
     except (OSError, sqlite3.Error) as error:
         raise SettingError(f"What is to travel with the study cannot be read: {error}") from error
     files = sorted(path for path in folder.rglob("*") if path.is_file())

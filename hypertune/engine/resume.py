@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from hypertune.core.errors import JournalError, SettingError
+from hypertune.core.other_data import OtherData
 from hypertune.core.space import Space, as_lists, like
 from hypertune.engine.folder import check_study
 from hypertune.engine.prepare import Prepared, prepare
@@ -18,7 +19,7 @@ from hypertune.journal.store import FULL, Journal
 from hypertune.search import Search
 from hypertune.search.methods import METHODS, make_search
 from hypertune.settings import Settings
-from hypertune.studies.other_data import OtherData, with_data
+from hypertune.studies.other_data import with_data
 from hypertune.studies.study import Study, comes_along, fair_factor, load_study, study_names
 
 _NEEDED = ("source", "source_sha256", "start")
@@ -267,7 +268,7 @@ def refuse_other(folder: Path, study: Study, settings: Settings, asked: Collecti
     differing = settings.of(study).differing(about["settings"], asked)
     differing += [
         f"--set {key}={about['fixed'].get(key)}, not {value}"
-        for key, value in (study.fixed.items() if "set_" in asked else ())
+        for key, value in (study.fixed.items() if "set" in asked else ())
         if json.loads(json.dumps(value)) != about["fixed"].get(key)
     ]
     if "max_epochs" in asked and settings.max_epochs != about["max_epochs"]:

@@ -112,7 +112,6 @@ METHODS: dict[str, Method] = {
         summary="Ray Tune's population-based training: the worst take over and vary the best",
     ),
 }
-DEFAULT_METHOD = "auto"
 
 
 def unknown(method: str, scheduler: str | None) -> list[str]:

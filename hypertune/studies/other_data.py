@@ -1,53 +1,13 @@
 """A study on other data than its own."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import replace
 
 from hypertune.core.errors import SettingError
+from hypertune.core.other_data import OtherData
 from hypertune.data import DATA_SETS, DataSet, Series, csv_samples, csv_series, npz_samples
 from hypertune.studies.study import Study
 from hypertune.tasks.torch.forecasting import Forecasting
 from hypertune.tasks.torch.supervised import Supervised
-
-
-@dataclass(frozen=True, kw_only=True)
-class OtherData:
-    """Data to run a study on.
-
-    Attributes:
-        data: Name of a data set.
-        data_dir: Folder or file of a data set that the user has.
-        csv: A table or series of one's own, in place of ``data``.
-        target: Its column with what is to be said.
-        group: Its column with what a row belongs to.
-        part: Its column with the part of a row: train, val, test, test:NAME, or nothing.
-        time: Its column with the time, of a series.
-        npz: Arrays of one's own, in place of ``data``.
-    """
-
-    data: str | None = None
-    data_dir: Path | None = None
-    csv: Path | None = None
-    target: str | None = None
-    group: str | None = None
-    part: str | None = None
-    time: str | None = None
-    npz: Path | None = None
-
-    def record(self) -> dict[str, str]:
-        """Return what is given, as plain values that mean the same in any folder."""
-        return {
-            name: str(value.expanduser().resolve() if isinstance(value, Path) else value)
-            for name, value in vars(self).items()
-            if value is not None
-        }
-
-    @classmethod
-    def recorded(cls, record: Mapping[str, str]) -> "OtherData":
-        """Return what `record` gave."""
-        places = ("data_dir", "csv", "npz")
-        return cls(**{k: Path(v) if k in places else v for k, v in record.items()})  # type: ignore[arg-type]
 
 
 def with_data(study: Study, other: OtherData) -> Study:

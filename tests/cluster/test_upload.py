@@ -9,9 +9,9 @@ from made_studies import Made, write_study
 
 from hypertune.cluster.upload import pack
 from hypertune.core.errors import SettingError
+from hypertune.core.other_data import OtherData
 from hypertune.journal.store import Journal
 from hypertune.settings import Settings
-from hypertune.studies.other_data import OtherData
 from hypertune.studies.study import load_study
 
 
@@ -57,7 +57,7 @@ def test_data_start_and_an_earlier_journal_travel_and_a_study_that_came_along_do
     assert upload.flags == {
         "csv": "files/table.csv",
         "start": "files/start.json",
-        "from_": "earlier/old-1",
+        "from": "earlier/old-1",
     }
     assert names(to) == {"files/table.csv", "files/start.json", "earlier/old-1/journal.db"}
     with_copy = Journal(to / "earlier" / "old-1" / "journal.db", read_only=True)

@@ -25,7 +25,7 @@ from rich.console import Console
 from hypertune import cli, engine, load_model, load_trials
 from hypertune.analysis import summarize
 from hypertune.analysis.statements import Undecided
-from hypertune.cli.display import show_rerun
+from hypertune.cli.display.trial import show_rerun
 from hypertune.core.errors import HypertuneError, JournalError, SettingError
 from hypertune.core.space import as_lists, identity
 from hypertune.engine import Outcome
@@ -824,7 +824,7 @@ def test_run_or_resume_begins_goes_on_here_or_elsewhere_and_ends_for_good(
         call("here")  # it goes on
     one.kill_at = None
     folder = tmp_path / "here" / "studies" / "s"
-    assert "Going on with study 's'." in capsys.readouterr().out
+    assert "Resuming study 's'." in capsys.readouterr().out
     with contextlib.closing(Journal(folder / "journal.db", read_only=True)) as journal:
         assert len(journal.results()) > 11  # those of the first session, and more
         place = study_place(str(shared), "s", journal.study()["study_id"])
@@ -833,7 +833,7 @@ def test_run_or_resume_begins_goes_on_here_or_elsewhere_and_ends_for_good(
 
     status, out = call("there")
     assert status == 0
-    assert "Going on with study 's'." in out
+    assert "Resuming study 's'." in out
     assert "4 searched, 4 of them to the end" in out
     there = tmp_path / "there" / "studies" / "s"
     n_reports = one.n_reports

@@ -8,7 +8,8 @@ import pytest
 from ray import tune
 
 from hypertune import Study, command, forecasting
-from hypertune.cli import display
+from hypertune.cli.display.console import console as make_console
+from hypertune.cli.display.plan import show_plan
 from hypertune.core.errors import HypertuneError, StudyError
 from hypertune.engine.prepare import prepare
 from hypertune.plan import make_plan
@@ -131,7 +132,7 @@ def test_plan_shows_the_constraints_and_how_much_of_the_space_keeps_them(
 ) -> None:
     settings = Settings(studies_dir=tmp_path)
     found = make_plan(STUDY, settings, probe=True)
-    display.show_plan(display.console(), STUDY, settings, found)
+    show_plan(make_console(), STUDY, settings, found)
 
     assert 0.2 < found.feasible < 0.8
     shown = capsys.readouterr().out

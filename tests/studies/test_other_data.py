@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from hypertune.core.errors import HypertuneError, SettingError
-from hypertune.studies.other_data import OtherData, with_data
+from hypertune.core.other_data import OtherData
+from hypertune.studies.other_data import with_data
 from hypertune.studies.study import Study, load_study
 
 
