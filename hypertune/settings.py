@@ -8,11 +8,12 @@ are made from it: see `describe`.
 import inspect
 import re
 import textwrap
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from hypertune.core.data_options import OtherData
 from hypertune.core.errors import SettingError, choices, shown
 from hypertune.core.options import (
     Amounts,
@@ -30,7 +31,6 @@ from hypertune.core.options import (
     options_of,
     setting,
 )
-from hypertune.core.other_data import OtherData
 from hypertune.core.text import redact
 
 if TYPE_CHECKING:
@@ -286,7 +286,7 @@ class Settings:
         problems += wrong.values()
         if not isinstance(self.other_data, OtherData):
             problems.append(f"other_data must be an OtherData, but got {shown(self.other_data)}.")
-        checks = {
+        checks: dict[str, Callable[[Any], list[str]]] = {
             "gpus_per_trial": _gpu_problems,
             "name": _name_problems,
             "storage": _storage_problems,

@@ -30,7 +30,7 @@ class _Loader(yaml.SafeLoader):
     yaml_implicit_resolvers: dict[Any, Any] = {}  # noqa: RUF012  # as in the class above
 
     def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
-        keys = [self.construct_object(key, deep=True) for key, _ in node.value]  # type: ignore[no-untyped-call]
+        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
         if twice := [str(key) for key in keys if keys.count(key) > 1]:
             raise yaml.constructor.ConstructorError(
                 problem=f"'{twice[0]}' is there twice", problem_mark=node.start_mark
@@ -45,7 +45,7 @@ class _Dumper(yaml.SafeDumper):
 
 for _name, _pattern in _WORDS.items():
     for _class in (_Loader, _Dumper):
-        _class.add_implicit_resolver(  # type: ignore[no-untyped-call]
+        _class.add_implicit_resolver(
             f"tag:yaml.org,2002:{_name}", re.compile(rf"^(?:{_pattern})$"), None
         )
 

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from hypertune.cli.options import (
-    OPTIONS,
     RESUME,
     RUN,
     StudyName,
@@ -18,6 +17,7 @@ from hypertune.cli.options import (
     with_file,
 )
 from hypertune.core.errors import Checks
+from hypertune.settings import OPTIONS
 
 if TYPE_CHECKING:
     from hypertune.engine import Outcome

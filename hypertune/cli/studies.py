@@ -8,7 +8,6 @@ import typer
 
 from hypertune.cli.options import (
     MOVED_SPACE,
-    OPTIONS,
     SET,
     SPACE,
     TRUST,
@@ -19,6 +18,7 @@ from hypertune.cli.options import (
     takes,
 )
 from hypertune.core.errors import HypertuneError, SettingError
+from hypertune.settings import OPTIONS
 
 PANEL = "Studies"
 SET_DEFAULT = replace(SET, help="Change a fixed value of the study, or a value of its default.")
@@ -146,7 +146,7 @@ def lr_range(
     """Train the default briefly while the learning rate rises, and say which rates are worth it."""
     from hypertune.cli.display.console import console
     from hypertune.cli.display.studies import show_lr_range
-    from hypertune.core.other_data import OtherData
+    from hypertune.core.data_options import OtherData
     from hypertune.studies.lr_range import figure
     from hypertune.studies.lr_range import lr_range as test
     from hypertune.studies.other_data import with_data

@@ -8,8 +8,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from hypertune.core.data_options import OtherData
 from hypertune.core.errors import JournalError, SettingError
-from hypertune.core.other_data import OtherData
 from hypertune.core.space import Space, as_lists, like
 from hypertune.engine.folder import check_study
 from hypertune.engine.prepare import Prepared, prepare

@@ -2,8 +2,8 @@
 
 from dataclasses import replace
 
+from hypertune.core.data_options import OtherData
 from hypertune.core.errors import SettingError
-from hypertune.core.other_data import OtherData
 from hypertune.data import DATA_SETS, DataSet, Series, csv_samples, csv_series, npz_samples
 from hypertune.studies.study import Study
 from hypertune.tasks.torch.forecasting import Forecasting

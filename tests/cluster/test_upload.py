@@ -8,8 +8,8 @@ from conftest import TOY
 from made_studies import Made, write_study
 
 from hypertune.cluster.upload import pack
+from hypertune.core.data_options import OtherData
 from hypertune.core.errors import SettingError
-from hypertune.core.other_data import OtherData
 from hypertune.journal.store import Journal
 from hypertune.settings import Settings
 from hypertune.studies.study import load_study

@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from hypertune.core.data_options import OtherData
 from hypertune.core.errors import HypertuneError, SettingError
-from hypertune.core.other_data import OtherData
 from hypertune.studies.other_data import with_data
 from hypertune.studies.study import Study, load_study
 

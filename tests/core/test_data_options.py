@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
+from hypertune.core.data_options import OtherData
 from hypertune.core.errors import SettingError
-from hypertune.core.other_data import OtherData
 
 
 def test_all_wrong_values_are_told_at_once() -> None:
