@@ -6,7 +6,6 @@ options of every command, the settings, the methods, the studies, the data sets 
 
 import inspect
 from collections.abc import Iterable, Sequence
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,7 @@ import hypertune
 from hypertune.cli.app import app as command_line
 from hypertune.data import DATA_SETS, SERIES
 from hypertune.search.methods import METHODS
-from hypertune.settings import Settings
+from hypertune.settings import describe
 from hypertune.studies.study import load_study, study_names
 
 project = "hypertune"
@@ -50,18 +49,18 @@ def table(titles: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in cells) + "\n"
 
 
-def option_rows(command: Any) -> list[tuple[str, str, str]]:
-    """Return a row for each argument and option of a command: how it is written, default, help."""
+def option_rows(command: Any) -> list[tuple[str, str]]:
+    """Return a row for each argument and option of a command: how it is written, and its help."""
     rows = []
     for parameter in command.params:
+        if getattr(parameter, "hidden", False):
+            continue
         if parameter.param_type_name == "argument":
             written = parameter.metavar or parameter.name.upper()
         else:
-            written = ", ".join(parameter.opts) + ("" if parameter.is_flag else " VALUE")
-        default = parameter.default
-        said = not (default in (None, []) or default is False or callable(default))
-        shown = f"`{default}`" if said else ""
-        rows.append((f"`{written}`", shown, getattr(parameter, "help", None) or ""))
+            value = "" if parameter.is_flag else f" {parameter.metavar or 'VALUE'}"
+            written = ", ".join(parameter.opts) + value
+        rows.append((f"`{written}`", getattr(parameter, "help", None) or ""))
     return rows
 
 
@@ -71,34 +70,29 @@ def command_line_page() -> str:
     parts = []
     for name, command in group.commands.items():
         parts.append(f"## `hypertune {name}`\n\n{inspect.cleandoc(command.help or '')}\n")
-        parts.append(table(("option", "default", "meaning"), option_rows(command)))
+        parts.append(table(("option", "meaning"), option_rows(command)))
     return "\n".join(parts)
 
 
-def setting_rows() -> list[tuple[str, str, str]]:
-    """Return a row for each setting: its name, default and meaning, as its class documents it."""
-    text = inspect.getdoc(Settings) or ""
-    documented = text.partition("Args:\n")[2].partition("\n\n")[0]
-    meanings: dict[str, str] = {}
-    name = ""
-    for line in documented.splitlines():
-        if line.startswith("    ") and not line.startswith("     "):
-            name, _, rest = line.strip().partition(": ")
-            meanings[name] = rest
-        else:
-            meanings[name] += f" {line.strip()}"
-    default = Settings()
-    missing = [field.name for field in fields(Settings) if field.name not in meanings]
-    assert not missing, f"settings without a meaning: {missing}"
-    return [
-        (f"`{field.name}`", f"`{getattr(default, field.name)!r}`", plain(meanings[field.name]))
-        for field in fields(Settings)
-    ]
-
-
-def plain(text: str) -> str:
-    """Return the text of a docstring as Markdown."""
-    return text.replace("``", "`")
+def settings_page() -> str:
+    """Return a section for each group of settings."""
+    rows = describe()
+    parts = []
+    for group in dict.fromkeys(row["group"] for row in rows):
+        lines = [
+            (
+                f"`{row['flag']}`",
+                f"`{row['name']}`",
+                f"`{row['type']}`" + (f" ({row['unit']})" if row["unit"] else ""),
+                row["default"],
+                " ".join(filter(None, (row["help"], row["more"]))),
+            )
+            for row in rows
+            if row["group"] == group
+        ]
+        titles = ("flag", "in Python", "type", "default", "meaning")
+        parts.append(f"## {group}\n\n{table(titles, lines)}")
+    return "\n".join(parts)
 
 
 def api_page() -> str:
@@ -120,7 +114,7 @@ def write_generated(_: Sphinx) -> None:
     studies = [load_study(name) for name in study_names()]
     pages = {
         "command-line": command_line_page(),
-        "settings": table(("setting", "default", "meaning"), setting_rows()),
+        "settings": settings_page(),
         "methods": table(
             ("method", "what it does"),
             [(f"`{name}`", row.summary) for name, row in METHODS.items()],

@@ -17,8 +17,8 @@ from commands import ROOT, call
 
 DOCS = ROOT / "docs"
 TUTORIALS = ("first-study", "own-training", "reading-the-answer", "cluster")
-BLOCK = re.compile(r"^(`{3})(python|console)\n(.*?)^`{3}$", re.MULTILINE | re.DOTALL)
-FILE = re.compile(r"# ([\w.-]+)\n")
+BLOCK = re.compile(r"^(`{3})(python|console|yaml)\n(.*?)^`{3}$", re.MULTILINE | re.DOTALL)
+FILE = re.compile(r"# ([\w-]+\.(?:py|yaml))\n")
 RUNS = sorted(
     str(page.relative_to(DOCS))
     for page in (DOCS / "how-to").glob("*.md")
