@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import typer
-from sphinx.application import Sphinx
 
 import hypertune
 from hypertune.cli.app import app as command_line
@@ -109,7 +108,7 @@ def api_page() -> str:
     return "\n".join(parts)
 
 
-def write_generated(_: Sphinx) -> None:
+def write_generated(_: object) -> None:
     """Write what the code says of itself."""
     studies = [load_study(name) for name in study_names()]
     pages = {
@@ -135,6 +134,6 @@ def write_generated(_: Sphinx) -> None:
             path.write_text(text, encoding="utf-8")
 
 
-def setup(app: Sphinx) -> None:
+def setup(app: Any) -> None:
     """Write the generated parts before pages are read."""
     app.connect("builder-inited", write_generated)
