@@ -8,7 +8,6 @@ from ray.tune.schedulers import TrialScheduler
 from ray.tune.search import Searcher
 
 from hypertune import engine
-from hypertune.analysis import write_report
 from hypertune.core.errors import SettingError, choices
 from hypertune.settings import Settings
 from hypertune.studies.study import Study, load_study
@@ -68,7 +67,7 @@ def run(
         study if isinstance(study, Study) else load_study(str(study)),
         Settings(**settings),
         observer,
-        write_report,
+        report=True,
         searcher=searcher,
         scheduler=theirs,
     )

@@ -11,7 +11,7 @@ from one_worker import OneWorker, settings
 from ray import tune
 
 from hypertune import engine
-from hypertune.analysis import load_trials, write_report
+from hypertune.analysis import load_trials
 from hypertune.core.errors import SettingError
 from hypertune.journal.store import Journal
 from hypertune.studies.study import Study
@@ -46,7 +46,7 @@ def odd_study(**changes: Any) -> Study:
 
 def test_nothing_that_a_trial_says_ends_the_search(one: OneWorker, tmp_path: Path) -> None:
     how = settings(tmp_path, method="random")
-    outcome = engine.run(odd_study(), how, report=write_report)
+    outcome = engine.run(odd_study(), how, report=True)
 
     assert (outcome.error, outcome.stopped_by, outcome.warning) == (None, None, None)
     frame = load_trials(outcome.folder)

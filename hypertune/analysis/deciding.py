@@ -1,13 +1,12 @@
 """What a study has not decided yet: for studies that go on until it is."""
 
-from pathlib import Path
-
-from hypertune.analysis.frames import load
+from hypertune.analysis.frames import from_history
 from hypertune.analysis.statements import Undecided, left_of
 from hypertune.analysis.verdict import judge_factors
+from hypertune.journal.history import StudyHistory
 
 
-def undecided(folder: Path) -> list[Undecided]:
+def undecided(history: StudyHistory) -> list[Undecided]:
     """Return the factors that a study does not decide.
 
     A factor is decided if one of its statements tells its best level from every other one, or says
@@ -15,6 +14,7 @@ def undecided(folder: Path) -> list[Undecided]:
     it says so of any other value or range.
 
     Args:
-        folder: The study's folder.
+        history: What is known of the study.
     """
-    return [left for factor in judge_factors(load(folder)) if (left := left_of(factor)) is not None]
+    factors = judge_factors(from_history(history))
+    return [left for factor in factors if (left := left_of(factor)) is not None]

@@ -38,7 +38,6 @@ def run(given: dict[str, Any]) -> None:
         print_config(asked, study)
         return
     from hypertune import cluster, engine
-    from hypertune.analysis import undecided, write_report
     from hypertune.cli.display.console import console
     from hypertune.cli.display.plan import goal_text, show_plan
     from hypertune.cli.display.progress import Display
@@ -54,7 +53,7 @@ def run(given: dict[str, Any]) -> None:
         return
     out.print(f"Goal: {goal_text(study, settings)}.", markup=False)
     with Display(out) as show:
-        outcome = engine.run(study, settings, cluster.published(show), write_report, undecided)
+        outcome = engine.run(study, settings, cluster.published(show), report=True)
     print_and_exit(outcome, until_decided=settings.until_decided)
 
 
@@ -98,7 +97,6 @@ def resume_and_print(
 ) -> None:
     """Resume a study, and print what was found."""
     from hypertune import cluster, engine
-    from hypertune.analysis import undecided, write_report
     from hypertune.cli.display.console import console
     from hypertune.cli.display.progress import Display
 
@@ -108,8 +106,7 @@ def resume_and_print(
             changes=changes,
             space=space,
             observer=cluster.published(show),
-            report=write_report,
-            judge=undecided,
+            report=True,
         )
     print_and_exit(outcome, until_decided=until_decided)
 
@@ -119,12 +116,14 @@ def print_and_exit(outcome: "Outcome", *, until_decided: bool) -> None:
     from hypertune.analysis import read_headline, summarize, undecided
     from hypertune.cli.display.console import console
     from hypertune.cli.display.summary import show_summary, show_undecided
+    from hypertune.journal.history import StudyHistory
 
     summary = summarize(outcome.folder)
     out = console()
     show_summary(out, summary, outcome, read_headline(outcome.folder))
     if until_decided or summary.study["settings"].get("until_decided", False):
-        show_undecided(out, [one.text for one in undecided(outcome.folder)])
+        left = undecided(StudyHistory.read(outcome.folder))
+        show_undecided(out, [one.text for one in left])
     nothing = summary.best is None and outcome.stopped_by is None
     if outcome.error is not None or nothing:
         raise typer.Exit(1)

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Concatenate, ParamSpec, TypeVar
+from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar
 
 import ray
 from ray.tune.schedulers import TrialScheduler
@@ -28,6 +28,7 @@ from hypertune.engine.ray.worker import WorkerJob, hang_file
 from hypertune.engine.retention import Checkpoints, Retention, checkpoint_root
 from hypertune.engine.retries import Retries, Verdict
 from hypertune.engine.running import RunningJob, RunningJobs
+from hypertune.journal.history import StudyHistory
 from hypertune.journal.store import FULL, Journal, told_file
 from hypertune.search import Job, Reason, Search
 from hypertune.settings import Settings
@@ -44,8 +45,18 @@ _MAX_QUEUED = 200  # trials that have not begun; as many as Ray's own random sea
 
 P = ParamSpec("P")
 T = TypeVar("T")
-Judge = Callable[[Path], Sequence[Undecided]]
-"""Analyses a study's folder, and returns what is undecided."""
+Judge = Callable[[StudyHistory], Sequence[Undecided]]
+"""Analyses a study, and returns what is undecided."""
+
+
+class SimpleModels(Protocol):
+    """What the driver itself asks a task for."""
+
+    def load(self, *, test: bool) -> Any:
+        """Return the data; with ``test`` the test part as well."""
+
+    def baselines(self, data: Any, *, test: bool) -> Mapping[str, Mapping[str, float]]:
+        """Return what simple models reach, by name, on validation or on the test part."""
 
 
 def _guarded(
@@ -87,6 +98,8 @@ class Driver:
         ray_scheduler: Ray's own scheduler that the search's trials run under, if there is one.
         clock: Seconds, from whenever on.
         checkpoints: Those of the study; None for those in its folder or storage.
+        task: Loads the test part, and fits the simple models; None for the study's.
+        has_test: Whether there is a test part; None if the study says so by its test metric.
         put: Puts the test data where workers find them, and returns what they are told.
     """
 
@@ -109,6 +122,8 @@ class Driver:
         ray_scheduler: TrialScheduler | None = None,
         clock: Callable[[], float] = lambda: time.monotonic(),
         checkpoints: Checkpoints | None = None,
+        task: SimpleModels | None = None,
+        has_test: bool | None = None,
         put: Callable[[Any], Any] | None = None,
     ) -> None:
         self.study, self.settings, self.search, self.journal = study, settings, search, journal
@@ -119,7 +134,7 @@ class Driver:
             n_repeats=study.n_repeats if settings.n_repeats is None else settings.n_repeats,
             factors=tuple(settings.compared(study)),
             until_decided=judge is not None,
-            has_test=study.test_metric is not None,
+            has_test=study.test_metric is not None if has_test is None else has_test,
         )
         if checkpoints is None:
             root = checkpoint_root(folder, settings.storage, journal.study()["study_id"])
@@ -130,7 +145,7 @@ class Driver:
         self.follow, self.most_cpus, self.followed = follow, most_cpus, clock()
         self.progress, self.observer, self.warning = progress, observer, warning
         self.judge, self.clock = judge, clock
-        self.put = put or ray.put
+        self.task, self.put = task or study.trainable, put or ray.put
         self.running = RunningJobs(clock)
         self.prefetched: Job | None = None  # the next job, where it was worked out before its time
         self.ids: list[int] = []  # search number -> trial id in the journal
@@ -172,7 +187,7 @@ class Driver:
                 self.findings[trial.id] = diagnoses[-1].data["findings"]
             if trial.mutations:
                 self.changes[trial.id] = self.study.from_record(trial.mutations[-1]["config"])
-            if trial.role == "baseline" and trial.label != "default":
+            if trial.role == "baseline" and trial.label != "default" and trial.full:
                 self.baselines[trial.label] = trial.id
             if trial.state == "running":
                 self.ledger.set_state(trial.id, "waiting")
@@ -356,16 +371,14 @@ class Driver:
         self.progress.stage = "look"
         self.show()
         self.ledger.sync()
-        undecided = self.judge(self.folder)
+        undecided = self.judge(self.ledger.history)
         self.cut_short = self.overdue and bool(undecided)
         return () if self.overdue else undecided
 
     def _extend(self, extension: phases.Extension) -> None:
-        self.ledger.add_event("look", None, extension.record)
+        self.ledger.extend(extension.record)
         if extension.n_trials is not None:
-            self.search.n_trials = extension.n_trials
-            self.ledger.set_n_trials(extension.n_trials)
-            self.progress.n_trials = extension.n_trials
+            self.search.n_trials = self.progress.n_trials = extension.n_trials
         self.progress.n_again_due = None
         self.progress.stage = "search"
 
@@ -490,7 +503,7 @@ class Driver:
             return
         try:
             with user_code():
-                data = self.study.trainable.load(test=True)
+                data = self.task.load(test=True)
         except Exception as error:
             failure = {"failure": f"the test part cannot be loaded: {describe(error)}"}
             for label, trial in [*((r.label, r.trial) for r in runs), *simple.items()]:
@@ -500,7 +513,7 @@ class Driver:
         judged: dict[str, dict[str, Any]]
         try:
             with user_code():
-                reached = self.study.trainable.baselines(data, test=True)
+                reached = self.task.baselines(data, test=True)
                 judged = {name: {"metrics": as_metrics(reached[name])} for name in simple}
         except Exception as error:  # theirs alone: what was searched is judged all the same
             judged = {name: {"failure": describe(error)} for name in simple}

@@ -70,10 +70,19 @@ class Ledger:
         return trial
 
     def add_simple_model(self, name: str, metrics: Mapping[str, float]) -> int:
-        """Add a model without epochs, with its metrics on the validation part; return its id."""
-        trial = self._next_id
-        self._next_id += 1
-        self.journal.add_trial(trial, {"model": name}, seed=self._seed, role="baseline", label=name)
+        """Add a model without epochs, with its metrics on the validation part; return its id.
+
+        If a kill left it without them it gets them now.
+        """
+        known = self.history.baseline(name)
+        if known is None:
+            trial = self._next_id
+            self._next_id += 1
+            self.journal.add_trial(
+                trial, {"model": name}, seed=self._seed, role="baseline", label=name
+            )
+        else:
+            trial = known.id
         self.journal.add_result(trial, 0, metrics)
         self.end(trial, "complete")
         return trial
@@ -100,6 +109,12 @@ class Ledger:
     ) -> None:
         """Add an event."""
         self.journal.add_event(kind, trial, data)
+        self._note()
+
+    def extend(self, record: Mapping[str, Any]) -> None:
+        """Note that the study goes on, and its new total of trials if that changes."""
+        study = {"n_trials": record["n_trials"]} if "n_trials" in record else None
+        self.journal.add_event("look", None, record, study=study)
         self._note()
 
     def set_n_trials(self, n_trials: int) -> None:

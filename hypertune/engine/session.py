@@ -6,7 +6,7 @@ import signal
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
@@ -19,9 +19,10 @@ from hypertune.core.errors import SettingError, describe, user_code
 from hypertune.core.provenance import environment, uncommitted
 from hypertune.core.space import Number
 from hypertune.engine.copies import home, lost_end, refuse_copy
-from hypertune.engine.driver import Driver, Judge
+from hypertune.engine.driver import Driver
 from hypertune.engine.folder import check_study, locked, new_folder, refuse_network, usable_folder
 from hypertune.engine.outcome import Outcome
+from hypertune.engine.phases import Undecided
 from hypertune.engine.prepare import Prepared, load_data, planned_epochs, planned_repeats, prepare
 from hypertune.engine.progress import Observer, Progress
 from hypertune.engine.ray.nodes import Following, alive_nodes, capacity, check_nodes
@@ -29,6 +30,7 @@ from hypertune.engine.ray.tune import ray_session, search_on_ray
 from hypertune.engine.resume import RecordedStudy, source_hash
 from hypertune.engine.saved_model import keep_best_model
 from hypertune.engine.trust import trust
+from hypertune.journal.history import StudyHistory
 from hypertune.journal.snapshot import catch_up, superseded_text
 from hypertune.journal.store import Journal
 from hypertune.search import Search
@@ -38,16 +40,13 @@ from hypertune.tasks.user_code import as_metrics
 from hypertune.tracking.tensorboard import write_tensorboard
 from hypertune.tracking.uploader import Delivery, Uploader
 
-Report = Callable[[Path], object]
-
 
 def run(
     study: Study,
     settings: Settings,
     observer: Observer | None = None,
-    report: Report | None = None,
-    judge: Judge | None = None,
     *,
+    report: bool = False,
     searcher: RaySearcher | None = None,
     scheduler: TrialScheduler | None = None,
 ) -> Outcome:
@@ -57,9 +56,7 @@ def run(
         study: What to search.
         settings: How.
         observer: Called, in the driver's loop, when something has changed.
-        report: Called with the study's folder when the search has ended. What it writes into
-            ``report`` is delivered to MLflow with the rest.
-        judge: Says what is undecided, for a study that is to go on until nothing is.
+        report: Write the report when the search has ended. It is delivered to MLflow as well.
         searcher: One of Ray's in place of the method's own.
         scheduler: The same.
 
@@ -71,14 +68,19 @@ def run(
     prepared = prepare(study, settings, searcher=searcher, scheduler=scheduler)
     study = prepared.study
     usable_folder(study.name, settings)
-    with _at_hand(prepared, settings, observer) as session:
-        about = _description(prepared, settings, session.data)
+    with ready_session(prepared, settings, observer) as session:
+        about = description(
+            prepared,
+            settings,
+            data_set=_data_set(study, session.data),
+            environment=environment(),
+        )
         with contextlib.ExitStack() as stack:
             folder = stack.enter_context(new_folder(study.name, settings))
             journal = Journal(folder / "journal.db", study={"name": folder.name, **about})
             trust(about["study_id"], about["source"])
             stack.enter_context(contextlib.closing(journal))
-            return session.go(journal, settings.time_budget_s, report, judge)
+            return session.run(journal, settings.time_budget_s, report=report)
 
 
 def resume(
@@ -87,8 +89,7 @@ def resume(
     changes: Mapping[str, Any] | None = None,
     space: str | Study | None = None,
     observer: Observer | None = None,
-    report: Report | None = None,
-    judge: Judge | None = None,
+    report: bool = False,
 ) -> Outcome:
     """Go on with a study, from where its journal ends; or extend it.
 
@@ -104,7 +105,6 @@ def resume(
         space: The study, its name or its file, where that has moved.
         observer: Called, in the driver's loop, when something has changed.
         report: As in `run`.
-        judge: As in `run`.
 
     Raises:
         HypertuneError: It cannot go on; nothing has changed.
@@ -123,7 +123,7 @@ def resume(
         settings.of(study).check_end(begun=True)
         notes.append(lost_end(folder))
         with (
-            _at_hand(prepared, settings, observer) as session,
+            ready_session(prepared, settings, observer) as session,
             contextlib.closing(Journal(folder / "journal.db")) as journal,
         ):
             if recorded.source_changed:
@@ -132,7 +132,7 @@ def resume(
                     "in what is neither in the space nor fixed."
                 )
             session.progress.warning = " ".join(filter(None, notes)) or None
-            return session.go(journal, settings.time_budget_s, report, judge)
+            return session.run(journal, settings.time_budget_s, report=report)
 
 
 def _just_superseded(folder: Path) -> list[str]:
@@ -158,13 +158,7 @@ class _Session:
     progress: Progress
     observer: Observer | None
 
-    def go(
-        self,
-        journal: Journal,
-        time_budget_s: float | None,
-        report: Report | None,
-        judge: Judge | None,
-    ) -> Outcome:
+    def run(self, journal: Journal, time_budget_s: float | None, *, report: bool) -> Outcome:
         """Search, and bring the records up to date."""
         folder, progress = journal.path.parent, self.progress
         uploader = Uploader(journal.path, self.settings.store)
@@ -185,7 +179,7 @@ class _Session:
             progress=progress,
             observer=self.observer,
             warning=lambda: uploader.status.warning,
-            judge=judge if self.settings.until_decided else None,
+            judge=_undecided if self.settings.until_decided else None,
             ray_scheduler=self.ray_scheduler,
         )
         _keep_diff(folder)
@@ -208,8 +202,8 @@ class _Session:
             if self.settings.tensorboard is not None:
                 with _at_no_cost(driver, "What TensorBoard shows was not written"):
                     write_tensorboard(folder, self.settings.tensorboard)
-            if report is not None:
-                _report(driver, folder, report)
+            if report:
+                _report(driver, folder)
             delivery = _deliver(driver, uploader)
         error = None if driver.error is None else describe(driver.error)
         warning = None if progress.warning == delivery.warning else progress.warning
@@ -226,7 +220,7 @@ class _Session:
 
 
 @contextlib.contextmanager
-def _at_hand(
+def ready_session(
     prepared: Prepared, settings: Settings, observer: Observer | None
 ) -> Iterator[_Session]:
     """Load the data, fit the simple models, and have Ray.
@@ -292,11 +286,19 @@ def _keep_model(driver: Driver, data: Any) -> None:
         keep_best_model(driver.journal, driver.study, data)
 
 
-def _report(driver: Driver, folder: Path, report: Report) -> None:
+def _undecided(history: StudyHistory) -> Sequence[Undecided]:
+    from hypertune.analysis.deciding import undecided  # scipy: only where it is needed
+
+    return undecided(history)
+
+
+def _report(driver: Driver, folder: Path) -> None:
+    from hypertune.analysis.report import write_report
+
     with _at_no_cost(driver, "The report was not written"):
         driver.progress.stage = "report"
         driver.show()
-        report(folder)
+        write_report(folder)
         driver.journal.add_event("report")
 
 
@@ -329,10 +331,22 @@ def _data_set(study: Study, data: Any) -> dict[str, Any] | None:
         return None
 
 
-def _description(prepared: Prepared, settings: Settings, data: Any) -> dict[str, Any]:
-    """Return what the journal says of a study: all that a later session and a reader need."""
+def description(
+    prepared: Prepared,
+    settings: Settings,
+    *,
+    data_set: Mapping[str, Any] | None,
+    environment: Mapping[str, Any],
+) -> dict[str, Any]:
+    """Return what the journal says of a study: all that a later session and a reader need.
+
+    Args:
+        prepared: What is run.
+        settings: How.
+        data_set: What identifies its data.
+        environment: What it runs on.
+    """
     study, search = prepared.study, prepared.search
-    about = environment()
     return {
         "study_id": uuid.uuid4().hex,
         "space": study.name,
@@ -342,7 +356,7 @@ def _description(prepared: Prepared, settings: Settings, data: Any) -> dict[str,
         "margin": study.margin,
         "factors": list(study.factors),
         "data": study.trainable.data,
-        "data_set": _data_set(study, data),
+        "data_set": data_set,
         "metric": study.metric,
         "mode": study.mode,
         "test_metric": study.test_metric,
@@ -365,8 +379,8 @@ def _description(prepared: Prepared, settings: Settings, data: Any) -> dict[str,
         "rungs": None if prepared.ray_scheduler is not None else list(search.rungs),
         "parameters": study.search_space.plain(),
         "source_sha256": source_hash(Path(study.source)) if study.source else None,
-        "environment": about,
-        "git_commit": about["git_commit"],
+        "environment": environment,
+        "git_commit": environment["git_commit"],
     }
 
 

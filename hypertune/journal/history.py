@@ -7,6 +7,7 @@ shows, analyses, resumes or steers a study asks a history, and no table.
 import contextlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -295,7 +296,7 @@ class StudyHistory:
         marks = self.marks
         return [
             (mark.t_ms, self._end_ms(mark, following))
-            for mark, following in zip(marks, [*marks[1:], None], strict=True)
+            for mark, following in zip_longest(marks, marks[1:])
             if mark.kind == "search_start"
         ]
 

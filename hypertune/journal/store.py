@@ -47,7 +47,7 @@ import os
 import sqlite3
 import sys
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import zip_longest
@@ -192,6 +192,7 @@ class Journal:
         read_only: Readers (the uploader, reports) never write, whatever happens.
         study: Keys of ``study``, of a study that begins. They are written with the tables in one
             transaction: a process that is killed meanwhile leaves a described study, or nothing.
+        now: Returns the time that is written, in Unix milliseconds.
 
     Raises:
         JournalError: The file cannot be opened, holds another study than the one that begins, or
@@ -199,9 +200,15 @@ class Journal:
     """
 
     def __init__(
-        self, path: Path, *, read_only: bool = False, study: Mapping[str, Any] | None = None
+        self,
+        path: Path,
+        *,
+        read_only: bool = False,
+        study: Mapping[str, Any] | None = None,
+        now: Callable[[], int] = now_ms,
     ) -> None:
         self.path = path
+        self._now_ms = now
         self._dirty = False
         _check_file(path, read_only=read_only)
         with contextlib.ExitStack() as on_failure:
@@ -315,7 +322,7 @@ class Journal:
         data: Mapping[str, Any] | None = None,
     ) -> None:
         """Add a trial in state ``waiting``; ``data`` (where it came from) goes with its event."""
-        t = now_ms()
+        t = self._now_ms()
         with self._write() as db:
             db.execute(
                 "INSERT INTO trials "
@@ -328,7 +335,7 @@ class Journal:
         self, trial: int, state: str, *, reason: str | None = None, detail: str | None = None
     ) -> None:
         """Change a trial's state; ``reason`` and ``detail`` belong to state ``ended``."""
-        t = now_ms()
+        t = self._now_ms()
         detail = None if detail is None else _shortened(storable(detail))
         with self._write() as db:
             db.execute(
@@ -347,24 +354,30 @@ class Journal:
             cursor = db.execute(
                 "INSERT INTO results (trial, epoch, t_ms, metrics) VALUES (?, ?, ?, ?) "
                 "ON CONFLICT (trial, epoch) DO NOTHING",
-                (trial, epoch, now_ms() if t_ms is None else t_ms, _dump(metrics)),
+                (trial, epoch, self._now_ms() if t_ms is None else t_ms, _dump(metrics)),
             )
             return cursor.rowcount == 1
 
     def add_event(
-        self, kind: str, trial: int | None = None, data: Mapping[str, Any] | None = None
+        self,
+        kind: str,
+        trial: int | None = None,
+        data: Mapping[str, Any] | None = None,
+        *,
+        study: Mapping[str, Any] | None = None,
     ) -> None:
-        """Add an event."""
+        """Add an event, and set keys of ``study`` with it: a kill leaves both or neither."""
         with self._write() as db:
             self._event(db, kind, trial, data or {})
+            if study:
+                self._set_study(db, study)
 
-    @staticmethod
     def _event(
-        db: sqlite3.Connection, kind: str, trial: int | None, data: Mapping[str, Any]
+        self, db: sqlite3.Connection, kind: str, trial: int | None, data: Mapping[str, Any]
     ) -> None:
         db.execute(
             "INSERT INTO events (t_ms, kind, trial, data) VALUES (?, ?, ?, ?)",
-            (now_ms(), kind, trial, _dump(data)),
+            (self._now_ms(), kind, trial, _dump(data)),
         )
 
     # ---- reading: anybody ----

@@ -11,6 +11,7 @@ from hypertune.analysis.deciding import undecided
 from hypertune.analysis.frames import load
 from hypertune.analysis.statements import Contrast, Factor, Outcome, Statement
 from hypertune.analysis.verdict import judge
+from hypertune.journal.history import StudyHistory
 from hypertune.journal.store import Journal
 
 LSTM = {**DEFAULT, "cell": "lstm"}
@@ -34,7 +35,7 @@ def test_levels_are_decided_by_a_difference_or_by_its_being_small(
     gap: float, margin: float, levels: list[str] | None, tmp_path: Path
 ) -> None:
     folder = write_study(tmp_path / "s", repeated(gap), factors=["cell"], margin=margin)
-    found = undecided(folder)
+    found = undecided(StudyHistory.read(folder))
     if levels is None:
         assert found == []
     else:
@@ -47,7 +48,7 @@ def test_levels_are_decided_by_a_difference_or_by_its_being_small(
 
 def test_what_repeats_cannot_decide_needs_more_configs(tmp_path: Path) -> None:
     folder = write_study(tmp_path / "s", repeated(0.5), factors=["cell", "window"])
-    (found,) = undecided(folder)
+    (found,) = undecided(StudyHistory.read(folder))
     assert (found.factor, list(found.levels), found.n_more) == ("window", [], None)
 
 
@@ -60,7 +61,7 @@ def test_each_look_has_less_error_to_spend(tmp_path: Path) -> None:
             if again:
                 with contextlib.closing(Journal(folder / "journal.db")) as journal:
                     journal.add_event("search_start")
-            if not undecided(folder):
+            if not undecided(StudyHistory.read(folder)):
                 return k
         raise AssertionError("no gap is decided")
 
@@ -92,7 +93,9 @@ def test_levels_that_lead_in_a_circle_are_undecided(
     monkeypatch.setattr(
         deciding, "judge_factors", lambda _: [Factor(name="cell", statements=[said])]
     )
-    (found,) = undecided(write_study(tmp_path / "s", repeated(0.5), factors=["cell"]))
+    (found,) = undecided(
+        StudyHistory.read(write_study(tmp_path / "s", repeated(0.5), factors=["cell"]))
+    )
     assert set(found.levels) in ({"a", "c"}, {"b", "c"})
     assert found.n_more == 4
 

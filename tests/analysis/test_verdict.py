@@ -22,6 +22,7 @@ from hypertune.analysis.statements import Statement
 from hypertune.analysis.summary import summarize
 from hypertune.analysis.verdict import Verdict, judge, judge_factor
 from hypertune.core.space import Space, identity
+from hypertune.journal.history import StudyHistory
 
 LSTM = {**DEFAULT, "cell": "lstm", "lr": 3e-3}
 
@@ -551,7 +552,7 @@ def test_numbers_are_compared_by_ranges_on_fresh_seeds(tmp_path: Path) -> None:
         ("50 to 128", "8 to 19", "better"),
     }
     assert "8 to 19: 1 trials, 1 in full, 9 epochs" in said.sentences[-1]
-    assert undecided(folder) == []  # one range is told from the best
+    assert undecided(StudyHistory.read(folder)) == []  # one range is told from the best
 
 
 def test_what_fails_on_most_fresh_seeds_is_left_out_of_the_comparison(tmp_path: Path) -> None:
@@ -671,7 +672,7 @@ def test_the_headline_tells_what_is_undecided_of_the_best_level(tmp_path: Path) 
 def test_too_few_seeds_are_an_undecided_matter_of_seeds(tmp_path: Path) -> None:
     made = runs_of(DEFAULT, 0.9, [0.90, 0.95]) + runs_of(LSTM, 0.5, [0.50, 0.52])
     folder = write_study(tmp_path / "s", made, factors=["cell"])
-    (left,) = undecided(folder)
+    (left,) = undecided(StudyHistory.read(folder))
     assert (sorted(left.levels), left.n_more) == (["gru", "lstm"], 3)
 
 
@@ -688,7 +689,7 @@ def test_a_factor_that_not_every_config_has_is_hopeless(tmp_path: Path) -> None:
         default=configs[0],
         spec={**SPACE, "opt": branch},
     )
-    (left,) = undecided(folder)
+    (left,) = undecided(StudyHistory.read(folder))
     assert left.hopeless
     assert judge(load(folder)).following == []
 

@@ -36,7 +36,6 @@ from hypertune.engine.retention import Checkpoints
 from hypertune.journal.history import StudyHistory
 from hypertune.journal.snapshot import Snapshots, study_place
 from hypertune.journal.store import Journal
-from hypertune.settings import Settings
 from hypertune.studies.study import Goal, Study, load_study
 
 
@@ -381,149 +380,9 @@ def test_a_finished_study_is_extended_and_nothing_is_run_twice(
     assert summarize(folder).study["n_trials"] == 12
 
 
-class Left:
-    """Stands for what is undecided, look by look; a study goes on while there is something."""
-
-    def __init__(self, *looks: list[Undecided]) -> None:
-        self.looks, self.n = looks, 0
-
-    def __call__(self, folder: Path) -> list[Undecided]:
-        with contextlib.closing(Journal(folder / "journal.db", read_only=True)) as journal:
-            self.n = len(journal.events(kind="look"))
-        return self.looks[self.n] if self.n < len(self.looks) else []
-
-
-def left(*levels: str, n_more: int | None) -> list[Undecided]:
-    return [Undecided(factor="level", levels=levels, n_more=n_more, text="undecided yet")]
-
-
-def of_levels(toy: Study) -> Study:
-    return replace(
-        toy,
-        space={**toy.space, "level": tune.choice(["a", "b", "c"])},
-        default={**toy.default, "level": "a"},
-        factors=("level",),
-        goal="answer",
-        n_repeats=3,
-    )
-
-
-def go_on(study: Study, how: Settings, judge: Left) -> Outcome:
-    return engine.run(study, how, judge=judge)
-
-
-def n_repeats_by_level(folder: Path) -> dict[str, int]:
-    with contextlib.closing(Journal(folder / "journal.db", read_only=True)) as journal:
-        again = [t for t in journal.trials() if t.role == "replicate"]
-    assert {t.reason for t in again} == {"complete"}
-    return {level: max(t.repeat for t in again if t.config["level"] == level) for level in "abc"}
-
-
-def test_until_decided_repeats_what_is_undecided_and_searches_where_that_is_needed(
-    toy: Study, one: OneWorker, tmp_path: Path
-) -> None:
-    study, how = of_levels(toy), {"method": "asha", "until_decided": True, "time_budget_s": 1e6}
-    judge = Left(left("a", "b", n_more=1), left("a", "b", n_more=90), left(n_more=None))
-    outcome = go_on(study, settings(tmp_path, **how), judge)
-    assert (outcome.error, outcome.stopped_by) == (None, None)
-    # 3, and half as many more; then as many more as there are, however many it would take.
-    assert n_repeats_by_level(outcome.folder) == {"a": 10, "b": 10, "c": 3}
-    with contextlib.closing(Journal(outcome.folder / "journal.db", read_only=True)) as journal:
-        looks = [event.data for event in journal.events(kind="look")]
-        assert [look.get("n_repeats", look.get("n_trials")) for look in looks] == [5, 10, 16]
-        assert sum(t.role == "search" for t in journal.trials()) == 16
-        assert StudyHistory.read(journal).n_analyses == 4
-        # The test part is opened once, at the end.
-        last = max(e.id for e in journal.events(kind="look"))
-        tests = journal.events(kind="test")
-        assert min(e.id for e in tests) > last
-        assert sum(e.data["label"] == "best" for e in tests) == 1
-
-
-def test_a_look_that_leads_to_nothing_ends_the_study(
-    toy: Study, one: OneWorker, tmp_path: Path
-) -> None:
-    study, how = of_levels(toy), {"method": "asha", "until_decided": True, "time_budget_s": 1e6}
-    judge = Left(left("a", "b", n_more=1), left("never seen", n_more=1), left("a", n_more=1))
-    outcome = go_on(study, settings(tmp_path, **how), judge)
-    assert (outcome.error, outcome.stopped_by) == (None, None)
-    with contextlib.closing(Journal(outcome.folder / "journal.db", read_only=True)) as journal:
-        assert len(journal.events(kind="look")) == 1
-
-
-def test_what_nothing_would_decide_is_no_reason_to_go_on(
-    toy: Study, one: OneWorker, tmp_path: Path
-) -> None:
-    study, how = of_levels(toy), {"method": "asha", "until_decided": True, "time_budget_s": 1e6}
-    hopeless = [replace(left(n_more=None)[0], hopeless=True)]
-    outcome = go_on(study, settings(tmp_path, **how), Left(hopeless))
-    assert (outcome.error, outcome.stopped_by) == (None, None)
-    with contextlib.closing(Journal(outcome.folder / "journal.db", read_only=True)) as journal:
-        assert journal.events(kind="look") == []
-
-
-def test_the_defaults_level_runs_on_where_there_are_more_than_run_again(
+def test_until_decided_needs_an_end(
     toy: Study, one: OneWorker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("hypertune.search.candidates.MAX_PARTS", 1)
-    study, how = of_levels(toy), {"method": "asha", "until_decided": True, "time_budget_s": 1e6}
-    study = replace(study, default={**study.default, "x": 0.999})  # others are better
-    outcome = go_on(study, settings(tmp_path, **how), Left(left("a", n_more=1)))
-    with contextlib.closing(Journal(outcome.folder / "journal.db", read_only=True)) as journal:
-        again = [t for t in journal.trials() if t.role == "replicate"]
-        assert max(t.repeat for t in again if t.config["x"] == 0.999) == 5
-        assert max(t.repeat for t in again if t.config["x"] != 0.999) == 3
-
-
-def test_a_study_that_goes_on_until_decided_and_is_killed_does_as_if_it_had_not_been(
-    toy: Study, one: OneWorker, tmp_path: Path
-) -> None:
-    study, how = of_levels(toy), {"method": "asha", "until_decided": True, "time_budget_s": 1e6}
-    judge = Left(left("a", "b", n_more=2), left(n_more=None), left("b", "c", n_more=9))
-    whole = go_on(study, settings(tmp_path, name="whole", **how), judge)
-    n_reports = one.n_reports
-    for at in (n_reports // 3, n_reports // 2, 3 * n_reports // 4, n_reports - 1):
-        one.kill_at, one.n_reports = at, 0
-        with pytest.raises(Killed):
-            go_on(study, settings(tmp_path, name=f"cut-{at}", **how), judge)
-        one.kill_at = None
-        folder = tmp_path / "studies" / f"cut-{at}"
-        assert engine.resume(folder, space=study, judge=judge).error is None
-        assert record(folder) == record(whole.folder), at
-
-
-def test_what_can_never_be_decided_ends_with_the_time_or_with_the_space(
-    toy: Study, one: OneWorker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    study, how = of_levels(toy), {"method": "asha", "until_decided": True, "time_budget_s": 1e6}
-    never = Left(*[left("a", "b", n_more=99)] * 9)
-    stages = ("look", 2, 12), ("repeat", 1, 6)  # the time is up at a look, or after one
-    for stage, n, repeats in stages:
-
-        def overdue(self: Driver, stage: str = stage) -> bool:
-            return len(self.ledger.history.extensions) == 2 and self.progress.stage == stage
-
-        monkeypatch.setattr(Driver, "overdue", property(overdue))
-        outcome = go_on(study, settings(tmp_path, name=stage, **how), never)
-        assert (outcome.error, outcome.stopped_by, never.n) == (None, "time budget", n)
-        with contextlib.closing(Journal(outcome.folder / "journal.db", read_only=True)) as journal:
-            again = [t for t in journal.trials() if t.role == "replicate" and t.full]
-            assert max(t.repeat for t in again) == repeats
-            assert journal.events(kind="test")
-
-
-def test_a_finite_space_ends_what_needs_more_configs(
-    toy: Study, one: OneWorker, tmp_path: Path
-) -> None:
-    space = {"x": tune.choice([0.1, 0.5, 0.7]), "do": tune.choice(["fine"])}
-    few = replace(toy, space=space)
-    how = settings(tmp_path, method="random", n_trials=2, until_decided=True, time_budget_s=1e6)
-    outcome = go_on(few, how, Left(*[left(n_more=None)] * 9))
-    assert (outcome.error, outcome.stopped_by) == (None, None)
-    assert sum(row[2] == "search" for row in record(outcome.folder)) == 3
-
-
-def test_until_decided_needs_an_end(toy: Study, one: OneWorker, tmp_path: Path) -> None:
     with pytest.raises(SettingError, match="--until-decided needs a --time-budget"):
         engine.run(toy, settings(tmp_path, until_decided=True))
     with pytest.raises(SettingError, match="needs --n-repeats of at least 1, but got 0"):
@@ -533,9 +392,17 @@ def test_until_decided_needs_an_end(toy: Study, one: OneWorker, tmp_path: Path) 
     with pytest.raises(SettingError, match="--until-decided needs a --time-budget"):
         engine.resume(folder, space=toy, changes={"until_decided": True})
     more = {"until_decided": True, "time_budget_s": 1e6}
-    judge = Left(left(n_more=None))
-    assert engine.resume(folder, space=toy, changes=more, judge=judge).error is None
+    asked: list[int] = []
+
+    def judge(history: StudyHistory) -> list[Undecided]:
+        asked.append(history.n_analyses)
+        left = Undecided(factor="level", levels=(), n_more=None, text="undecided yet")
+        return [left] if len(asked) == 1 else []
+
+    monkeypatch.setattr("hypertune.analysis.deciding.undecided", judge)
+    assert engine.resume(folder, space=toy, changes=more).error is None
     assert sum(row[2] == "search" for row in record(folder)) == 16
+    assert len(asked) == 2
 
 
 def test_a_trial_that_waited_for_another_worker_is_told_as_interrupted(
