@@ -242,7 +242,7 @@ def _submit_job(
 
 
 def _follow_job(server: "Cluster", name: str) -> None:
-    """Show how a job's search goes until it has ended, or until Ctrl-C ends the looking."""
+    """Show a job's search until it has ended, or until Ctrl-C."""
     from hypertune.cli.display.cluster import show_ended, show_left
     from hypertune.cli.display.console import console
     from hypertune.cli.display.progress import Display, on_cluster
@@ -273,7 +273,7 @@ def jobs(address: Address) -> None:
 def logs(
     job: JobName,
     address: Address,
-    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on until it ends.")] = False,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Print until it ends.")] = False,
 ) -> None:
     """Print what a job on a Ray cluster has printed."""
     from hypertune import cluster
@@ -295,7 +295,7 @@ def stop(
     address: Address,
     no_wait: Annotated[bool, typer.Option("--no-wait", help="Do not wait for its end.")] = False,
 ) -> None:
-    """End a job's search cleanly: what was measured is kept, and the study can go on."""
+    """End a job's search cleanly; its results are kept, and the study can be resumed."""
     from hypertune import cluster
     from hypertune.cli.display.cluster import show_ended
     from hypertune.cli.display.console import console
@@ -306,7 +306,7 @@ def stop(
     if found.over or not server.stop(found.id):
         out.print(f"Job '{found.id}' has ended already.", markup=False)
         return
-    out.print(f"Job '{found.id}' was told to end; it writes its report first.", markup=False)
+    out.print(f"Job '{found.id}' is asked to end; it writes its report first.", markup=False)
     if not no_wait:
         ended = server.wait(found.id)
         show_ended(out, ended, server.last_words(ended))
@@ -314,11 +314,13 @@ def stop(
 
 @commands.command(rich_help_panel=PANEL)
 def attach(
-    study: Annotated[str, typer.Argument(metavar="STUDY", help="A study here, or a job there.")],
+    study: Annotated[
+        str, typer.Argument(metavar="STUDY", help="Study on this machine, or with --address a job.")
+    ],
     address: Annotated[str | None, JobServer] = None,
     studies_dir: StudiesDir = Path("studies"),
 ) -> None:
-    """Show how a search goes that runs in another terminal, or on a cluster, until Ctrl-C."""
+    """Follow a search in another terminal or on a cluster, until Ctrl-C."""
     from hypertune import cluster, engine
     from hypertune.cli.display.console import console
     from hypertune.cli.display.progress import Display
@@ -330,8 +332,8 @@ def attach(
         return
     folder = engine.study_folder(studies_dir, study)
     try:
-        with Display(console()) as look, cluster.Watch(folder) as watch:
-            watch.follow(look)
+        with Display(console()) as display, cluster.Watch(folder) as watch:
+            watch.follow(display)
     except KeyboardInterrupt:
         return
     print_study(folder)

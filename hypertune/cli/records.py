@@ -53,7 +53,7 @@ def server(
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="Port to listen on.")] = 5000,
 ) -> None:
-    """Run an MLflow server for studies to come, until Ctrl-C or SIGTERM."""
+    """Run an MLflow server that studies can use, until Ctrl-C or SIGTERM."""
     from hypertune.settings import Settings
 
     if host not in ("127.0.0.1", "localhost", "::1"):
@@ -108,7 +108,7 @@ def _serve(
 def delete(
     study: StudyName,
     studies_dir: StudiesDir = Path("studies"),
-    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask for confirmation.")] = False,
 ) -> None:
     """Delete a study's folder: its journal, checkpoints and report. MLflow keeps its runs."""
     from hypertune import engine
@@ -126,7 +126,7 @@ def copy(
     new: Annotated[str, typer.Argument(metavar="NEW", help="Name of the copy's folder.")],
     studies_dir: StudiesDir = Path("studies"),
 ) -> None:
-    """Copy a study as one of its own, which may go on apart, also in MLflow."""
+    """Copy a study; the copy can be resumed separately, and has its own runs in MLflow."""
     from hypertune import engine
 
     print(f"Copied to '{engine.copy(engine.study_folder(studies_dir, study), new)}'.")
@@ -137,9 +137,11 @@ def sync(
     study: StudyName,
     studies_dir: StudiesDir = Path("studies"),
     tracking_uri: TrackingUri = None,
-    sync_timeout: Annotated[str, typer.Option(help="Give up after this time.")] = "10m",
+    sync_timeout: Annotated[
+        str, typer.Option(metavar="TIME", help="Give up after this time.")
+    ] = "10m",
 ) -> None:
-    """Deliver to MLflow what it does not have yet of a study."""
+    """Send to MLflow the records of a study that it does not have yet."""
     from hypertune.engine import read_outcome, study_folder
     from hypertune.tracking.mlflow.replica import deliver
 
@@ -149,7 +151,7 @@ def sync(
     if delivery.warning or not delivery.pending:
         print(printable(delivery.warning or "MLflow is up to date."))
     if outcome.stopped_by == "kill":
-        print(f"The search itself was cut off; it goes on with: hypertune resume {study}")
+        print(f"The search itself was cut off. To resume it: hypertune resume {study}")
     if delivery.pending:
         print(f"{delivery.pending} records are not delivered.", file=sys.stderr)
         raise typer.Exit(1)

@@ -55,7 +55,7 @@ def list_() -> None:
 
 @commands.command(rich_help_panel=PANEL)
 def studies(studies_dir: StudiesDir = Path("studies")) -> None:
-    """Show the studies that were begun, and how far they are."""
+    """Show the studies in a folder, and how far each one is."""
     from hypertune import engine
     from hypertune.analysis import summarize
     from hypertune.cli.display.console import console
@@ -110,12 +110,12 @@ def explain(
 def rerun(
     study: StudyName,
     trial: Annotated[int, typer.Argument(metavar="TRIAL", help="Number of the trial.")],
-    seed: Annotated[int | None, typer.Option(help="Another seed than its own.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed in place of its own.")] = None,
     studies_dir: StudiesDir = Path("studies"),
     *,
     given: dict[str, Any],
 ) -> None:
-    """Train a trial again, here, and say whether the numbers are the same."""
+    """Train a trial again on this machine, and say whether its numbers are the same."""
     from hypertune import engine
     from hypertune.cli.display.console import console
     from hypertune.cli.display.trial import epoch_line, show_rerun
@@ -133,17 +133,17 @@ def rerun(
 @commands.command("lr-range", rich_help_panel=PANEL)
 @takes([SPACE, SET_DEFAULT, replace(OPTIONS["data"], group="")])
 def lr_range(
-    low: Annotated[float, typer.Option(help="The first rate.")] = 1e-6,
-    high: Annotated[float, typer.Option(help="The last rate.")] = 10.0,
-    n_batches: Annotated[int, typer.Option(help="Batches from the first rate to the last.")] = 300,
-    seed: Annotated[int, typer.Option(help="Of weights and batches.")] = 0,
-    picture: Annotated[Path, typer.Option(help="The picture's file, a page for a browser.")] = Path(
+    low: Annotated[float, typer.Option(help="Lowest learning rate.")] = 1e-6,
+    high: Annotated[float, typer.Option(help="Highest learning rate.")] = 10.0,
+    n_batches: Annotated[int, typer.Option(help="Batches from lowest to highest.")] = 300,
+    seed: Annotated[int, typer.Option(help="Seed of weights and batches.")] = 0,
+    picture: Annotated[Path, typer.Option(help="HTML file to write the picture to.")] = Path(
         "lr-range.html"
     ),
     *,
     given: dict[str, Any],
 ) -> None:
-    """Train the default briefly while the learning rate rises, and say which rates are worth it."""
+    """Train the default while the learning rate rises, and say which rates work."""
     from hypertune.cli.display.console import console
     from hypertune.cli.display.studies import show_lr_range
     from hypertune.core.data_options import OtherData

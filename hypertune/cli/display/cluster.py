@@ -24,7 +24,7 @@ def show_sent(out: Console, places: Sequence[tuple[str, str]], job: str, address
 
 def show_left(out: Console, job: str, address: str) -> None:
     """Print how to come back to a job that goes on by itself."""
-    out.print("It goes on without this terminal. Come back, look, or end it:", style="bold")
+    out.print("It runs without this terminal. Follow it, read its log, or stop it:", style="bold")
     for command in ("attach", "logs -f", "stop"):
         out.print(f"  hypertune {command} {job} --address {address}", markup=False)
 
@@ -42,7 +42,7 @@ def show_job_plan(
 
 def show_ended(out: Console, job: "Job", words: str) -> None:
     """Print how a job ended, and its last words."""
-    out.print(Text("What it said at its end; folders and commands are those of its node:"))
+    out.print(Text("The end of its log; folders and commands are those of its node:"))
     out.print()
     out.print(Text(words))
     code = "" if job.exit_code is None else f", exit status {job.exit_code}"
@@ -52,7 +52,7 @@ def show_ended(out: Console, job: "Job", words: str) -> None:
         begun = "" if job.status == "STOPPED" else " if its search had begun"
         out.print(
             Text(
-                f"The study can go on{begun}: submit it again with --name {job.study} "
+                f"The study can be resumed{begun}: submit it again with --name {job.study} "
                 "--or-resume, the same files and the same --studies-dir."
             )
         )
@@ -77,11 +77,16 @@ def show_batch(out: Console, request: "Request", script: Path, number: str) -> N
     """Print what was handed to SLURM, and how to follow it."""
     out.print(Text(f"Sent as batch job {number}, study {request.name}.", style="bold"))
     rows = [
-        ("script", f"{script}: sbatch takes it again, and the study goes on"),
+        ("script", f"{script}; to resume the study, give it to sbatch again"),
         ("log", f"tail -f {request.name}-{number}.log"),
-        ("end it", f"scancel --batch --signal=USR1 {number}: cleanly, and for good"),
-        ("results", f"studies/{request.name}, when a run of the job has ended"),
+        (
+            "end it",
+            f"scancel --batch --signal=USR1 {number}; it ends cleanly and is not queued again",
+        ),
+        ("results", f"studies/{request.name}, once a run of the job has ended"),
     ]
     if request.settings.tracking_uri is None:
-        rows.append(("MLflow", f"hypertune sync {request.name} then; or give --tracking-uri"))
+        rows.append(
+            ("MLflow", f"then run: hypertune sync {request.name}; or submit it with --tracking-uri")
+        )
     pairs(out, rows)

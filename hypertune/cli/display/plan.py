@@ -38,11 +38,15 @@ def show_plan(out: Console, study: Study, settings: Settings, plan: Plan) -> Non
         ("goal", goal_text(study, settings)),
         (
             "budget",
-            f"{plan.n_trials} trials of up to {plan.max_epochs} epochs; {about} {plan.n_epochs} "
-            f"epochs in all, as much as {share:.3g} trials in full; then the default, and it and "
-            f"{again} on {settings.of(study).n_repeats} fresh seeds: {plan.n_again} at most",
+            f"{plan.n_trials} trials of up to {plan.max_epochs} epochs: {about} {plan.n_epochs} "
+            f"epochs in all, as many as {share:.3g} trials in full",
         ),
-        ("at a time", f"{plan.n_concurrent} trials"),
+        (
+            "after it",
+            f"the default runs in full; then the default and {again} run in full on "
+            f"{settings.of(study).n_repeats} fresh seeds: at most {plan.n_again} epochs",
+        ),
+        ("at a time", f"{plan.n_concurrent} trial{'s'[: plan.n_concurrent > 1]}"),
         ("study", f"{plan.folder}"),
         ("MLflow", plan.store),
         ("disk", f"{size_text(plan.free_bytes)} free"),
@@ -50,8 +54,8 @@ def show_plan(out: Console, study: Study, settings: Settings, plan: Plan) -> Non
     if plan.n_repeated:
         rows.append(
             (
-                "again",
-                f"about {plan.n_repeated} epochs on top: the trainable saves no checkpoints, so a "
+                "retrained",
+                f"about {plan.n_repeated} more epochs: the trainable saves no checkpoints, so a "
                 "promoted trial trains again from the start",
             )
         )
@@ -62,7 +66,7 @@ def show_plan(out: Console, study: Study, settings: Settings, plan: Plan) -> Non
                 "fresh workers",
                 f"each stretch of a trial begins a process, about {plan.fresh_s:g} s: at least "
                 f"{duration(least)} in all for {plan.n_trials} trials, {plan.n_concurrent} at a "
-                "time, and as much again for each promotion and each run on a fresh seed",
+                "time, and more for each promotion and each run on a fresh seed",
             )
         )
     if settings.time_budget_s is not None:
@@ -70,9 +74,10 @@ def show_plan(out: Console, study: Study, settings: Settings, plan: Plan) -> Non
     if settings.until_decided:
         rows.append(
             (
-                "goes on",
-                "until each factor is decided or the time is up: after each look up to twice as "
-                "many repeats of the levels that are not told apart, or twice as many trials",
+                "extended",
+                "until each factor is decided or the time is up: each extension runs up to twice "
+                "as many fresh seeds of the levels that cannot be told apart, or twice as many "
+                "trials",
             )
         )
     if plan.probe is not None:
@@ -90,17 +95,17 @@ def show_plan(out: Console, study: Study, settings: Settings, plan: Plan) -> Non
 def goal_text(study: Study, settings: Settings) -> str:
     """Say what a search is for, and what that means for it."""
     if not settings.compared(study):
-        return "best: a trial goes on by its rank among all, and the best ones run again"
+        return "best: each trial is ranked among all, and the best two run again on fresh seeds"
     factor = study.fair_factor
     if factor is None:
         return (
-            f"answer: the best of each level or range of {' and '.join(study.factors)} run again; "
-            f"a trial goes on by its rank among all ({study.why_not_fair})"
+            f"answer: the best of each level or range of {' and '.join(study.factors)} runs again; "
+            f"each trial is ranked among all ({study.why_not_fair})"
         )
     levels = ", ".join(map(str, factor.choices))
     return (
-        f"answer: the levels of {factor.name} ({levels}) get equal budgets, a trial goes on by its "
-        "rank within its level, and the best of each run again"
+        f"answer: the levels of {factor.name} ({levels}) get equal budgets, each trial is ranked "
+        "within its level, and the best of each runs again on fresh seeds"
     )
 
 

@@ -20,9 +20,9 @@ _PLAIN_EVERY_S = 10.0
 _STAGES = {
     "start": "starting Ray",
     "search": "searching",
-    "repeat": "running the best again on fresh seeds",
-    "look": "looking at what is decided",
-    "test": "opening the test part",
+    "repeat": "running on fresh seeds",
+    "look": "checking what is decided",
+    "test": "evaluating on the test part",
     "report": "writing the report",
     "mlflow": "bringing MLflow up to date",
 }
@@ -37,7 +37,7 @@ class Display:
     def __init__(self, out: Console) -> None:
         self._out = out
         self._live: Live | None = None
-        self._stage, self._said, self._warned, self._noted = "", 0.0, "", False
+        self._stage, self._printed_at, self._warned, self._noted = "", 0.0, "", False
         if out.is_terminal:
             self._bar = Bar(
                 TextColumn("{task.description}"),
@@ -47,6 +47,9 @@ class Display:
             )
             self._task = self._bar.add_task("checking", total=None, left="")
             self._text = Text()
+            # The console itself keeps lines whole: a long one would be cut.
+            self._text.no_wrap = False
+            self._text.overflow = "fold"
             self._live = Live(Group(self._bar, self._text), console=out, transient=True)
 
     def __enter__(self) -> "Display":
@@ -71,7 +74,7 @@ class Display:
         left = seconds_left(progress)
         text = _progress_text(progress)
         if self._live is not None:
-            # Whoever attaches later sees the time of the search, not of the looking.
+            # Whoever attaches later sees the time since the search began.
             began = self._bar.get_time() - (time.monotonic() - progress.started)
             self._bar.tasks[0].start_time = began
             self._bar.update(
@@ -86,9 +89,9 @@ class Display:
         if progress.warning and progress.warning != self._warned:
             self._warned = progress.warning
             self._out.print(f"Warning: {progress.warning}")
-        if stage == self._stage and time.monotonic() - self._said < _PLAIN_EVERY_S:
+        if stage == self._stage and time.monotonic() - self._printed_at < _PLAIN_EVERY_S:
             return
-        self._stage, self._said = stage, time.monotonic()
+        self._stage, self._printed_at = stage, time.monotonic()
         if progress.stage == "start":
             self._out.print("Starting Ray ...")
             return
@@ -125,15 +128,15 @@ def _progress_text(progress: "Progress") -> str:
 def on_cluster(
     out: Console, show: "Callable[[Progress], None]"
 ) -> "Callable[[Progress | None, Job], None]":
-    """Return what shows a job's search, and before that begins, what the job waits for."""
-    said = ""
+    """Return a function that shows a job's search, and until it begins, why the job waits."""
+    shown = ""
 
-    def look(progress: "Progress | None", job: "Job") -> None:
-        nonlocal said
+    def update(progress: "Progress | None", job: "Job") -> None:
+        nonlocal shown
         if progress is not None:
             show(progress)
-        elif job.message != said:
-            said = job.message
-            out.print(Text(f"{job.status.lower()}: {said}"))
+        elif job.message != shown:
+            shown = job.message
+            out.print(Text(f"{job.status.lower()}: {shown}"))
 
-    return look
+    return update

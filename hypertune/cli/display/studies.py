@@ -129,7 +129,7 @@ def show_lr_range(out: Console, study: "Study", found: "LearningRates", picture:
         span = f"{found.rates[0]:.1e} to {found.rates[-1]:.1e}"
         rows.append(("rates", f"{span} in {len(found.rates)} batches"))
     if found.line is None:
-        rows.append(("loss", "it does not fall at any rate: more batches, or another model?"))
+        rows.append(("loss", "it does not fall at any rate: try more batches, or another model"))
     else:
         rows.append(
             (
@@ -150,5 +150,5 @@ def show_lr_range(out: Console, study: "Study", found: "LearningRates", picture:
     pairs(out, rows)
     if found.line is not None:
         out.print()
-        out.print(f"One rate: {found.steepest:.1e}. As a range, for the space:", style="bold")
+        out.print(f"Suggested rate: {found.steepest:.1e}. As a range for the space:", style="bold")
         out.print(f"  {found.line}")

@@ -29,7 +29,7 @@ def show_summary(
     for sentence in summary.verdicts:
         out.print(Text(sentence))
     if headline is None:
-        text = "One search with one seed does not tell what is luck: read differences with caution."
+        text = "One search with one seed cannot tell effect from luck: be careful with differences."
         out.print(Text(text, style="dim"))
     out.print()
     counts = ", ".join(f"{n} {reason}" for reason, n in sorted(summary.reasons.items()))
@@ -47,7 +47,7 @@ def show_summary(
     if outcome.stopped_by is not None:
         rows.insert(0, ("ended early", f"by {outcome.stopped_by}; all that was measured is kept"))
     if summary.n_looks:
-        rows.append(("test part", f"opened {summary.n_looks} time{'s'[: summary.n_looks > 1]}"))
+        rows.append(("test part", f"used {summary.n_looks} time{'s'[: summary.n_looks > 1]}"))
     if outcome.warning is not None:
         rows.append(("warning", outcome.warning))
     rows += [("set aside", text) for text in summary.set_aside]
@@ -69,7 +69,7 @@ def show_undecided(out: Console, left: Sequence[str]) -> None:
     if not left:
         out.print("Every factor of the question is decided.", style="bold")
         return
-    out.print("Left undecided:", style="bold")
+    out.print("Not decided:", style="bold")
     for text in left:
         out.print(Text(f"  {text}"))
 
@@ -83,8 +83,8 @@ def _show_best(out: Console, summary: Summary) -> None:
     out.print(Text(f"Recommended configuration (trial {summary.best.id}): {config}"))
     if summary.n_mutations:
         out.print(
-            "It began with this one, which was changed on the way "
-            f"({summary.n_mutations} time{'s'[: summary.n_mutations > 1]}): "
+            "The trial began with this configuration, and the scheduler changed it "
+            f"{summary.n_mutations} time{'s'[: summary.n_mutations > 1]}: "
             f"hypertune explain {summary.study['name']} {summary.best.id}"
         )
     first = next((score for score in summary.scores if score.n_fresh), None)
@@ -94,9 +94,9 @@ def _show_best(out: Console, summary: Summary) -> None:
             "this one is better on average."
         )
     if summary.best.role == "replicate":
-        out.print("The search did not train it to the end; the fresh seeds show its worth.")
+        out.print("The search stopped it early; its runs on fresh seeds were trained in full.")
     if not summary.full:
-        out.print("No trial was trained in full: this is the best of those that got furthest.")
+        out.print("No trial was trained in full: this is the best of those that trained longest.")
 
 
 def _show_scores(out: Console, summary: Summary) -> None:
@@ -107,12 +107,12 @@ def _show_scores(out: Console, summary: Summary) -> None:
     table.add_column("")
     table.add_column("trial", justify="right")
     table.add_column("epoch", justify="right")
-    table.add_column(study["metric"], justify="right")
+    table.add_column(study["metric"], justify="right", overflow="fold")
     table.add_column("fresh seeds", justify="right")
-    table.add_column(study["test_metric"] or "test", justify="right")
+    table.add_column(study["test_metric"] or "test", justify="right", overflow="fold")
     further = study.get("further_test_metrics", {})
     for metric in further.values():
-        table.add_column(metric, justify="right")
+        table.add_column(metric, justify="right", overflow="fold")
     for score in summary.scores:
         table.add_row(
             Text(score.label),
@@ -151,7 +151,7 @@ def _show_next(out: Console, outcome: Outcome) -> None:
     flags = "" if folder.parent == Path("studies") else f" --studies-dir {folder.parent}"
     if outcome.stopped_by is not None:
         out.print()
-        out.print("Go on with it:", style="bold")
+        out.print("Resume it:", style="bold")
         more = " --time-budget 10m" if outcome.stopped_by == "time budget" else ""
         out.print(f"  hypertune resume {folder.name}{more}{flags}")
     if delivery.pending != 0 and not outcome.under_way:

@@ -27,21 +27,21 @@ def show_explanation(out: Console, known: Explanation) -> None:
         rows.append(
             (
                 f"after epoch {change['epoch']}",
-                f"it took over trial {change['from_trial']} as it was after epoch "
-                f"{change['from_epoch']}, and went on with {now}",
+                f"it took over the state of trial {change['from_trial']} after epoch "
+                f"{change['from_epoch']}, and continued with {now}",
             )
         )
     for c in known.comparisons:
         cut_off = "" if c.cut_off is None else f" with {c.cut_off:.4g} or better"
         verdict = "among" if c.rank <= c.n_go_on else "not among"
         before = known.stretches and known.stretches[-1].reached > c.epoch
-        then = "; it had gone on before" if before and c.rank > c.n_go_on else ""
+        then = "; it was promoted earlier" if before and c.rank > c.n_go_on else ""
         within = f" with {c.among}" if c.among else ""
         rows.append(
             (
                 f"at epoch {c.epoch}",
-                f"{c.loss:.4g} is by now rank {c.rank} of {c.n}{within}: {verdict} the {c.n_go_on} "
-                f"that go on{cut_off}{then}",
+                f"{c.loss:.4g} now ranks {c.rank} of {c.n}{within}: {verdict} the {c.n_go_on} "
+                f"that train on{cut_off}{then}",
             )
         )
     detail = (trial.detail or "").splitlines()
@@ -81,8 +81,8 @@ def show_rerun(out: Console, again: Rerun) -> None:
         out.print(Text(f"It failed after {again.n_epochs} epochs: {again.failure}"))
     elif not again.same_seed:
         out.print(
-            f"{again.metric} at epoch {again.n_epochs}: {after:.6g}, with the first seed "
-            f"{before:.6g}."
+            f"{again.metric} at epoch {again.n_epochs}: {after:.6g} with this seed, {before:.6g} "
+            "with the first one."
         )
     elif again.differs is None:
         out.print(f"All {again.n_epochs} epochs are the same to the last digit.")
