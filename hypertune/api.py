@@ -8,7 +8,7 @@ from ray.tune.schedulers import TrialScheduler
 from ray.tune.search import Searcher
 
 from hypertune import engine
-from hypertune.core.errors import SettingError, choices
+from hypertune.core.errors import SettingError
 from hypertune.settings import Settings
 from hypertune.studies.study import Study, load_study
 
@@ -37,7 +37,8 @@ def run(
         scheduler: A scheduler of Ray Tune's, or a row of SCHEDULERS. Without a method and a
             searcher, configs are drawn at random.
         observer: Called, in the driver's loop, when something has changed.
-        settings: Those of `Settings`: ``method``, ``n_trials``, ``time_budget_s``, ...
+        settings: Those of `Settings` and of `OtherData`: ``n_trials``, ``time_budget_s``, ``csv``,
+            ... Paths may be text, durations and sizes numbers or text such as ``"20m"``.
 
     Returns:
         How the search ended, and where its records are. A study with a searcher or a scheduler of
@@ -49,11 +50,6 @@ def run(
             the same way SIGTERM has its usual effect once the study has ended: a loop over studies
             does not go on.
     """
-    known = list(Settings.__dataclass_fields__)
-    if unknown := [name for name in settings if name not in known]:
-        raise SettingError(
-            "\n".join(f"Unknown setting '{name}'.{choices(name, known)}" for name in unknown)
-        )
     if searcher is not None and "method" in settings:
         raise SettingError(
             f"method '{settings['method']}' and {type(searcher).__name__} are both searchers."
@@ -65,7 +61,7 @@ def run(
         settings["scheduler"] = scheduler
     outcome = engine.run(
         study if isinstance(study, Study) else load_study(str(study)),
-        Settings(**settings),
+        Settings.from_fields(settings),
         observer,
         report=True,
         searcher=searcher,

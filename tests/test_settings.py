@@ -7,7 +7,10 @@ from typing import Any
 import pytest
 from sqlalchemy import make_url
 
+import hypertune
+from hypertune.core.data_options import OtherData
 from hypertune.core.errors import SettingError
+from hypertune.core.options import options_of
 from hypertune.search.methods import METHODS
 from hypertune.settings import Settings
 from hypertune.studies.study import load_study
@@ -126,3 +129,56 @@ def test_what_is_left_to_the_study_is_taken_from_it() -> None:
     said = Settings(goal="answer", n_repeats=0).of(study)
     assert (said.goal, said.n_repeats) == ("answer", 0)
     assert Settings.recorded(said.record(), Path("s")).goal == "answer"
+
+
+def test_durations_sizes_and_paths_may_be_text() -> None:
+    asked = Settings(
+        time_budget_s="20m",  # type: ignore[arg-type]
+        disk_budget_bytes="2 GB",  # type: ignore[arg-type]
+        studies_dir="x",  # type: ignore[arg-type]
+        start="file.json",  # type: ignore[arg-type]
+        storage=Path("/"),  # type: ignore[arg-type]
+        n_concurrent="auto",  # type: ignore[arg-type]
+        tensorboard=3,  # type: ignore[arg-type]
+    )
+    assert asked == Settings(
+        time_budget_s=1200.0,
+        disk_budget_bytes=2e9,
+        studies_dir=Path("x"),
+        start=Path("file.json"),
+        storage="/",
+        tensorboard="3",
+    )
+    assert type(asked.time_budget_s) is float
+
+
+def test_fields_of_other_data_are_settings_too() -> None:
+    asked = Settings.from_fields({"n_trials": 3, "csv": "x.csv", "target": "y"})
+    other = OtherData(csv=Path("x.csv"), target="y")
+    assert asked == Settings(n_trials=3, other_data=other)
+    assert Settings.from_fields({"other_data": other}) == Settings(other_data=other)
+
+
+def test_unknown_names_and_wrong_values_are_told_at_once() -> None:
+    with pytest.raises(SettingError) as caught:
+        Settings.from_fields({"n_trails": 3, "csv": 1, "seed": True, "goal": "both"})
+    unknown, csv, goal, seed = str(caught.value).splitlines()
+    assert unknown.startswith("Unknown setting 'n_trails'. Did you mean 'n_trials'? Choose one of")
+    assert csv == "--csv must be a path, but got 1."
+    assert goal == "--goal must be best or answer, but got 'both'."
+    assert seed == "--seed must be a whole number, but got True."
+
+
+def test_a_wrong_setting_is_told_before_anything_starts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SettingError, match="n-trials must be a whole number, but got 'ten'"):
+        hypertune.run("gru_window", n_trials="ten")
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_docstring_explains_every_setting_in_the_words_of_its_definition() -> None:
+    text = " ".join((Settings.__doc__ or "").split())
+    for name, option in options_of(Settings).items():
+        assert f"{name}: {option.help}" in text
