@@ -62,10 +62,12 @@ def simulate(
 
     Example:
         >>> from ray import tune
-        >>> from hypertune import FunctionTask, Study
+        >>> from hypertune import Study
+        >>> def train(config, report): ...
         >>> study = Study(
         ...     question="Which x is best?",
-        ...     trainable=FunctionTask(lambda config: None),
+        ...     factors=["x"],
+        ...     trainable=train,
         ...     space={"x": tune.uniform(0, 1)},
         ...     default={"x": 0.5},
         ...     metric="loss",
@@ -78,7 +80,7 @@ def simulate(
         ...     return [(config["x"] - 0.3) ** 2 + 1 / epoch for epoch in range(1, 10)]
         >>> history = simulate(study, curve, method="random", seed=1)
         >>> len(history.searched), len(history.of_role("replicate"))
-        (20, 9)
+        (20, 12)
     """
     with contextlib.ExitStack() as stack:
         if folder is None:
