@@ -24,8 +24,8 @@ RUNS = sorted(
     for page in (DOCS / "how-to").glob("*.md")
     if BLOCK.search(page.read_text(encoding="utf-8"))
 )
-JOB_SERVER = "http://127.0.0.1:8265"
-"""Where the pages have the job server of a cluster; the tests have another one."""
+JOB_SERVER, ON_HEAD = "http://127.0.0.1:8265", "/tmp/cluster"
+"""Where the pages have the job server of a cluster, and its studies; the tests have others."""
 
 
 def run_page(page: Path, patch: pytest.MonkeyPatch, folder: Path, job_server: str = "") -> None:
@@ -35,7 +35,8 @@ def run_page(page: Path, patch: pytest.MonkeyPatch, folder: Path, job_server: st
     for _, language, text in BLOCK.findall(page.read_text(encoding="utf-8")):
         named = FILE.match(text)
         if language == "console":
-            run_console(text.replace(JOB_SERVER, job_server), patch, folder)
+            text = text.replace(JOB_SERVER, job_server).replace(ON_HEAD, str(folder / "cluster"))
+            run_console(text, patch, folder)
         elif named:
             (folder / named[1]).write_text(text[named.end() :], encoding="utf-8")
         else:
