@@ -109,6 +109,10 @@ def test_the_readme_is_a_door_and_shows_the_test_command_that_ci_runs() -> None:
     assert len(text.split()) <= 700
     assert f"\n{command}\n" in text
     assert ".ci/test" in (ROOT / ".ci" / "run").read_text(encoding="utf-8")
+    page = (DOCS / "explanation" / "reliability.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| [^|]+ \| ([\d; ]+) (?:\| 0 ){4}\|$", page, re.MULTILINE)
+    n = sum(int(number) for row in rows for number in row.split(";"))
+    assert f"{n} of {n}" in text
 
 
 def test_the_journal_s_page_names_every_event_and_what_is_in_it() -> None:
