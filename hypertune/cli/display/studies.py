@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.console import Console
+from rich.measure import Measurement
 from rich.table import Table
 
 from hypertune.cli.display.console import Text, number_text, pairs
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
     from hypertune.engine import Outcome
     from hypertune.studies.lr_range import LearningRates
     from hypertune.studies.study import Study
+
+_WIDE = 120  # columns of a terminal from which on a table has one for everything
 
 
 def show_studies(
@@ -51,20 +54,37 @@ def _state(outcome: "Outcome") -> str:
 
 
 def show_trials(out: Console, trials: "pd.DataFrame") -> None:
-    """Print a study's trials."""
+    """Print a study's trials: as a table, or a few lines each where the table does not fit."""
     columns = ["trial", "role", "reason", "epochs", "value", "best_epoch", "test", "cost_s"]
     if trials["n_mutations"].any():
         columns.append("n_mutations")
-    columns += [name for name in trials.columns if name.startswith("config.")]
+    config = [name for name in trials.columns if name.startswith("config.")]
     table = Table(box=None, pad_edge=False)
-    for name in columns:
+    for name in [*columns, *config]:
         number = name in ("trial", "epochs", "value", "best_epoch", "test", "cost_s", "n_mutations")
         title = name.removeprefix("config.")
         table.add_column(Text(title), justify="right" if number else "left", no_wrap=True)
-    shown = trials[columns].astype(object).where(trials[columns].notna(), None)
-    for row in shown.itertuples(index=False):
-        table.add_row(*(Text("" if value is None else number_text(value)) for value in row))
-    out.print(table)
+    shown = (
+        trials[[*columns, *config]].astype(object).where(trials[[*columns, *config]].notna(), None)
+    )
+    rows = [
+        ["" if value is None else number_text(value) for value in row]
+        for row in shown.itertuples(index=False)
+    ]
+    for row in rows:
+        table.add_row(*map(Text, row))
+    if Measurement.get(out, out.options.update(width=10_000), table).maximum <= out.width:
+        out.print(table)
+        return
+    for row in rows:
+        (trial, *rest), values = row[: len(columns)], row[len(columns) :]
+        results = zip(columns[1:], rest, strict=True)
+        searched = zip(config, values, strict=True)
+        lines = [
+            ", ".join(f"{name} {value}" for name, value in results if value),
+            ", ".join(f"{k.removeprefix('config.')}={v}" for k, v in searched if v),
+        ]
+        pairs(out, [(f"trial {trial}", "\n".join(filter(None, lines)))])
 
 
 def show_comparison(out: Console, comparison: "Comparison") -> None:
@@ -100,7 +120,10 @@ def show_list(
         missing: By data set that is not here: how to get it.
     """
     table = Table(title="Studies (--space)", title_justify="left", box=None, pad_edge=False)
-    for column in ("name", "question", "factors", "goal", "data", "budget"):
+    wide = out.width >= _WIDE
+    table.add_column("name", no_wrap=True)
+    titles = ("question", "factors", "goal", "data", "budget")
+    for column in titles if wide else titles[:1]:
         table.add_column(column, overflow="fold")
     for study in studies:
         budget = f"{study.n_trials} trials of up to {study.max_epochs} epochs"
@@ -109,7 +132,14 @@ def show_list(
         goal = study.goal if fair is None else f"{study.goal} ({fair.name})"
         data = study.trainable.data
         needed = Text(f"{data}\nneeds: {missing[data]}", "yellow") if data in missing else data
-        table.add_row(study.name, study.question, factors, goal, needed, budget)
+        if wide:
+            table.add_row(study.name, study.question, factors, goal, needed, budget)
+            continue
+        about = Text(f"{factors}; goal {goal}; {budget}; data {data}", "dim")
+        table.add_row(study.name, Text(study.question))
+        table.add_row("", about)
+        if data in missing:
+            table.add_row("", Text(f"needs: {missing[data]}", "yellow"))
     out.print(table)
     for title, rows in (("Methods (--method)", methods), ("Data sets", data_sets)):
         out.print()
