@@ -42,10 +42,16 @@ GENERATED = Path(__file__).parent / "_generated"
 
 
 def table(titles: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
-    """Return a Markdown table; a ``|`` in a cell stays a character."""
+    """Return a Markdown table; ``|`` and ``<`` in a cell stay characters."""
     lines = [titles, ["---"] * len(titles), *rows]
-    cells = [[str(cell).replace("|", "\\|").replace("\n", " ") for cell in line] for line in lines]
-    return "\n".join(f"| {' | '.join(line)} |" for line in cells) + "\n"
+    return "\n".join(f"| {' | '.join(cell(str(one)) for one in line)} |" for line in lines) + "\n"
+
+
+def cell(text: str) -> str:
+    """Return the text of a cell; within backticks a ``<`` is a character already."""
+    parts = text.replace("|", "\\|").replace("\n", " ").split("`")
+    parts[::2] = [part.replace("<", "&lt;") for part in parts[::2]]
+    return "`".join(parts)
 
 
 def option_rows(command: Any) -> list[tuple[str, str]]:
