@@ -47,7 +47,7 @@ def show_summary(
     if outcome.stopped_by is not None:
         rows.insert(0, ("ended early", f"by {outcome.stopped_by}; all that was measured is kept"))
     if summary.n_looks:
-        rows.append(("test part", f"used {summary.n_looks} time{'s'[: summary.n_looks > 1]}"))
+        rows.append(("test part", f"opened {summary.n_looks} time{'s'[: summary.n_looks > 1]}"))
     if outcome.warning is not None:
         rows.append(("warning", outcome.warning))
     rows += [("set aside", text) for text in summary.set_aside]
