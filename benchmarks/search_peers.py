@@ -27,7 +27,7 @@ import numpy as np
 
 from hypertune.core.origin import Origin
 from hypertune.core.space import Categorical, Config, Number, Parameter, Space, identity
-from hypertune.search import Job, Search, Trial
+from hypertune.search import Assignment, Search, Trial
 from hypertune.search.schedulers.hyperband import Hyperband
 from hypertune.search.searchers.base import Searcher
 from hypertune.search.suggestion import Suggestion
@@ -39,7 +39,7 @@ _ENDLESS = 100_000  # trials, for a system that wants to know
 class Arm(Protocol):
     """Something that searches. Several jobs may be under way; losses are to be minimised."""
 
-    def ask(self) -> Job | None:
+    def ask(self) -> Assignment | None:
         """Return the next job; None if there is none until a running one reports."""
 
     def tell(self, trial: int, epoch: int, loss: float) -> bool:
@@ -159,10 +159,10 @@ class InFull(ABC):
     def observe(self, token: Any, loss: float) -> None:
         """Take the loss of a trial."""
 
-    def ask(self) -> Job | None:
+    def ask(self) -> Assignment | None:
         token, named = self.suggest()
         self._tokens.append(token)
-        return Job(
+        return Assignment(
             trial=len(self._tokens) - 1,
             config=self.knobs.config(named),
             from_epoch=0,
@@ -359,11 +359,11 @@ class SmacHyperband:
         self._jobs: list[tuple[Any, int]] = []  # what was asked, to which epoch
         self._trained: dict[Any, int] = {}  # epochs, by config
 
-    def ask(self) -> Job | None:
+    def ask(self) -> Assignment | None:
         info = self._optimizer.ask()
         to_epoch = max(1, round(info.budget))
         self._jobs.append((info, to_epoch))
-        return Job(
+        return Assignment(
             trial=len(self._jobs) - 1,
             config=self._knobs.config(dict(info.config)),
             from_epoch=min(self._trained.get(info.config, 0), to_epoch - 1),
@@ -404,11 +404,11 @@ class Dehb:
         )
         self._jobs: list[tuple[Any, int]] = []
 
-    def ask(self) -> Job | None:
+    def ask(self) -> Assignment | None:
         job = self._dehb.ask()
         to_epoch = max(1, round(job["fidelity"]))
         self._jobs.append((job, to_epoch))
-        return Job(
+        return Assignment(
             trial=len(self._jobs) - 1,
             config=self._knobs.config(dict(job["config"])),
             from_epoch=0,
@@ -445,14 +445,14 @@ class Syne:
         )
         self._trials: list[Any] = []
 
-    def ask(self) -> Job | None:
+    def ask(self) -> Assignment | None:
         config = self._scheduler.suggest().config
         trial = import_module("syne_tune.backend.trial_status").Trial(
             trial_id=len(self._trials), config=config, creation_time=datetime.now()
         )
         self._trials.append(trial)
         self._scheduler.on_trial_add(trial)
-        return Job(
+        return Assignment(
             trial=trial.trial_id,
             config=self._knobs.config(config),
             from_epoch=0,
@@ -491,7 +491,7 @@ class HpBandSter:
         silent.setLevel(logging.CRITICAL + 1)
         self._model = source.BOHB(_config_space(knobs, setting.seed), logger=silent)
         self._values: dict[str, Named] = {}  # by config
-        self._jobs: dict[int, Job] = {}
+        self._jobs: dict[int, Assignment] = {}
         self._search = Search(
             setting.space,
             _Drawn(setting.space, setting.max_epochs, self._draw(knobs)),
@@ -511,7 +511,7 @@ class HpBandSter:
 
         return draw
 
-    def ask(self) -> Job | None:
+    def ask(self) -> Assignment | None:
         job = self._search.ask()
         if job is not None:
             self._jobs[job.trial] = job

@@ -99,7 +99,7 @@ from search_report import (
 )
 
 from hypertune.core.space import Config
-from hypertune.search import Job, Search
+from hypertune.search import Assignment, Search
 from hypertune.search.methods import METHODS, make_search
 
 Floats = NDArray[np.float64]
@@ -120,7 +120,7 @@ class Method:
     def __init__(self, search: Search) -> None:
         self._search = search
 
-    def ask(self) -> Job | None:
+    def ask(self) -> Assignment | None:
         return self._search.ask()
 
     def tell(self, trial: int, epoch: int, loss: float) -> bool:
@@ -141,7 +141,7 @@ class OneEpoch:
         self._losses: dict[int, float] = {}
         self._top: list[int] | None = None
 
-    def ask(self) -> Job | None:
+    def ask(self) -> Assignment | None:
         if len(self._configs) < self._n_first:
             space = self._setting.space
             self._configs.append(space.nest(space.sample(self._rng)))
@@ -157,9 +157,9 @@ class OneEpoch:
             self._losses[trial] = loss
         return True
 
-    def _job(self, trial: int, from_epoch: int, to_epoch: int) -> Job:
+    def _job(self, trial: int, from_epoch: int, to_epoch: int) -> Assignment:
         config = self._configs[trial]
-        return Job(trial=trial, config=config, from_epoch=from_epoch, to_epoch=to_epoch)
+        return Assignment(trial=trial, config=config, from_epoch=from_epoch, to_epoch=to_epoch)
 
 
 def make_arm(name: str, setting: Setting) -> Arm:
@@ -234,13 +234,13 @@ def simulate(
     problem: Problem, arm: Arm, *, workers: int, n_epochs: int, seed: int
 ) -> tuple[list[Moment], int]:
     """Return what was known after every epoch, and how many trials there were."""
-    queue: list[tuple[float, int, Job, int]] = []  # when the epoch ends, tie, job, epoch
+    queue: list[tuple[float, int, Assignment, int]] = []  # when the epoch ends, tie, job, epoch
     tie, clock, cpu_s, best = count(), 0.0, 0.0, math.inf
     deepest, lowest, config = 0, math.inf, {}
     moments: list[Moment] = []
     trials: set[int] = set()
 
-    def push(job: Job, epoch: int) -> None:
+    def push(job: Assignment, epoch: int) -> None:
         heapq.heappush(queue, (clock + duration(problem, seed, job.trial), next(tie), job, epoch))
 
     while len(moments) < n_epochs:

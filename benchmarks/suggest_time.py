@@ -23,7 +23,7 @@ import torch
 from ray import tune
 
 from hypertune.core.space import Config, Space
-from hypertune.search import Job, Search
+from hypertune.search import Assignment, Search
 from hypertune.search.methods import METHODS, make_search
 from hypertune.search.searchers.random import Random
 
@@ -49,7 +49,7 @@ def loss(config: Config, epoch: int) -> float:
     return float(bowl + waves + np.exp(-epoch / (4 + config["n_layers"])))
 
 
-def tell(search: Search, job: Job) -> None:
+def tell(search: Search, job: Assignment) -> None:
     """Report all epochs of a job."""
     for epoch in range(job.from_epoch + 1, job.to_epoch + 1):
         search.tell(job.trial, epoch, loss(job.config, epoch))
@@ -58,7 +58,7 @@ def tell(search: Search, job: Job) -> None:
 def history(search: Search, n_trials: int, max_epochs: int) -> Search:
     """Return what a search of random configs would have left."""
     played = search.like(Random(search.space, max_epochs, 1), n_trials)
-    out: list[Job] = []
+    out: list[Assignment] = []
     while True:
         while len(out) < 4 and (job := played.ask()) is not None:
             out.append(job)

@@ -24,7 +24,7 @@ from scipy.stats import binomtest
 
 from hypertune.core.space import Categorical, Config, Flat, Parameter, Space
 from hypertune.core.task import TrialEnded
-from hypertune.search import Job, Search
+from hypertune.search import Assignment, Search
 from hypertune.studies.study import Study, load_study
 from hypertune.tasks.torch.loop import use_threads
 
@@ -199,7 +199,9 @@ def table(name: str, pair: tuple[int, int] | None = None) -> Table:
 # ---- searching ----
 
 
-def drain(search: Search, curve_of: Callable[[Job], Floats], turns: np.random.Generator) -> None:
+def drain(
+    search: Search, curve_of: Callable[[Assignment], Floats], turns: np.random.Generator
+) -> None:
     """Run a search until it has no job any more, two workers at a time.
 
     Args:
@@ -207,7 +209,7 @@ def drain(search: Search, curve_of: Callable[[Job], Floats], turns: np.random.Ge
         curve_of: Returns the losses of a job's trial by epoch; at a NaN it fails.
         turns: Which worker is the next one to report.
     """
-    out: list[tuple[Job, int]] = []  # with its next epoch
+    out: list[tuple[Assignment, int]] = []  # with its next epoch
     while True:
         while len(out) < N_WORKERS and (job := search.ask()) is not None:
             out.append((job, job.from_epoch + 1))

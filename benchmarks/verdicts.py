@@ -51,7 +51,7 @@ from hypertune.analysis.statements import Factor, Statement, left_of
 from hypertune.analysis.verdict import judge_factor
 from hypertune.core.space import Flat, Space
 from hypertune.journal.store import ResultRow
-from hypertune.search import Job
+from hypertune.search import Assignment
 from hypertune.search.encoding import Encoding
 from hypertune.search.history import Trial
 from hypertune.search.methods import make_search
@@ -358,7 +358,7 @@ class StudyOfCurves:
             self.n_repeats[level] += n_repeats
         drain(search, self._curve_of, self.turns)
 
-    def _curve_of(self, job: Job) -> Floats:
+    def _curve_of(self, job: Assignment) -> Floats:
         if job.trial not in self.curves:
             rng = np.random.default_rng([self.seed, 2, job.trial])
             flat = self.search_object.trials[job.trial].flat

@@ -20,7 +20,7 @@ from hypertune.cli.display.console import console as make_console
 from hypertune.cli.display.plan import show_plan
 from hypertune.core.errors import SettingError
 from hypertune.plan import Plan, make_plan
-from hypertune.search import Job
+from hypertune.search import Assignment
 from hypertune.search.methods import make_search
 from hypertune.settings import Settings
 from hypertune.studies.study import Study, load_study
@@ -47,7 +47,7 @@ def spent(study: Study, method: str, n_trials: int, loss: Callable[[int], float]
         start=(dict(study.default),),
         fair=study.fair_factor if study.goal == "answer" else None,
     )
-    total, out = 0, deque[Job]()
+    total, out = 0, deque[Assignment]()
     while True:
         while len(out) < 3 and (job := search.ask()) is not None:
             total += job.to_epoch - job.from_epoch

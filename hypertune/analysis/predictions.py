@@ -17,7 +17,7 @@ from plotly.subplots import make_subplots
 from hypertune.analysis.figures import COLOURS, styled
 from hypertune.analysis.words import show
 from hypertune.journal.history import StudyHistory
-from hypertune.journal.store import told_file
+from hypertune.journal.store import predictions_file
 
 _N_NAMED = 20  # classes whose counts fit into a matrix
 _N_SHOWN = 6  # worst errors in a row of pictures
@@ -25,11 +25,13 @@ _N_POINTS = 3000
 _GREY = "#767676"
 
 Arrays = Mapping[str, NDArray[Any]]
+# What studies of earlier versions call them.
+_NAMES = {"told": "predicted", "certainty": "p_predicted", "chance": "p_true"}
 
 
 @dataclass(frozen=True, kw_only=True)
-class Said:
-    """What the recommended model said of a test set.
+class TestSetReport:
+    """The recommended model's predictions on a test set, as the report shows them.
 
     Attributes:
         part: ``test``, or the name of a further test set.
@@ -47,8 +49,8 @@ class Said:
     record: Mapping[str, Any]
 
 
-def read_told(folder: Path) -> list[Said]:
-    """Return what the model that the test part was opened for said; empty if nothing was kept.
+def read_predictions(folder: Path) -> list[TestSetReport]:
+    """Return the predictions of the model that the test part was opened for; empty without any.
 
     Args:
         folder: The study's folder.
@@ -56,14 +58,14 @@ def read_told(folder: Path) -> list[Said]:
     Raises:
         JournalError: There is no readable journal.
     """
-    looks = [
+    tests = [
         event
         for event in StudyHistory.read(folder).events_of("test")
         if event.data.get("label") == "best" and "metrics" in event.data
     ]
-    if not looks or looks[-1].trial is None:
+    if not tests or tests[-1].trial is None:
         return []
-    file = told_file(folder, looks[-1].trial)
+    file = predictions_file(folder, tests[-1].trial)
     if not file.is_file():
         return []  # of a model of the user's own, or of an earlier version
     with np.load(file, allow_pickle=False) as kept:
@@ -71,7 +73,11 @@ def read_told(folder: Path) -> list[Said]:
     parts = list(dict.fromkeys(name.rpartition("/")[0] for name in arrays))
     found = []
     for part in parts:
-        own = {n.rpartition("/")[2]: a for n, a in arrays.items() if n.rpartition("/")[0] == part}
+        own = {
+            _NAMES.get(name.rpartition("/")[2], name.rpartition("/")[2]): array
+            for name, array in arrays.items()
+            if name.rpartition("/")[0] == part
+        }
         describe = _series if "origins" in own else _classes if "classes" in own else _numbers
         found.append(describe(part, own))
     return found
@@ -84,15 +90,15 @@ def _name(part: str) -> str:
 # ---- classes ----
 
 
-def _classes(part: str, told: Arrays) -> Said:
-    names = [str(name) for name in told["classes"]]
+def _classes(part: str, found: Arrays) -> TestSetReport:
+    names = [str(name) for name in found["classes"]]
     n_classes = len(names)
-    pairs = told["truth"].astype(int) * n_classes + told["told"]
+    pairs = found["truth"].astype(int) * n_classes + found["predicted"]
     confusion = np.bincount(pairs, minlength=n_classes**2).reshape(n_classes, n_classes)
-    right = told["truth"] == told["told"]
+    right = found["truth"] == found["predicted"]
     n_each = confusion.sum(axis=1)
     sentences = [
-        f"Of {len(right)} samples of {_name(part)} {int(right.sum())} are told right "
+        f"Of {len(right)} samples of {_name(part)} {int(right.sum())} are predicted correctly "
         f"({show(float(right.mean()))})."
     ]
     if not right.all():
@@ -104,36 +110,43 @@ def _classes(part: str, told: Arrays) -> Said:
         share = np.where(n_each > 0, confusion.diagonal() / np.maximum(n_each, 1), 1.0)
         worst = int(share.argmin())
         sentences.append(
-            f"Least often told right is '{names[worst]}': {confusion[worst, worst]} of "
+            f"Least often predicted correctly is '{names[worst]}': {confusion[worst, worst]} of "
             f"{n_each[worst]}."
         )
-        if "certainty" in told:
-            sure, unsure = told["certainty"][~right].mean(), told["certainty"][right].mean()
+        if "p_predicted" in found:
+            wrong_p, right_p = (
+                found["p_predicted"][~right].mean(),
+                found["p_predicted"][right].mean(),
+            )
             sentences.append(
-                f"Where it is wrong it is sure to {show(float(sure))} on average, where it is "
-                f"right to {show(float(unsure))}."
+                f"Where it is wrong it gives its class a probability of {show(float(wrong_p))} on "
+                f"average, where it is right {show(float(right_p))}."
             )
     rows = [
         {
-            "row": int(told["rows"][i]),
-            "truth": names[told["truth"][i]],
-            "told": names[told["told"][i]],
-            **{name: float(told[name][i]) for name in ("certainty", "chance") if name in told},
+            "row": int(found["rows"][i]),
+            "truth": names[found["truth"][i]],
+            "predicted": names[found["predicted"][i]],
+            **{name: float(found[name][i]) for name in ("p_predicted", "p_true") if name in found},
         }
-        for i in told["worst"]
+        for i in found["worst"]
     ]
     drawn = [_confusion(part, names, confusion)]
-    if rows and "worst_x" in told and told["worst_x"].ndim > 2:
-        drawn.append(_worst(part, told["worst_x"], rows))
-    return Said(
+    if rows and "worst_x" in found and found["worst_x"].ndim > 2:
+        drawn.append(_worst(part, found["worst_x"], rows))
+    return TestSetReport(
         part=part,
         sentences=sentences,
         figures=drawn,
         columns=[
             "row of the data",
             "true",
-            "told",
-            *(["certainty", "chance of the true one"] if "certainty" in told else []),
+            "predicted",
+            *(
+                ["p of the predicted class", "p of the true class"]
+                if "p_predicted" in found
+                else []
+            ),
         ],
         rows=[[show(value) for value in row.values()] for row in rows],
         record={
@@ -161,12 +174,12 @@ def _confusion(part: str, names: list[str], confusion: NDArray[np.int64]) -> go.
             zmin=0,
             zmax=1,
             colorbar={"title": {"text": "share of the true class", "side": "right"}},
-            hovertemplate="true %{y}, told %{x}: %{customdata}<extra></extra>",
+            hovertemplate="true %{y}, predicted %{x}: %{customdata}<extra></extra>",
             xgap=1,
             ygap=1,
         )
     )
-    figure.update_xaxes(type="category", title="told")
+    figure.update_xaxes(type="category", title="predicted")
     figure.update_yaxes(type="category", title="true", autorange="reversed")
     return styled(figure, "What is taken for what", f"{confusion.sum()} samples of {_name(part)}")
 
@@ -175,7 +188,7 @@ def _worst(part: str, x: NDArray[Any], rows: Sequence[Mapping[str, Any]]) -> go.
     """Draw the samples that the model was most wrong about: images, or sequences by channel."""
     n = min(_N_SHOWN * 2, len(x))
     n_columns = min(_N_SHOWN, n)
-    titles = [f"{row['truth']}, told {row['told']}" for row in rows[:n]]
+    titles = [f"{row['truth']}, predicted {row['predicted']}" for row in rows[:n]]
     figure = make_subplots(
         rows=-(-n // n_columns),
         cols=n_columns,
@@ -213,28 +226,34 @@ def _sample(x: NDArray[Any]) -> list[Any]:
 # ---- numbers ----
 
 
-def _numbers(part: str, told: Arrays) -> Said:
-    truth, said = told["truth"].astype(float), told["told"].astype(float)
-    error = said - truth
+def _numbers(part: str, found: Arrays) -> TestSetReport:
+    truth, predicted = found["truth"].astype(float), found["predicted"].astype(float)
+    error = predicted - truth
     worst = np.argsort(-np.abs(error), kind="stable")[:12]
     sentences = [
         f"On {len(truth)} samples of {_name(part)} it is off by {show(np.abs(error).mean())} on "
         f"average, and by {show(float(np.abs(error[worst[0]])))} at worst (row "
-        f"{int(told['rows'][worst[0]])}: {show(said[worst[0]])} for {show(truth[worst[0]])}).",
-        f"All in all it says {show(float(np.abs(error.mean())))} too "
+        f"{int(found['rows'][worst[0]])}: {show(predicted[worst[0]])} for "
+        f"{show(truth[worst[0]])}).",
+        f"On average it predicts {show(float(np.abs(error.mean())))} too "
         f"{'much' if error.mean() > 0 else 'little'}.",
     ]
     low, high = truth <= np.quantile(truth, 0.25), truth >= np.quantile(truth, 0.75)
     sentences.append(
-        f"Of the lowest quarter it says {_more(float(error[low].mean()))}, of the highest "
+        f"Of the lowest quarter it predicts {_more(float(error[low].mean()))}, of the highest "
         f"{_more(float(error[high].mean()))}."
     )
     rows = [
-        {"row": int(told["rows"][i]), "truth": truth[i], "told": said[i], "error": error[i]}
+        {
+            "row": int(found["rows"][i]),
+            "truth": truth[i],
+            "predicted": predicted[i],
+            "error": error[i],
+        }
         for i in worst
     ]
     shown = slice(None, None, max(1, len(truth) // _N_POINTS))
-    ends = [float(min(truth.min(), said.min())), float(max(truth.max(), said.max()))]
+    ends = [float(min(truth.min(), predicted.min())), float(max(truth.max(), predicted.max()))]
     figure = go.Figure(
         [
             go.Scatter(
@@ -242,26 +261,26 @@ def _numbers(part: str, told: Arrays) -> Said:
                 y=ends,
                 mode="lines",
                 line={"color": _GREY, "dash": "dot"},
-                name="said = true",
+                name="predicted = true",
             ),
             go.Scatter(
                 x=truth[shown],
-                y=said[shown],
+                y=predicted[shown],
                 mode="markers",
                 marker={"color": COLOURS[0], "size": 6, "opacity": 0.6},
-                customdata=told["rows"][shown],
+                customdata=found["rows"][shown],
                 hovertemplate="row %{customdata}: %{y:.4g} for %{x:.4g}<extra></extra>",
                 name="a sample",
             ),
         ]
     )
     figure.update_xaxes(title="true")
-    figure.update_yaxes(title="told")
-    return Said(
+    figure.update_yaxes(title="predicted")
+    return TestSetReport(
         part=part,
         sentences=sentences,
-        figures=[styled(figure, "What is said, and what is true", f"Samples of {_name(part)}")],
-        columns=["row of the data", "true", "told", "error"],
+        figures=[styled(figure, "Predictions and truth", f"Samples of {_name(part)}")],
+        columns=["row of the data", "true", "predicted", "error"],
         rows=[[show(value) for value in row.values()] for row in rows],
         record={"n": len(truth), "bias": float(error.mean()), "worst": rows},
     )
@@ -274,9 +293,9 @@ def _more(error: float) -> str:
 # ---- series ----
 
 
-def _series(part: str, told: Arrays) -> Said:
-    values, origins, forecast = told["values"].astype(float), told["origins"], told["told"]
-    first, horizon = int(told["first"]), forecast.shape[1]
+def _series(part: str, found: Arrays) -> TestSetReport:
+    values, origins, forecast = found["values"].astype(float), found["origins"], found["predicted"]
+    first, horizon = int(found["first"]), forecast.shape[1]
     truth = values[origins[:, None] + np.arange(1, horizon + 1)]  # (origin, horizon)
     error = np.abs(forecast - truth).mean(axis=0)  # (horizon,)
     naive = np.abs(values[origins][:, None] - truth).mean(axis=0)
@@ -308,7 +327,7 @@ def _series(part: str, told: Arrays) -> Said:
         "all."
     )
     ahead = dict.fromkeys((1, horizon))
-    return Said(
+    return TestSetReport(
         part=part,
         sentences=sentences,
         figures=[

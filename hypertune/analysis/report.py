@@ -16,7 +16,7 @@ from plotly.offline import get_plotlyjs
 from hypertune.analysis import figures
 from hypertune.analysis.diagnoses import diagnoses
 from hypertune.analysis.frames import StudyData, load, value_at
-from hypertune.analysis.predictions import Said, read_told
+from hypertune.analysis.predictions import TestSetReport, read_predictions
 from hypertune.analysis.summary import Score, Summary, summarize
 from hypertune.analysis.verdict import Verdict, judge
 from hypertune.core.errors import SettingError
@@ -43,16 +43,16 @@ def write_report(folder: Path) -> Path:
     """
     data, summary = load(folder), summarize(folder)
     verdict = judge(data)
-    tested = read_told(folder)
+    tested = read_predictions(folder)
     content = _content(data, summary, verdict) | {"tested": _tested(tested)}
     inside = diagnoses(folder, None if summary.best is None else summary.best.id)
     content["inside"] = inside
     drawn = _figures(data, verdict)
     for k, figure in enumerate(() if inside is None else inside.figures):
         drawn[f"inside-{k}"] = figure.update_layout(height=360)
-    for told in tested:
-        for k, figure in enumerate(told.figures):
-            drawn[f"told-{told.part}-{k}"] = figure.update_layout(height=360)
+    for test_set in tested:
+        for k, figure in enumerate(test_set.figures):
+            drawn[f"predictions-{test_set.part}-{k}"] = figure.update_layout(height=360)
     target = folder / "report"
     try:
         target.mkdir(exist_ok=True)
@@ -68,7 +68,7 @@ def write_report(folder: Path) -> Path:
             "best": None if summary.best is None else asdict(summary.best),
             "scores": [asdict(score) for score in summary.scores],
             "inside": None if inside is None else inside.record,
-            "tested": {told.part: told.record for told in tested},
+            "tested": {test_set.part: test_set.record for test_set in tested},
             "reasons": dict(summary.reasons),
             "n_epochs": summary.n_epochs,
             "seconds": summary.seconds,
@@ -236,16 +236,18 @@ def _best(data: StudyData, summary: Summary) -> dict[str, Any] | None:
     }
 
 
-def _tested(tested: list[Said]) -> list[dict[str, Any]]:
+def _tested(tested: list[TestSetReport]) -> list[dict[str, Any]]:
     return [
         {
-            "title": "The test part" if told.part == "test" else f"The test set '{told.part}'",
-            "sentences": told.sentences,
-            "figures": [f"told-{told.part}-{k}" for k in range(len(told.figures))],
-            "columns": told.columns,
-            "rows": told.rows,
+            "title": "The test part"
+            if test_set.part == "test"
+            else f"The test set '{test_set.part}'",
+            "sentences": test_set.sentences,
+            "figures": [f"predictions-{test_set.part}-{k}" for k in range(len(test_set.figures))],
+            "columns": test_set.columns,
+            "rows": test_set.rows,
         }
-        for told in tested
+        for test_set in tested
     ]
 
 

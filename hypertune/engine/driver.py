@@ -29,8 +29,8 @@ from hypertune.engine.retention import Checkpoints, Retention, checkpoint_root
 from hypertune.engine.retries import Retries, Verdict
 from hypertune.engine.running import RunningJob, RunningJobs
 from hypertune.journal.history import StudyHistory
-from hypertune.journal.store import FULL, Journal, told_file
-from hypertune.search import Job, Reason, Search
+from hypertune.journal.store import FULL, Journal, predictions_file
+from hypertune.search import Assignment, Reason, Search
 from hypertune.settings import Settings
 from hypertune.studies.study import Study
 from hypertune.tasks.user_code import as_metrics
@@ -147,7 +147,7 @@ class Driver:
         self.judge, self.clock = judge, clock
         self.task, self.put = task or study.trainable, put or ray.put
         self.running = RunningJobs(clock)
-        self.prefetched: Job | None = None  # the next job, where it was worked out before its time
+        self.prefetched: Assignment | None = None  # worked out before a worker is free
         self.ids: list[int] = []  # search number -> trial id in the journal
         self.sent: dict[str, int] = {}  # the trial of each Ray trial
         self.changes: dict[int, Config] = {}  # what trials search now whose config was changed
@@ -274,11 +274,11 @@ class Driver:
         """
         busy = self.n_at_work == self.n_concurrent > 1
         if busy and self.prefetched is None and not (self.halted or self.overdue):
-            self.prefetched = self.search.ask_ahead()
+            self.prefetched = self.search.prefetch()
 
     def _cancel_prefetched(self) -> None:
         if self.prefetched is not None:
-            self.search.withdraw(self.prefetched)
+            self.search.cancel(self.prefetched)
             self.prefetched = None
 
     def cut(self, key: str, epoch: int = 0) -> bool:
@@ -361,7 +361,7 @@ class Driver:
         grown = self.retries.grown
         if grown and any(r.job.trial in grown and not r.begun for r in self.running.values()):
             return False  # smaller ones would take what becomes free, and it would never begin
-        if wants_all(self.ray_scheduler) and self.search.more and not self.overdue:
+        if wants_all(self.ray_scheduler) and self.search.can_propose and not self.overdue:
             return sum(running.paused for running in self.running.values()) < _MAX_QUEUED
         return self.n_at_work < self.n_concurrent
 
@@ -384,7 +384,7 @@ class Driver:
 
     # ---- sending jobs ----
 
-    def _send_searched(self, key: str, job: Job) -> WorkerJob:
+    def _send_searched(self, key: str, job: Assignment) -> WorkerJob:
         if job.trial == len(self.ids):
             trial = self.search.trials[job.trial]
             expected = None if trial.expected is None else self.search.value(trial.expected)
@@ -449,7 +449,7 @@ class Driver:
             n_threads=max(1, int(self.settings.cpus_per_trial)),
             bundle=self._resources(self.retries.resource_factor(trial)),
             test_data=self.test_data if test else None,
-            told=str(told_file(self.folder, trial)) if test else None,
+            predictions=str(predictions_file(self.folder, trial)) if test else None,
             diagnose=self.settings.diagnose,
             histograms=self._histograms(trial),
             by_epoch=self.ray_scheduler is not None and number is not None,

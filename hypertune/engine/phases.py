@@ -212,7 +212,7 @@ def default_in_full(
         return None
     if not (trials and history.searched):
         return None
-    if search.more or any(trial.to_epoch < full for trial in search.running):
+    if search.can_propose or any(trial.to_epoch < full for trial in search.running):
         return None
     changed = history.searched[0].id in history.mutated
     if not (trials[0].waiting or trials[0].reason == "stopped" or changed):

@@ -122,8 +122,8 @@ class EventRow:
     data: dict[str, Any]
 
 
-def told_file(folder: Path, trial: int) -> Path:
-    """Return where a study keeps what a trial's model said when the test part was opened."""
+def predictions_file(folder: Path, trial: int) -> Path:
+    """Return where a study keeps the predictions of a trial's model on the test part."""
     return folder / "predictions" / f"trial-{trial:03d}.npz"
 
 

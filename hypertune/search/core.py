@@ -22,7 +22,7 @@ from hypertune.core.origin import Origin
 from hypertune.core.space import Categorical, Config, Flat, Space, Value, identity, plain_or
 from hypertune.search.history import REASONS, Mode, Reason, Trial
 from hypertune.search.schedulers.base import Comparison, Scheduler
-from hypertune.search.schedulers.fair import Fair
+from hypertune.search.schedulers.per_level import PerLevel
 from hypertune.search.searchers.base import Searcher
 from hypertune.search.suggestion import WAIT, Suggestion, Wait
 
@@ -40,7 +40,7 @@ _RESAMPLED = Suggestion(
 
 
 @dataclass(frozen=True, kw_only=True)
-class Job:
+class Assignment:
     """An uninterrupted stretch of epochs of a trial: from the one after ``from_epoch`` on."""
 
     trial: int
@@ -86,7 +86,7 @@ class Search:
         self.n_trials = n_trials
         self._searcher = searcher
         self._plain = scheduler
-        self._fair = None if fair is None else Fair(fair, scheduler)
+        self._fair = None if fair is None else PerLevel(fair, scheduler)
         self._scheduler = self._fair or scheduler
         searcher.rungs = self.rungs
         self._sign = -1.0 if mode == "max" else 1.0
@@ -130,7 +130,7 @@ class Search:
         return [self.space.nest(flat) for flat in self._start]
 
     @property
-    def more(self) -> bool:
+    def can_propose(self) -> bool:
         """New configs may still be proposed."""
         enough = self.n_trials is not None and len(self.trials) >= self.n_trials
         return not (enough or self._exhausted)
@@ -143,9 +143,9 @@ class Search:
     @property
     def done(self) -> bool:
         """Nothing is under way and nothing is left to do."""
-        return not (self._again or self.more or self.running) and self._next() is None
+        return not (self._again or self.can_propose or self.running) and self._next() is None
 
-    def ask(self, given: Mapping[str, Value] | None = None) -> Job | None:
+    def ask(self, given: Mapping[str, Value] | None = None) -> Assignment | None:
         """Return the next job; None if there is none until a running one reports.
 
         Args:
@@ -163,7 +163,7 @@ class Search:
         if promotion:
             trial, to_epoch = promotion
             return self._job(trial, trial.epoch, to_epoch)
-        if not self.more:
+        if not self.can_propose:
             return None
         new = self._new_trial(levels) if levels or self._fair is None else self._new_fair_trial()
         if new is not None:
@@ -171,15 +171,15 @@ class Search:
         # The space has nothing new any more, which may be the last chance of others.
         return None if levels or self._waits else self.ask()
 
-    def ask_ahead(self) -> Job | None:
+    def prefetch(self) -> Assignment | None:
         """Return a job while no worker is free yet, where working it out takes time; else None.
 
         It knows a little less than one that is asked for when it is needed. A job that is not
-        started in the end must be given to `withdraw`.
+        started in the end must be given to `cancel`.
         """
-        return self.ask() if self._searcher.slow and self.more else None
+        return self.ask() if self._searcher.slow and self.can_propose else None
 
-    def withdraw(self, job: Job) -> None:
+    def cancel(self, job: Assignment) -> None:
         """Take back the newest job, which was not started."""
         trial = self.trials[job.trial]
         trial.running = False
@@ -292,11 +292,11 @@ class Search:
         return self._scheduler.comparisons(self.trials[trial], self.trials)
 
     def _next(self) -> tuple[Trial, int] | None:
-        return self._scheduler.promote(self.trials, more=self.more)
+        return self._scheduler.promote(self.trials, can_propose=self.can_propose)
 
-    def _job(self, trial: Trial, from_epoch: int, to_epoch: int) -> Job:
+    def _job(self, trial: Trial, from_epoch: int, to_epoch: int) -> Assignment:
         trial.running, trial.to_epoch = True, to_epoch
-        return Job(
+        return Assignment(
             trial=trial.number,
             config=self.space.nest(trial.flat),
             from_epoch=from_epoch,

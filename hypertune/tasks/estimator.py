@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from hypertune.core.errors import choices
 from hypertune.core.space import Config, Space
 from hypertune.core.task import RESERVED
-from hypertune.tasks.torch.loop import Told, digest, told_of_classes
+from hypertune.tasks.torch.loop import Predictions, class_predictions, digest
 from hypertune.tasks.user_code import OwnLoop, OwnTask, set_seeds
 
 Kind = Literal["classification", "regression"]
@@ -165,24 +165,24 @@ class Estimator(OwnTask):
 
         return {f"{part}_{name}": float(get_scorer(name)(model, *data)) for name in self.scoring}
 
-    def told(self, model: Any, data: Parts) -> Told:
+    def predictions(self, model: Any, data: Parts) -> Predictions:
         """Return what a fitted estimator said of the test part."""
         assert data.test is not None
         x, y = data.test[0], np.asarray(data.test[1])
-        said = np.asarray(model.predict(x))
+        predicted = np.asarray(model.predict(x))
         if self.kind == "regression":
-            return {"truth": y, "told": said, "rows": data.test_rows}
-        classes = np.unique(np.concatenate([np.asarray(data.train[1]), y, said]))
-        shares = None
+            return {"truth": y, "predicted": predicted, "rows": data.test_rows}
+        classes = np.unique(np.concatenate([np.asarray(data.train[1]), y, predicted]))
+        probabilities = None
         if hasattr(model, "predict_proba"):
-            shares = np.zeros((len(y), len(classes)))
-            shares[:, np.searchsorted(classes, model.classes_)] = model.predict_proba(x)
-        return told_of_classes(
+            probabilities = np.zeros((len(y), len(classes)))
+            probabilities[:, np.searchsorted(classes, model.classes_)] = model.predict_proba(x)
+        return class_predictions(
             [str(name) for name in classes],
             np.searchsorted(classes, y),
-            np.searchsorted(classes, said),
+            np.searchsorted(classes, predicted),
             data.test_rows,
-            shares,
+            probabilities,
         )
 
     def baselines(self, data: Parts, *, test: bool) -> Mapping[str, Mapping[str, float]]:
@@ -296,7 +296,7 @@ class EstimatorLoop(OwnLoop):
         assert data.test is not None
         model = self.best_model()
         try:
-            self.told = {"test": self._task.told(model, data)}
+            self.predictions = {"test": self._task.predictions(model, data)}
         except Exception:  # pictures alone depend on it; a scorer asks for less
             traceback.print_exc()
         return self._task.scores(model, "test", data.test)

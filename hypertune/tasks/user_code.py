@@ -17,7 +17,7 @@ from hypertune.core.errors import choices, shown
 from hypertune.core.space import Config, Space
 from hypertune.core.task import Loop, Task
 from hypertune.core.text import metric_names
-from hypertune.tasks.torch.loop import Told
+from hypertune.tasks.torch.loop import Predictions
 
 Saves = Literal["any time", "at the end", "never"]
 
@@ -59,14 +59,14 @@ class OwnLoop(ABC):
     Attributes:
         epoch: Epochs reported so far.
         saves: When `save` may be called.
-        told: What the model said of the test sets, once it was tested, where that is known.
+        predictions: Those of the model on the test sets, once it was tested, where they are known.
         note: What is to be said of how it ended, besides.
     """
 
     epoch = 0
     note = ""
     saves: Saves = "never"
-    told: Mapping[str, Told] = {}
+    predictions: Mapping[str, Predictions] = {}
 
     @property
     def converged(self) -> bool:

@@ -19,12 +19,12 @@ STUDY: dict[str, Any] = {
     "mode": "min",
 }
 # losses by epoch, how it ended, detail
-Told = tuple[Sequence[float], str | None, str | None]
+Reported = tuple[Sequence[float], str | None, str | None]
 
 
 def write(
     folder: Path,
-    searched: Sequence[Told],
+    searched: Sequence[Reported],
     *,
     baselines: dict[str, float] | None = None,
     tests: dict[int, float] | None = None,
@@ -122,7 +122,7 @@ def test_verdicts_compare_on_the_test_part(
     mode: str, tests: dict[int, float], verdicts: list[str], tmp_path: Path
 ) -> None:
     losses = [2.0, 1.0] if mode == "min" else [1.0, 2.0]
-    searched: list[Told] = [([loss], "complete", None) for loss in losses]
+    searched: list[Reported] = [([loss], "complete", None) for loss in losses]
 
     summary = write(tmp_path, searched, baselines={"naive": 3.0}, tests=tests, mode=mode)
 
@@ -133,7 +133,7 @@ def test_verdicts_compare_on_the_test_part(
 
 
 def test_default_that_is_the_best_is_told_in_both_roles(tmp_path: Path) -> None:
-    searched: list[Told] = [([1.0], "complete", None), ([2.0], "complete", None)]
+    searched: list[Reported] = [([1.0], "complete", None), ([2.0], "complete", None)]
     summary = write(tmp_path, searched, tests={0: 0.5})
 
     assert [(s.label, s.trial, s.test) for s in summary.scores] == [
@@ -164,7 +164,7 @@ def test_without_a_trial_in_full_the_best_of_the_longest_ones_is_shown(tmp_path:
     "searched", [[], [([], "failed", "boom")], [([1.0], "lost", None)], [([], None, None)]]
 )
 def test_study_without_a_usable_trial_recommends_nothing(
-    searched: list[Told], tmp_path: Path
+    searched: list[Reported], tmp_path: Path
 ) -> None:
     summary = write(tmp_path, searched)
 
@@ -198,7 +198,7 @@ def test_folder_without_a_journal_is_told(tmp_path: Path) -> None:
 )  # fmt: skip
 def test_what_fails_elsewhere_is_said(mode: str, default: float, said: str, tmp_path: Path) -> None:
     losses = [2.0, 1.0] if mode == "min" else [1.0, 2.0]
-    searched: list[Told] = [([loss], "complete", None) for loss in losses]
+    searched: list[Reported] = [([loss], "complete", None) for loss in losses]
     summary = write(tmp_path, searched, baselines={}, tests={1: 1.0, 0: 1.5}, mode=mode)
     first, second = summary.scores
     further = (

@@ -16,7 +16,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from hypertune import Study, engine, load_model
 from hypertune.analysis import summarize, write_report
-from hypertune.analysis.predictions import read_told
+from hypertune.analysis.predictions import read_predictions
 from hypertune.core.errors import SettingError
 from hypertune.engine.folder import locked
 from hypertune.engine.saved_model import keep_best_model
@@ -122,7 +122,7 @@ def test_what_the_winner_says_is_kept_when_the_test_part_is_opened(tmp_path: Pat
     with closing(Journal(folder / "journal.db", read_only=True)) as journal:
         looks = {e.data["label"]: e for e in journal.events(kind="test")}
     metrics = looks["best"].data["metrics"]
-    test, elsewhere = read_told(folder)
+    test, elsewhere = read_predictions(folder)
 
     assert best.test == metrics["test_loss"]
     assert best.further == {"mnist": metrics["test_mnist_loss"]}
@@ -136,7 +136,7 @@ def test_what_the_winner_says_is_kept_when_the_test_part_is_opened(tmp_path: Pat
     found: Any = load_model(folder, trial=best.trial)
     images, wrong = found.task.source.load().x, test.record["worst"]
     at = np.array([error["row"] for error in wrong])
-    assert found.predict(images[at]).tolist() == [error["told"] for error in wrong]
+    assert found.predict(images[at]).tolist() == [error["predicted"] for error in wrong]
     (sentence,) = summary.on_further
     assert sentence.startswith("On the test set 'mnist' the best configuration reaches ")
 

@@ -10,7 +10,7 @@ from ray import tune
 from scipy.optimize import approx_fprime
 
 from hypertune.core.space import Categorical, Space, active
-from hypertune.search import Job, Search
+from hypertune.search import Assignment, Search
 from hypertune.search.encoding import Encoding
 from hypertune.search.history import Reason, incumbent
 from hypertune.search.methods import ask_tell
@@ -164,7 +164,7 @@ def test_process_finds_out_whether_early_epochs_tell() -> None:
 
 
 def play(search: Search, n: int, loss: Any, n_out: int = 1) -> Search:
-    out: list[Job] = []
+    out: list[Assignment] = []
     while len(search.trials) < n:
         while len(out) < n_out and (job := search.ask()) is not None:
             out.append(job)

@@ -13,7 +13,7 @@ from ray import tune
 
 from hypertune.core.errors import SettingError
 from hypertune.core.space import Config, Space, identity
-from hypertune.search import Job, Mode, Reason, Search, incumbent
+from hypertune.search import Assignment, Mode, Reason, Search, incumbent
 from hypertune.search.history import Trial
 from hypertune.search.methods import METHODS, ask_tell, make_search
 
@@ -32,7 +32,7 @@ def search(method: str = "random", space: Space = SPACE, **kwargs: Any) -> Searc
     return make_search(method, space, **{"mode": "min", "max_epochs": 4, "n_trials": 3, **kwargs})
 
 
-def asked(search: Search) -> Job:
+def asked(search: Search) -> Assignment:
     job = search.ask()
     assert job is not None
     return job
@@ -44,17 +44,17 @@ def configs(search: Search) -> list[str]:
 
 def test_trial_lives_from_ask_to_its_last_epoch() -> None:
     s = search(start=(DEFAULT,), n_trials=1)
-    assert (s.more, s.done) == (True, False)
+    assert (s.can_propose, s.done) == (True, False)
 
     job = asked(s)
-    assert job == Job(trial=0, config=DEFAULT, from_epoch=0, to_epoch=4)
+    assert job == Assignment(trial=0, config=DEFAULT, from_epoch=0, to_epoch=4)
     assert s.ask() is None
     assert not s.done
     for epoch, value in [(1, 3.0), (2, 1.0), (3, 2.0), (4, 2.0)]:
         assert s.running == [s.trials[0]]
         s.tell(0, epoch, value)
 
-    assert (s.running, s.more, s.done, s.ask()) == ([], False, True, None)
+    assert (s.running, s.can_propose, s.done, s.ask()) == ([], False, True, None)
     trial = s.trials[0]
     assert (trial.reason, trial.epoch, trial.full) == ("complete", 4, True)
     assert [trial.loss_at(epoch) for epoch in (1, 2, 3, 4)] == [3.0, 1.0, 1.0, 1.0]
@@ -101,7 +101,7 @@ def test_lost_job_is_given_out_again_from_its_checkpoint_before_anything_new() -
     s.lost(second.trial)
 
     assert not s.done
-    assert asked(s) == Job(trial=0, config=first.config, from_epoch=1, to_epoch=4)
+    assert asked(s) == Assignment(trial=0, config=first.config, from_epoch=1, to_epoch=4)
     assert asked(s) == second
     assert asked(s).trial == 2
 
@@ -125,7 +125,7 @@ def test_no_config_runs_twice_and_a_small_space_is_exhausted(method: str) -> Non
 
     assert space.n_configs == 10
     assert len(configs(s)) == len(set(configs(s))) == 10
-    assert (s.more, s.done) == (False, True)
+    assert (s.can_propose, s.done) == (False, True)
 
 
 def test_space_of_a_few_thousand_configs_is_exhausted() -> None:
@@ -189,14 +189,14 @@ def test_job_that_was_asked_for_ahead_and_is_withdrawn_leaves_no_trace(method: s
         while (job := s.ask()) is not None:
             for epoch in range(job.from_epoch + 1, job.to_epoch + 1):
                 s.tell(job.trial, epoch, job.config["x"] / epoch)
-            if ahead and (taken := s.ask_ahead()) is not None:
-                s.withdraw(taken)
+            if ahead and (taken := s.prefetch()) is not None:
+                s.cancel(taken)
         return s
 
     plain, withdrawn = played(False), played(True)
     assert configs(withdrawn) == configs(plain)
     assert [t.epoch for t in withdrawn.trials] == [t.epoch for t in plain.trials]
-    assert search("random").ask_ahead() is None
+    assert search("random").prefetch() is None
 
 
 def test_trial_compares_to_nothing_before_its_first_report() -> None:
@@ -217,7 +217,7 @@ class Play:
     search: Search
     values: dict[int, dict[int, float]] = field(default_factory=dict)
     log: list[tuple[Any, ...]] = field(default_factory=list)
-    out: list[tuple[float, int, int, Job]] = field(default_factory=list)
+    out: list[tuple[float, int, int, Assignment]] = field(default_factory=list)
     now: float = 0.0
 
     def fill(self) -> None:
@@ -225,7 +225,7 @@ class Play:
             self.log.append((job.trial, identity(job.config), job.from_epoch, job.to_epoch))
             self.hand_out(job, job.from_epoch + 1, self.now)
 
-    def hand_out(self, job: Job, epoch: int, now: float) -> None:
+    def hand_out(self, job: Assignment, epoch: int, now: float) -> None:
         heapq.heappush(self.out, (now + 1 + job.trial * 0.37 % 1, job.trial, epoch, job))
 
     def advance(self) -> None:

@@ -11,7 +11,7 @@ import pytest
 from ray import tune
 
 from hypertune.core.space import Space, identity
-from hypertune.search import Job, Search
+from hypertune.search import Assignment, Search
 from hypertune.search.methods import make_search
 from hypertune.search.schedulers.halving import Halving
 
@@ -25,7 +25,7 @@ def search(n_trials: int, max_epochs: int = 27, seed: int = 0) -> Search:
     )
 
 
-def stretches(jobs: Sequence[Job]) -> list[tuple[int, int, int]]:
+def stretches(jobs: Sequence[Assignment]) -> list[tuple[int, int, int]]:
     return [(job.trial, job.from_epoch, job.to_epoch) for job in jobs]
 
 
@@ -192,7 +192,7 @@ def test_every_search_ends_with_its_trials_run_and_three_in_full(n_workers: int)
         n_trials, max_epochs = rng.randint(1, 30), rng.choice([1, 4, 9, 27])
         p_fail, p_converge, p_lose = (rng.choice([0, 0.02, 0.3]) for _ in range(3))
         s = search(n_trials, max_epochs, seed=seed)
-        out: dict[int, tuple[Job, int]] = {}
+        out: dict[int, tuple[Assignment, int]] = {}
         n_lost = 0
         for n_steps in itertools.count():
             assert n_steps < 10_000

@@ -169,7 +169,7 @@ def test_level_may_run_out_while_others_have_configs_left() -> None:
     jobs = [search.ask({"c": "u"}) for _ in range(3)]
 
     assert [job and job.config["c"] for job in jobs] == ["u", "u", None]
-    assert search.more
+    assert search.can_propose
     job = search.ask({"n": True})
     assert job is not None
     assert job.config == {"c": "v", "n": True}

@@ -7,7 +7,7 @@ import pytest
 from ray import tune
 
 from hypertune.core.space import Space
-from hypertune.search import Job, Reason, Search
+from hypertune.search import Assignment, Reason, Search
 from hypertune.search.schedulers.base import Scheduler
 from hypertune.search.schedulers.hyperband import Hyperband
 from hypertune.search.schedulers.median import Median
@@ -27,7 +27,7 @@ def play(
         max_epochs=scheduler.max_epochs,
         n_trials=n_trials,
     )
-    out: list[Job] = []
+    out: list[Assignment] = []
     while True:
         while len(out) < workers and (job := search.ask()) is not None:
             out.append(job)

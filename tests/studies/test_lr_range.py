@@ -17,7 +17,7 @@ from hypertune.core.errors import SettingError
 from hypertune.core.space import Space
 from hypertune.studies.lr_range import figure, lr_range
 from hypertune.studies.study import load_study
-from hypertune.tasks.torch.loop import Inputs, Look, TensorLoop, Tensors
+from hypertune.tasks.torch.loop import Inputs, TensorLoop, Tensors, TestResult
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class Quadratic:
                 validate=lambda outputs: {},
             ),
             loss=lambda outputs, y: ((outputs - y) ** 2).mean() * config["scale"],
-            test=lambda predict, whole: Look(metrics={}, told={}),
+            test=lambda predict, whole: TestResult(metrics={}, predictions={}),
             config=config,
             metric=metric,
             mode=mode,

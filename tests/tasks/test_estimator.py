@@ -133,15 +133,17 @@ def test_what_it_said_of_each_sample_of_the_test_part_is_kept(make: Any) -> None
     loop.step()
     scores = loop.test(task.load(test=True))
 
-    told = loop.told["test"]
+    found = loop.predictions["test"]
     x, y = named()
-    names = told["classes"]
-    assert names[told["truth"]].tolist() == y[told["rows"]].tolist()
-    assert names[told["told"]].tolist() == loop.best_model().predict(x[told["rows"]]).tolist()
-    assert np.mean(told["truth"] == told["told"]) == pytest.approx(scores["test_accuracy"])
-    assert ("chance" in told) == (make is LogisticRegression)
-    if "chance" in told:
-        wrong = told["chance"][told["worst"]]
+    names = found["classes"]
+    assert names[found["truth"]].tolist() == y[found["rows"]].tolist()
+    assert (
+        names[found["predicted"]].tolist() == loop.best_model().predict(x[found["rows"]]).tolist()
+    )
+    assert np.mean(found["truth"] == found["predicted"]) == pytest.approx(scores["test_accuracy"])
+    assert ("p_true" in found) == (make is LogisticRegression)
+    if "p_true" in found:
+        wrong = found["p_true"][found["worst"]]
         assert sorted(wrong) == wrong.tolist()
 
 
@@ -151,10 +153,10 @@ def test_numbers_that_it_said_are_kept() -> None:
     loop.step()
     loop.test(task.load(test=True))
 
-    told = loop.told["test"]
+    found = loop.predictions["test"]
     x, y = REGRESSION()
-    assert told["truth"].tolist() == y[told["rows"]].tolist()
-    assert told["told"].tolist() == loop.best_model().predict(x[told["rows"]]).tolist()
+    assert found["truth"].tolist() == y[found["rows"]].tolist()
+    assert found["predicted"].tolist() == loop.best_model().predict(x[found["rows"]]).tolist()
 
 
 def test_seed_is_that_of_the_trial_and_nested_values_reach_the_estimator() -> None:

@@ -41,7 +41,7 @@ from hypertune.tasks.guard import MARK, start_guard
 from hypertune.tasks.process_state import ProcessState
 from hypertune.tasks.torch.diagnose import Diagnostician
 from hypertune.tasks.torch.histograms import Histograms
-from hypertune.tasks.torch.loop import TensorLoop, Told, use_threads
+from hypertune.tasks.torch.loop import Predictions, TensorLoop, use_threads
 from hypertune.tasks.user_code import OwnLoop, OwnTask, Saves, as_metrics
 
 _SAVE_EVERY_S = 30.0
@@ -72,7 +72,7 @@ class WorkerJob:
             on it. None while the search is under way.
         diagnose: Look inside the model after each epoch, and say what is wrong with it.
         histograms: Folder and ending of names for TensorBoard's histograms; None for none.
-        told: File for what the model says of the test part: it is opened once, and looked at often.
+        predictions: File for the model's predictions on the test part, which is opened only once.
         by_epoch: Report every epoch alone, its metrics at the top of the result, as schedulers of
             Ray's expect it.
     """
@@ -89,7 +89,7 @@ class WorkerJob:
     n_threads: int
     bundle: Mapping[str, float]
     test_data: ray.ObjectRef | None = None
-    told: str | None = None
+    predictions: str | None = None
     diagnose: bool = False
     histograms: tuple[str, str] | None = None
     by_epoch: bool = False
@@ -385,10 +385,10 @@ class Worker(tune.Trainable):
 
     def _judge(self, loop: Loop, test_data: Any) -> dict[str, Any]:
         metrics = as_metrics(loop.test(test_data))
-        told = loop.told if isinstance(loop, TensorLoop | OwnLoop) else {}
-        if told and self.job.told is not None:
+        predictions = loop.predictions if isinstance(loop, TensorLoop | OwnLoop) else {}
+        if predictions and self.job.predictions is not None:
             try:
-                save_told(Path(self.job.told), told)
+                save_predictions(Path(self.job.predictions), predictions)
             except OSError as error:  # pictures alone depend on it
                 _log(error)
         return {"metrics": metrics, "done": True, **self._close()}
@@ -494,9 +494,13 @@ def _saves(loop: Loop) -> Saves:
     return loop.saves if isinstance(loop, OwnLoop) else "any time"
 
 
-def save_told(file: Path, told: Mapping[str, Told]) -> None:
+def save_predictions(file: Path, predictions: Mapping[str, Predictions]) -> None:
     """Write what a model said of the test sets: arrays as ``<test set>/<name>``."""
-    arrays = {f"{part}/{name}": a for part, said in told.items() for name, a in said.items()}
+    arrays = {
+        f"{part}/{name}": array
+        for part, found in predictions.items()
+        for name, array in found.items()
+    }
     file.parent.mkdir(parents=True, exist_ok=True)
     whole = io.BytesIO()
     np.savez_compressed(whole, **arrays)  # type: ignore[arg-type]

@@ -64,12 +64,12 @@ class Scheduler(ABC):
         return []
 
     @abstractmethod
-    def promote(self, trials: Sequence[Trial], *, more: bool) -> tuple[Trial, int] | None:
+    def promote(self, trials: Sequence[Trial], *, can_propose: bool) -> tuple[Trial, int] | None:
         """Return a waiting trial and the epoch that it goes to; None if none deserves it.
 
         Args:
             trials: All trials that are compared, in the order of their numbers.
-            more: New trials will come.
+            can_propose: New trials will come.
         """
 
 

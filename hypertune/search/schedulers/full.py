@@ -9,6 +9,6 @@ from hypertune.search.schedulers.base import Scheduler
 class Full(Scheduler):
     """Trains every trial to the last epoch in one job."""
 
-    def promote(self, trials: Sequence[Trial], *, more: bool) -> tuple[Trial, int] | None:
+    def promote(self, trials: Sequence[Trial], *, can_propose: bool) -> tuple[Trial, int] | None:
         # A trial waits here only where an earlier process left it unfinished.
         return next(((trial, self.max_epochs) for trial in trials if trial.waiting), None)

@@ -61,13 +61,13 @@ class Halving(Scheduler):
                 self._entered[rung].add(trial.number)
                 insort(self._ranking[rung], (loss, trial.number, trial))
 
-    def promote(self, trials: Sequence[Trial], *, more: bool) -> tuple[Trial, int] | None:
+    def promote(self, trials: Sequence[Trial], *, can_propose: bool) -> tuple[Trial, int] | None:
         for rung, following in self._steps:
             ranking = self._ranking[rung]
             for loss, _, trial in ranking[: len(ranking) // self.eta]:
                 if self._may_go_on(trial, rung, loss):
                     return trial, following
-        return None if more else self._finalist(trials)
+        return None if can_propose else self._finalist(trials)
 
     def comparisons(self, trial: Trial, trials: Sequence[Trial]) -> list[Comparison]:
         found = []

@@ -50,12 +50,12 @@ class Hyperband(Scheduler):
             first, place = first + size, place - size
         raise AssertionError
 
-    def promote(self, trials: Sequence[Trial], *, more: bool) -> tuple[Trial, int] | None:
+    def promote(self, trials: Sequence[Trial], *, can_propose: bool) -> tuple[Trial, int] | None:
         at = self._first_open
         while at < len(trials):
             first, size, rungs = self._bracket_of(at)
             members = trials[first : first + size]
-            if len(members) == size or not more:
+            if len(members) == size or not can_propose:
                 found, over = self._promote_in(members, rungs)
                 if found is not None:
                     return found

@@ -39,7 +39,7 @@ class Median(Scheduler):
                 losses = [loss for epoch, loss in trial.losses.items() if epoch <= look]
                 self._means[look][trial.number] = sum(losses) / len(losses)
 
-    def promote(self, trials: Sequence[Trial], *, more: bool) -> tuple[Trial, int] | None:
+    def promote(self, trials: Sequence[Trial], *, can_propose: bool) -> tuple[Trial, int] | None:
         waiting = [trial for trial in trials if trial.waiting]
         for trial in sorted(waiting, key=lambda trial: (-trial.epoch, trial.number)):
             following = next(look for look in self.looks if look > trial.epoch)

@@ -1,6 +1,6 @@
 """Forecasting: the next ``horizon`` values of a series from the last ``window`` ones.
 
-Errors are told as a ratio to the naive forecast (the last value, carried on) on the same targets:
+Errors are given as a ratio to the naive forecast (the last value, carried on) on the same targets:
 below 1 is better than doing nothing (Hyndman and Koehler 2006, section 3).
 """
 
@@ -20,10 +20,10 @@ from hypertune.data.series import Floats
 from hypertune.models import Recurrent
 from hypertune.tasks.torch.loop import (
     Inputs,
-    Look,
     Predict,
     TensorLoop,
     Tensors,
+    TestResult,
     build_model,
     config_problems,
     digest,
@@ -141,15 +141,17 @@ class Forecasting:
         def errors(split: SeriesSplit, part: str, outputs: torch.Tensor) -> dict[str, float]:
             return _errors(split, part, outputs.numpy() * sd + mean)
 
-        def test(predict: Predict, split: SeriesSplit) -> Look:
+        def test(predict: Predict, split: SeriesSplit) -> TestResult:
             outputs, origins = predict(inputs(split, "test")).cpu(), split.origins("test")
-            told = {
+            predictions = {
                 "values": split.values[origins[0] :],
                 "first": np.array(origins[0]),
                 "origins": origins - origins[0],
-                "told": (outputs.numpy() * sd + mean).astype(np.float32),
+                "predicted": (outputs.numpy() * sd + mean).astype(np.float32),
             }
-            return Look(metrics=errors(split, "test", outputs), told={"test": told})
+            return TestResult(
+                metrics=errors(split, "test", outputs), predictions={"test": predictions}
+            )
 
         targets = (data.targets(data.origins("train")) - mean) / sd
         return TensorLoop(

@@ -195,64 +195,66 @@ class Tensors:
 
 
 Predict = Callable[[Inputs], torch.Tensor]
-Told = Mapping[str, NDArray[Any]]
-"""What a model said of a test set, and what is true, as arrays by name.
+Predictions = Mapping[str, NDArray[Any]]
+"""What a model predicts on a test set, and what is true, as arrays by name.
 
-Of classes ``truth`` and ``told`` (numbers of ``classes``), ``certainty`` and ``chance``
-(probability of the class that was told, and of the true one; not from a model that tells none),
-``rows`` (of the data set), and the samples that it was most wrong about: ``worst`` (their places)
-and ``worst_x`` (their inputs as they came, where that can be drawn). Of numbers ``truth``, ``told``
-and ``rows``. Of a series ``values`` (from the first origin on), ``first`` (its place in the
-series), ``origins`` (places in ``values``) and ``told``, shape (origin, horizon).
+Of classes: ``truth`` and ``predicted`` (numbers of ``classes``), ``p_predicted`` and ``p_true``
+(probabilities of the predicted class and of the true one; not from a model that gives none),
+``rows`` (of the data set), and the samples with the worst predictions: ``worst`` (their places) and
+``worst_x`` (their inputs as they came, where these can be drawn). Of numbers: ``truth``,
+``predicted`` and ``rows``. Of a series: ``values`` (from the first origin on), ``first`` (its place
+in the series), ``origins`` (places in ``values``) and ``predicted``, shape (origin, horizon).
 """
 _N_WORST = 12
 
 
-def told_of_classes(
+def class_predictions(
     classes: Sequence[str],
     truth: NDArray[np.int64],
-    told: NDArray[np.int64],
+    predicted: NDArray[np.int64],
     rows: NDArray[np.int64],
-    shares: NDArray[Any] | None,
+    probabilities: NDArray[Any] | None,
 ) -> dict[str, NDArray[Any]]:
-    """Return what a model said of classes.
+    """Return a model's predictions of classes.
 
     Args:
         classes: Their names.
-        truth: Numbers of the true ones, shape (sample,).
-        told: The same of those that the model said.
+        truth: Numbers of the true classes, shape (sample,).
+        predicted: Numbers of the predicted classes, shape (sample,).
         rows: Of the data set.
-        shares: Probabilities, shape (sample, class); None from a model that tells none.
+        probabilities: Shape (sample, class); None from a model that gives none.
     """
-    wrong = np.flatnonzero(told != truth)
-    said = {
+    wrong = np.flatnonzero(predicted != truth)
+    predictions = {
         "classes": np.array(classes),
         "truth": truth.astype(np.int16),
-        "told": told.astype(np.int16),
+        "predicted": predicted.astype(np.int16),
         "rows": rows,
     }
-    if shares is None:
-        return {**said, "worst": wrong[:_N_WORST]}
-    chance = shares[np.arange(len(truth)), truth]
+    if probabilities is None:
+        return {**predictions, "worst": wrong[:_N_WORST]}
+    p_true = probabilities[np.arange(len(truth)), truth]
     return {
-        **said,
-        "certainty": shares[np.arange(len(told)), told].astype(np.float32),
-        "chance": chance.astype(np.float32),
-        "worst": wrong[np.argsort(chance[wrong], kind="stable")][:_N_WORST],
+        **predictions,
+        "p_predicted": probabilities[np.arange(len(predicted)), predicted].astype(np.float32),
+        "p_true": p_true.astype(np.float32),
+        "worst": wrong[np.argsort(p_true[wrong], kind="stable")][:_N_WORST],
     }
 
 
 @dataclass(frozen=True, kw_only=True)
-class Look:
-    """What came of a look at the test sets.
+class TestResult:
+    """What a model reaches on the test sets.
 
     Attributes:
         metrics: By name.
-        told: By test set: ``test``, and the names of further ones.
+        predictions: By test set: ``test``, and the names of further ones.
     """
 
+    __test__ = False  # pytest takes it for a test otherwise
+
     metrics: dict[str, float]
-    told: Mapping[str, Told]
+    predictions: Mapping[str, Predictions]
 
 
 class TensorLoop:
@@ -267,7 +269,7 @@ class TensorLoop:
         metric, mode: What tells the best epoch.
 
     Attributes:
-        told: What the model said of the test sets, once it was tested.
+        predictions: Those of the model on the test sets, once it was tested.
     """
 
     def __init__(
@@ -276,7 +278,7 @@ class TensorLoop:
         tensors: Tensors,
         *,
         loss: Callable[[torch.Tensor, torch.Tensor], torch.Tensor],
-        test: Callable[[Predict, Any], Look],
+        test: Callable[[Predict, Any], TestResult],
         config: Config,
         metric: str,
         mode: str,
@@ -318,7 +320,7 @@ class TensorLoop:
         self.epoch, self.best_epoch, self.best = 0, 0, math.inf
         self.plateau_epoch, self.plateau = 0, math.inf  # the last improvement that counts
         self.best_weights: dict[str, torch.Tensor] = {}
-        self.told: Mapping[str, Told] = {}
+        self.predictions: Mapping[str, Predictions] = {}
 
     def step(self) -> Mapping[str, float]:
         self.model.train()
@@ -370,7 +372,7 @@ class TensorLoop:
     def test(self, data: Any) -> Mapping[str, float]:
         self.model.load_state_dict(self.best_weights)
         tested = self._test(self.predict, data)
-        self.told = tested.told
+        self.predictions = tested.predictions
         return tested.metrics
 
     def save(self, folder: Path) -> None:

@@ -9,7 +9,7 @@ from torch import nn
 
 
 def class_metrics(part: str, log_odds: torch.Tensor, y: torch.Tensor) -> dict[str, float]:
-    """Return how well classes are told.
+    """Return how well classes are predicted.
 
     Args:
         part: ``val`` or ``test``; begins the names.
@@ -21,9 +21,9 @@ def class_metrics(part: str, log_odds: torch.Tensor, y: torch.Tensor) -> dict[st
         area under the ROC curve, NaN where only one occurs.
     """
     n_classes = log_odds.shape[1]
-    told = log_odds.argmax(dim=1)
-    confusion = torch.bincount(y * n_classes + told, minlength=n_classes**2)
-    confusion = confusion.view(n_classes, n_classes).float()  # (true, told)
+    predicted = log_odds.argmax(dim=1)
+    confusion = torch.bincount(y * n_classes + predicted, minlength=n_classes**2)
+    confusion = confusion.view(n_classes, n_classes).float()  # (true, predicted)
     right, n_each = confusion.diagonal(), confusion.sum(dim=0) + confusion.sum(dim=1)
     f1 = 2 * right[n_each > 0] / n_each[n_each > 0]
     metrics = {
@@ -48,13 +48,13 @@ def _auroc(score: torch.Tensor, y: torch.Tensor) -> float:
 
 
 def number_metrics(
-    part: str, told: NDArray[Any], y: NDArray[Any], naive: float
+    part: str, predicted: NDArray[Any], y: NDArray[Any], naive: float
 ) -> dict[str, float]:
-    """Return how well numbers are told.
+    """Return how well numbers are predicted.
 
     Args:
         part: ``val`` or ``test``; begins the names.
-        told: Predictions, shape (n,).
+        predicted: Predictions, shape (n,).
         y: Targets, shape (n,).
         naive: What one would say without inputs: the mean of the training targets.
 
@@ -62,7 +62,7 @@ def number_metrics(
         Mean absolute error, root of the mean squared error, and the latter as a ratio to that of
         the naive prediction.
     """
-    error, rmse_naive = told - y, float(np.sqrt(((naive - y) ** 2).mean()))
+    error, rmse_naive = predicted - y, float(np.sqrt(((naive - y) ** 2).mean()))
     rmse = float(np.sqrt((error**2).mean()))
     return {
         f"{part}_mae": float(np.abs(error).mean()),

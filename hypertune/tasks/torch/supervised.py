@@ -17,17 +17,17 @@ from hypertune.data import DATA_SETS, FURTHER, SPLITS, DataSet, Samples, split_r
 from hypertune.models import MLP
 from hypertune.tasks.torch.loop import (
     Inputs,
-    Look,
     Predict,
+    Predictions,
     TensorLoop,
     Tensors,
-    Told,
+    TestResult,
     build_model,
+    class_predictions,
     config_problems,
     digest,
     model_problems,
     n_parameters,
-    told_of_classes,
 )
 from hypertune.tasks.torch.metrics import class_metrics, number_metrics
 from hypertune.tasks.torch.optim import Rule, is_real, is_whole
@@ -227,21 +227,21 @@ class Supervised:
             if not classes:
                 numbers: NDArray[Any] = outputs[:, 0].numpy() * around["y_sd"] + around["y_mean"]
                 return numbers
-            told = outputs[:, 0] > 0 if len(classes) == 2 else outputs.argmax(dim=1)
-            names: NDArray[Any] = np.array(classes)[told.long().numpy()]
+            predicted = outputs[:, 0] > 0 if len(classes) == 2 else outputs.argmax(dim=1)
+            names: NDArray[Any] = np.array(classes)[predicted.long().numpy()]
             return names
 
         return self._model(config, shape, len(classes)), prepare, answer
 
     def start(self, config: Config, data: ScaledParts, *, metric: str, mode: str) -> TensorLoop:
-        def test(predict: Predict, whole: ScaledParts) -> Look:
+        def test(predict: Predict, whole: ScaledParts) -> TestResult:
             metrics: dict[str, float] = {}
-            told: dict[str, Told] = {}
+            predictions: dict[str, Predictions] = {}
             for part in whole.tests:
                 outputs = predict(self._inputs(config, whole, part)).cpu()
                 metrics |= self._metrics(part, whole, outputs)
-                told[part.removeprefix(FURTHER)] = self._told(part, whole, outputs)
-            return Look(metrics=metrics, told=told)
+                predictions[part.removeprefix(FURTHER)] = self._predictions(part, whole, outputs)
+            return TestResult(metrics=metrics, predictions=predictions)
 
         return TensorLoop(
             lambda: self._model(config, data.train.x.shape[1:], len(data.train.classes)),
@@ -291,20 +291,24 @@ class Supervised:
         y = torch.tensor(samples.y.astype(np.int64))
         return class_metrics(prefix, _log_odds(outputs, samples), y)
 
-    def _told(self, part: str, data: ScaledParts, outputs: torch.Tensor) -> Told:
+    def _predictions(self, part: str, data: ScaledParts, outputs: torch.Tensor) -> Predictions:
         samples, rows = data.part(part), data.rows[part]
         if not samples.classes:
             truth = samples.y.astype(np.float32)
-            return {"truth": truth, "told": _numbers(outputs, data), "rows": rows}
-        shares = torch.softmax(_log_odds(outputs, samples), dim=1).numpy()  # (n, class)
-        told = told_of_classes(
-            samples.classes, samples.y.astype(np.int64), shares.argmax(axis=1), rows, shares
+            return {"truth": truth, "predicted": _numbers(outputs, data), "rows": rows}
+        probabilities = torch.softmax(_log_odds(outputs, samples), dim=1).numpy()  # (n, class)
+        predictions = class_predictions(
+            samples.classes,
+            samples.y.astype(np.int64),
+            probabilities.argmax(axis=1),
+            rows,
+            probabilities,
         )
-        worst = told["worst"]
+        worst = predictions["worst"]
         x = samples.x[worst] * data.sd + data.mean
         if samples.lengths is not None:
             x[np.arange(x.shape[1]) >= samples.lengths[worst, None]] = np.nan  # after the end
-        return {**told, "worst_x": x.astype(np.float32)}
+        return {**predictions, "worst_x": x.astype(np.float32)}
 
     def baselines(self, data: ScaledParts, *, test: bool) -> dict[str, dict[str, float]]:
         """Majority and logistic regression, or mean and ridge; penalties by validation."""
@@ -493,13 +497,15 @@ def _class_baselines(data: ScaledParts, part: str) -> dict[str, dict[str, float]
     y = data.train.y.astype(np.int64)
     n_classes = len(data.train.classes)
 
-    def judge(name: str, shares: NDArray[np.float64]) -> dict[str, float]:
+    def judge(name: str, probabilities: NDArray[np.float64]) -> dict[str, float]:
         truth = torch.tensor(data.part(name).y.astype(np.int64))
-        return class_metrics(_prefix(name), torch.tensor(np.log(np.maximum(shares, 1e-12))), truth)
+        return class_metrics(
+            _prefix(name), torch.tensor(np.log(np.maximum(probabilities, 1e-12))), truth
+        )
 
     features = {name: _features(data.part(name)) for name in {"train", "val", part}}
 
-    def shares(model: Any, name: str) -> NDArray[np.float64]:
+    def probabilities(model: Any, name: str) -> NDArray[np.float64]:
         result = np.zeros((len(features[name]), n_classes))
         result[:, model.classes_] = model.predict_proba(features[name])
         return result
@@ -511,21 +517,21 @@ def _class_baselines(data: ScaledParts, part: str) -> dict[str, dict[str, float]
 
     few = slice(None, None, max(1, len(y) // _N_TO_TUNE))
     tried = [fitted(c, features["train"][few], y[few]) for c in _INVERSE_PENALTIES]
-    best = min(tried, key=lambda model: judge("val", shares(model, "val"))["val_loss"])
+    best = min(tried, key=lambda model: judge("val", probabilities(model, "val"))["val_loss"])
     if few.step > 1:
         best = fitted(best.C, features["train"], y)
     majority = np.bincount(y, minlength=n_classes) / len(y)
     return {
         "majority": judge(part, np.tile(majority, (len(data.part(part).x), 1))),
-        "logistic regression": judge(part, shares(best, part)),
+        "logistic regression": judge(part, probabilities(best, part)),
     }
 
 
 def _number_baselines(data: ScaledParts, part: str) -> dict[str, dict[str, float]]:
     from sklearn.linear_model import Ridge  # the driver's business
 
-    def judge(name: str, told: NDArray[Any]) -> dict[str, float]:
-        return number_metrics(_prefix(name), told, data.part(name).y, data.y_mean)
+    def judge(name: str, predicted: NDArray[Any]) -> dict[str, float]:
+        return number_metrics(_prefix(name), predicted, data.part(name).y, data.y_mean)
 
     features = {name: _features(data.part(name)) for name in {"train", "val", part}}
     models = [Ridge(alpha=a).fit(features["train"], data.train.y) for a in _RIDGE_PENALTIES]

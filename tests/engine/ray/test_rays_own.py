@@ -284,7 +284,7 @@ def test_a_searcher_is_told_what_became_of_its_trials(toy: Study) -> None:
     search.end(3, "failed")
     # What is proposed twice is not run twice; and None is "not now", while a trial runs.
     assert search.ask() is None
-    assert search.more
+    assert search.can_propose
     assert theirs.told == [
         ("hypertune-1", 3.0),
         ("hypertune-1", 2.0),
@@ -298,7 +298,7 @@ def test_a_searcher_is_told_what_became_of_its_trials(toy: Study) -> None:
     assert last is not None
     assert last.config["x"] == 0.4
     assert search.ask() is None
-    assert not search.more  # FINISHED
+    assert not search.can_propose  # FINISHED
 
 
 @pytest.mark.parametrize(

@@ -148,14 +148,14 @@ def test_test_sets_are_judged_by_themselves_and_what_was_said_is_kept() -> None:
     assert metrics["test_accuracy"] > 0.8 > 0.4 > metrics["test_far_accuracy"]
     assert list(baselines["majority"]) == list(metrics)
     for name, part in (("test", "test"), ("far", "test:far")):
-        told, prefix = loop.told[name], part.replace(":", "_")
-        right = told["truth"] == told["told"]
+        found, prefix = loop.predictions[name], part.replace(":", "_")
+        right = found["truth"] == found["predicted"]
         assert right.mean() == pytest.approx(metrics[f"{prefix}_accuracy"])
-        assert np.log(told["chance"]).mean() == pytest.approx(-metrics[f"{prefix}_loss"], rel=1e-4)
-        assert np.array_equal(samples.y[told["rows"]], told["truth"])
-        assert not right[told["worst"]].any()
-        worst = told["rows"][told["worst"]]
-        assert told["worst_x"] == pytest.approx(x[worst], rel=1e-3)  # as they came
+        assert np.log(found["p_true"]).mean() == pytest.approx(-metrics[f"{prefix}_loss"], rel=1e-4)
+        assert np.array_equal(samples.y[found["rows"]], found["truth"])
+        assert not right[found["worst"]].any()
+        worst = found["rows"][found["worst"]]
+        assert found["worst_x"] == pytest.approx(x[worst], rel=1e-3)  # as they came
 
 
 def test_numbers_that_were_said_are_kept_in_their_units() -> None:
@@ -163,10 +163,10 @@ def test_numbers_that_were_said_are_kept_in_their_units() -> None:
     loop = started(task, learning_rate=0.02)
     curve(loop, 3)
     metrics = loop.test(task.load(test=True))
-    told = loop.told["test"]
+    found = loop.predictions["test"]
 
-    assert np.abs(told["told"] - told["truth"]).mean() == pytest.approx(metrics["test_mae"])
-    assert np.array_equal(line().y[told["rows"]], told["truth"])
+    assert np.abs(found["predicted"] - found["truth"]).mean() == pytest.approx(metrics["test_mae"])
+    assert np.array_equal(line().y[found["rows"]], found["truth"])
 
 
 def test_baselines_are_what_they_are_called() -> None:

@@ -9,7 +9,7 @@ import pytest
 from ray import tune
 
 from hypertune.core.space import Categorical, Config, Space
-from hypertune.search import Job, Search
+from hypertune.search import Assignment, Search
 from hypertune.search.methods import SCHEDULERS, make_search
 from hypertune.search.schedulers.halving import Halving
 
@@ -36,9 +36,11 @@ def slow_winner(config: Config, epoch: int) -> float:
     return end + 0.01 * float(config["x"]) + math.exp(-rate * epoch)
 
 
-def play(search: Search, loss: Callable[[Config, int], float], n_workers: int = 2) -> list[Job]:
-    jobs: list[Job] = []
-    out: list[tuple[Job, int]] = []
+def play(
+    search: Search, loss: Callable[[Config, int], float], n_workers: int = 2
+) -> list[Assignment]:
+    jobs: list[Assignment] = []
+    out: list[tuple[Assignment, int]] = []
     while True:
         while len(out) < n_workers and (job := search.ask()) is not None:
             jobs.append(job)

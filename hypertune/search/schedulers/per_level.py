@@ -9,7 +9,7 @@ from hypertune.search.history import Trial
 from hypertune.search.schedulers.base import Comparison, Scheduler
 
 
-class Fair(Scheduler):
+class PerLevel(Scheduler):
     """Gives each level of a factor a scheduler of its own, and all of them equal budgets.
 
     A level that learns slowly is the worse one at every early rung, whatever it comes to in the
@@ -43,12 +43,12 @@ class Fair(Scheduler):
     def observe(self, trial: Trial) -> None:
         self._each[self._level(trial.flat)].observe(trial)
 
-    def promote(self, trials: Sequence[Trial], *, more: bool) -> tuple[Trial, int] | None:
+    def promote(self, trials: Sequence[Trial], *, can_propose: bool) -> tuple[Trial, int] | None:
         levels = self._split(trials)
         # The level that was granted least goes first, so that they are level at any time.
         granted = [sum(trial.to_epoch for trial in own) for own in levels]
         for k in sorted(range(len(levels)), key=lambda k: (granted[k], k)):
-            if (found := self._each[k].promote(levels[k], more=more)) is not None:
+            if (found := self._each[k].promote(levels[k], can_propose=can_propose)) is not None:
                 return found
         return None
 
