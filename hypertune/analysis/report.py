@@ -59,7 +59,7 @@ def write_report(folder: Path) -> Path:
         page = target / "report.html"
         _write(page, _html(content, drawn))
         markdown = (
-            _environment(html=False).get_template("report.md.j2").render(r=content, code=_code)
+            environment(html=False).get_template("report.md.j2").render(r=content, code=_code)
         )
         _write(target / "report.md", markdown)
         record = {
@@ -100,7 +100,8 @@ def read_headline(folder: Path) -> str | None:
         return None
 
 
-def _environment(*, html: bool) -> jinja2.Environment:
+def environment(*, html: bool) -> jinja2.Environment:
+    """Return what renders the templates: as HTML, in which texts are escaped, or as Markdown."""
     escape = printable if html else markdown
 
     def shown(value: Any) -> Any:
@@ -135,7 +136,7 @@ def _html(content: dict[str, Any], drawn: dict[str, go.Figure]) -> str:
 
         return markupsafe.Markup(f'<div class="figure">{html}</div>')  # plotly escapes its data
 
-    template = _environment(html=True).get_template("report.html.j2")
+    template = environment(html=True).get_template("report.html.j2")
     script = get_plotlyjs() if drawn else ""
     return template.render(r=content, figure=figure, figures=bool(drawn), plotly_js=script)
 

@@ -30,14 +30,14 @@ def ui(
     open_: Annotated[bool, typer.Option("--open", help="Open the page in a browser.")] = False,
 ) -> None:
     """Show a study's trials in MLflow, until Ctrl-C."""
-    from hypertune.engine import read_outcome, study_folder
+    from hypertune.engine import read_result, study_folder
     from hypertune.settings import Settings
 
     page = ""
     store = Settings(studies_dir=studies_dir, tracking_uri=tracking_uri).store
     if study is not None:
-        outcome = read_outcome(study_folder(studies_dir, study), tracking_uri=tracking_uri)
-        store, page = outcome.store, outcome.page
+        result = read_result(study_folder(studies_dir, study), tracking_uri=tracking_uri)
+        store, page = result.store, result.page
     _serve(store, page, port=port, open_page=open_)
 
 
@@ -142,15 +142,15 @@ def sync(
     ] = "10m",
 ) -> None:
     """Send to MLflow the records of a study that it does not have yet."""
-    from hypertune.engine import read_outcome, study_folder
+    from hypertune.engine import read_result, study_folder
     from hypertune.tracking.mlflow.replica import deliver
 
-    outcome = read_outcome(study_folder(studies_dir, study), tracking_uri=tracking_uri)
+    result = read_result(study_folder(studies_dir, study), tracking_uri=tracking_uri)
     limit = parse_duration(sync_timeout, "sync_timeout")
-    delivery = deliver(outcome.folder / "journal.db", outcome.store, timeout_s=limit)
+    delivery = deliver(result.folder / "journal.db", result.store, timeout_s=limit)
     if delivery.warning or not delivery.pending:
         print(printable(delivery.warning or "MLflow is up to date."))
-    if outcome.stopped_by == "kill":
+    if result.stopped_by == "kill":
         print(f"The search itself was cut off. To resume it: hypertune resume {study}")
     if delivery.pending:
         print(f"{delivery.pending} records are not delivered.", file=sys.stderr)

@@ -20,7 +20,7 @@ from hypertune.core.errors import Checks
 from hypertune.settings import OPTIONS
 
 if TYPE_CHECKING:
-    from hypertune.engine import Outcome
+    from hypertune.engine import StudyResult
     from hypertune.settings import Settings
     from hypertune.studies.study import Study
 
@@ -53,8 +53,8 @@ def run(given: dict[str, Any]) -> None:
         return
     out.print(f"Goal: {goal_text(study, settings)}.", markup=False)
     with Display(out) as show:
-        outcome = engine.run(study, settings, cluster.published(show), report=True)
-    print_and_exit(outcome, until_decided=settings.until_decided)
+        result = engine.run(study, settings, cluster.published(show), report=True)
+    print_and_exit(result, until_decided=settings.until_decided)
 
 
 def print_config(given: Mapping[str, Any], study: "Study") -> None:
@@ -85,8 +85,8 @@ def continue_study(
     changes = {name: value for name, value in changes.items() if value is not None}
     if engine.is_finished(folder, n_trials=settings.n_trials):
         out.print(f"Study '{folder.name}' is finished.")
-        outcome = engine.read_outcome(folder, tracking_uri=settings.tracking_uri)
-        print_and_exit(outcome, until_decided=False)
+        result = engine.read_result(folder, tracking_uri=settings.tracking_uri)
+        print_and_exit(result, until_decided=False)
         return
     out.print(f"Resuming study '{folder.name}'.")
     resume_and_print(folder, changes, space, until_decided=settings.until_decided)
@@ -101,33 +101,32 @@ def resume_and_print(
     from hypertune.cli.display.progress import Display
 
     with Display(console()) as show:
-        outcome = engine.resume(
+        result = engine.resume(
             folder,
             changes=changes,
             space=space,
             observer=cluster.published(show),
             report=True,
         )
-    print_and_exit(outcome, until_decided=until_decided)
+    print_and_exit(result, until_decided=until_decided)
 
 
-def print_and_exit(outcome: "Outcome", *, until_decided: bool) -> None:
+def print_and_exit(result: "StudyResult", *, until_decided: bool) -> None:
     """Print what was found, and exit with the status that says how the search ended."""
-    from hypertune.analysis import read_headline, summarize, undecided
+    from hypertune.analysis import read_headline, undecided
     from hypertune.cli.display.console import console
     from hypertune.cli.display.summary import show_summary, show_undecided
     from hypertune.journal.history import StudyHistory
 
-    summary = summarize(outcome.folder)
-    out = console()
-    show_summary(out, summary, outcome, read_headline(outcome.folder))
+    summary, out = result.summary, console()
+    show_summary(out, summary, result, read_headline(result.folder))
     if until_decided or summary.study["settings"].get("until_decided", False):
-        left = undecided(StudyHistory.read(outcome.folder))
+        left = undecided(StudyHistory.read(result.folder))
         show_undecided(out, [one.text for one in left])
-    nothing = summary.best is None and outcome.stopped_by is None
-    if outcome.error is not None or nothing:
+    nothing = summary.best is None and result.stopped_by is None
+    if result.error is not None or nothing:
         raise typer.Exit(1)
-    if outcome.stopped_by == "signal":
+    if result.stopped_by == "signal":
         raise typer.Exit(130)
 
 

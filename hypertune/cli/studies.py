@@ -65,7 +65,7 @@ def studies(studies_dir: StudiesDir = Path("studies")) -> None:
     for folder in engine.study_folders(studies_dir):
         try:
             engine.check_study(folder)
-            found.append((summarize(folder), engine.read_outcome(folder)))
+            found.append((summarize(folder), engine.read_result(folder)))
         except HypertuneError as problem:
             broken[folder.name] = str(problem)
     show_studies(console(), found, broken)
@@ -86,8 +86,8 @@ def print_study(folder: Path) -> None:
     from hypertune.cli.display.console import console
     from hypertune.cli.display.summary import show_summary
 
-    outcome, headline = engine.read_outcome(folder), read_headline(folder)
-    show_summary(console(), summarize(folder), outcome, headline)
+    result, headline = engine.read_result(folder), read_headline(folder)
+    show_summary(console(), summarize(folder), result, headline)
 
 
 @commands.command(rich_help_panel=PANEL)

@@ -18,11 +18,11 @@ from hypertune.engine.folder import (
     study_folders,
     usable_folder,
 )
-from hypertune.engine.outcome import Outcome, is_finished, note_report, read_outcome
 from hypertune.engine.prepare import load_data, planned_epochs, planned_repeats, prepare
 from hypertune.engine.progress import Observer, Progress
 from hypertune.engine.ray.nodes import capacity, cpus_here
 from hypertune.engine.rerun import Rerun, rerun
+from hypertune.engine.result import StudyResult, is_finished, note_report, read_result
 from hypertune.engine.resume import refuse_other, untrusted_file
 from hypertune.engine.session import resume, run
 from hypertune.engine.trust import trust_study
@@ -30,9 +30,9 @@ from hypertune.engine.trust import trust_study
 __all__ = [
     "Explanation",
     "Observer",
-    "Outcome",
     "Progress",
     "Rerun",
+    "StudyResult",
     "capacity",
     "check_study",
     "copy",
@@ -47,7 +47,7 @@ __all__ = [
     "planned_epochs",
     "planned_repeats",
     "prepare",
-    "read_outcome",
+    "read_result",
     "refuse_other",
     "rerun",
     "resume",

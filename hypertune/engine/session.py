@@ -21,12 +21,12 @@ from hypertune.core.space import Number
 from hypertune.engine.copies import home, lost_end, refuse_copy
 from hypertune.engine.driver import Driver
 from hypertune.engine.folder import check_study, locked, new_folder, refuse_network, usable_folder
-from hypertune.engine.outcome import Outcome
 from hypertune.engine.phases import Undecided
 from hypertune.engine.prepare import Prepared, load_data, planned_epochs, planned_repeats, prepare
 from hypertune.engine.progress import Observer, Progress
 from hypertune.engine.ray.nodes import Following, alive_nodes, capacity, check_nodes
 from hypertune.engine.ray.tune import ray_session, search_on_ray
+from hypertune.engine.result import StudyResult
 from hypertune.engine.resume import RecordedStudy, source_hash
 from hypertune.engine.saved_model import keep_best_model
 from hypertune.engine.trust import trust
@@ -49,7 +49,7 @@ def run(
     report: bool = False,
     searcher: RaySearcher | None = None,
     scheduler: TrialScheduler | None = None,
-) -> Outcome:
+) -> StudyResult:
     """Run a study to its end, or to the end of its budget.
 
     Args:
@@ -90,7 +90,7 @@ def resume(
     space: str | Study | None = None,
     observer: Observer | None = None,
     report: bool = False,
-) -> Outcome:
+) -> StudyResult:
     """Go on with a study, from where its journal ends; or extend it.
 
     Trials that ended are not run again, unfinished ones go on from their checkpoints, and the
@@ -158,7 +158,7 @@ class _Session:
     progress: Progress
     observer: Observer | None
 
-    def run(self, journal: Journal, time_budget_s: float | None, *, report: bool) -> Outcome:
+    def run(self, journal: Journal, time_budget_s: float | None, *, report: bool) -> StudyResult:
         """Search, and bring the records up to date."""
         folder, progress = journal.path.parent, self.progress
         uploader = Uploader(journal.path, self.settings.store)
@@ -207,7 +207,7 @@ class _Session:
             delivery = _deliver(driver, uploader)
         error = None if driver.error is None else describe(driver.error)
         warning = None if progress.warning == delivery.warning else progress.warning
-        return Outcome(
+        return StudyResult(
             folder=folder,
             stopped_by=driver.stopped_by,
             error=error,

@@ -13,7 +13,7 @@ from ray import tune
 
 from hypertune.core.errors import JournalError, SettingError
 from hypertune.core.origin import Origin
-from hypertune.engine import Outcome, run
+from hypertune.engine import StudyResult, run
 from hypertune.engine.driver import Driver
 from hypertune.engine.folder import delete
 from hypertune.engine.prepare import prepare
@@ -31,7 +31,7 @@ pytestmark = [
 ]
 
 
-def go(study: Study, tmp_path: Path, **settings: Any) -> tuple[Outcome, Journal]:
+def go(study: Study, tmp_path: Path, **settings: Any) -> tuple[StudyResult, Journal]:
     # Only the test that looks at MLflow waits for it.
     quick: dict[str, Any] = {
         "studies_dir": tmp_path / "studies",

@@ -28,7 +28,7 @@ from hypertune.analysis.statements import Undecided
 from hypertune.cli.display.trial import show_rerun
 from hypertune.core.errors import HypertuneError, JournalError, SettingError
 from hypertune.core.space import as_lists, identity
-from hypertune.engine import Outcome
+from hypertune.engine import StudyResult
 from hypertune.engine.driver import Driver
 from hypertune.engine.folder import locked
 from hypertune.engine.ray.worker import Worker
@@ -420,7 +420,7 @@ def test_a_trial_that_waited_for_another_worker_is_told_as_interrupted(
     assert row[4:7] == ("ended", "interrupted", "by signal before its first epoch")
 
 
-def ran(one: OneWorker, toy: Study, tmp_path: Path, **changes: Any) -> Outcome:
+def ran(one: OneWorker, toy: Study, tmp_path: Path, **changes: Any) -> StudyResult:
     return engine.run(toy, settings(tmp_path, method="random", **changes))
 
 

@@ -12,7 +12,7 @@ import pytest
 from ray import tune
 
 from hypertune import Study, command
-from hypertune.engine import Outcome, run
+from hypertune.engine import StudyResult, run
 from hypertune.journal.store import Journal
 from hypertune.settings import Settings
 
@@ -26,7 +26,9 @@ pytestmark = [
 HANG = "an epoch took longer than --trial-timeout (3 s)"
 
 
-def go(tmp_path: Path, trainable: Any, what: list[str], **settings: Any) -> tuple[Outcome, Journal]:
+def go(
+    tmp_path: Path, trainable: Any, what: list[str], **settings: Any
+) -> tuple[StudyResult, Journal]:
     study = Study(
         question="Does it go on?",
         factors=("do",),

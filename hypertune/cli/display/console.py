@@ -20,7 +20,7 @@ class Text(RichText):
         super().__init__(printable(text), style)
 
 
-class _Console(Console):
+class PlainConsole(Console):
     """Shows text as it is: no markup or emoji in it counts, and no escape reaches the terminal."""
 
     def render(
@@ -41,7 +41,7 @@ class _Console(Console):
 def console() -> Console:
     """Return a console for standard output; outside a terminal, lines are not cut to 80 columns."""
     width = None if sys.stdout.isatty() else 200
-    return _Console(highlight=False, markup=False, emoji=False, width=width, soft_wrap=True)
+    return PlainConsole(highlight=False, markup=False, emoji=False, width=width, soft_wrap=True)
 
 
 def pairs(out: Console, rows: Iterable[tuple[str, str]]) -> None:

@@ -50,7 +50,8 @@ class Display:
             # The console itself keeps lines whole: a long one would be cut.
             self._text.no_wrap = False
             self._text.overflow = "fold"
-            self._live = Live(Group(self._bar, self._text), console=out, transient=True)
+            self._content = Group(self._bar, self._text)
+            self._live = Live(self._content, console=out, transient=True)
 
     def __enter__(self) -> "Display":
         if self._live is not None:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from hypertune.analysis import Comparison, Summary
-    from hypertune.engine import Outcome
+    from hypertune.engine import StudyResult
     from hypertune.studies.lr_range import LearningRates
     from hypertune.studies.study import Study
 
@@ -24,22 +24,22 @@ _WIDE = 120  # columns of a terminal from which on a table has one for everythin
 
 
 def show_studies(
-    out: Console, studies: "Iterable[tuple[Summary, Outcome]]", broken: Mapping[str, str]
+    out: Console, studies: "Iterable[tuple[Summary, StudyResult]]", broken: Mapping[str, str]
 ) -> None:
     """Print which studies there are, and by name why others cannot be shown."""
     table = Table(box=None, pad_edge=False)
     for column in ("study", "question", "method", "trials", "best", "state"):
         table.add_column(column, overflow="fold")
-    for summary, outcome in studies:
+    for summary, result in studies:
         about = summary.study
         best = next((s for s in summary.scores if s.label == "best"), None)
         table.add_row(
-            outcome.folder.name,
+            result.folder.name,
             Text(about["question"]),
             about["method"],
             f"{sum(summary.reasons.values())}/{about['n_trials']}",
             "" if best is None else f"{about['metric']} {best.validation:.4f}",
-            _state(outcome),
+            _state(result),
         )
     if table.row_count or not broken:
         out.print(table if table.row_count else "There is no study yet.")
@@ -47,10 +47,10 @@ def show_studies(
         out.print(Text(f"{name}: {why}", style="yellow"))
 
 
-def _state(outcome: "Outcome") -> str:
-    if outcome.under_way:
+def _state(result: "StudyResult") -> str:
+    if result.is_running:
         return "under way"
-    return "finished" if outcome.stopped_by is None else f"ended early by {outcome.stopped_by}"
+    return "finished" if result.stopped_by is None else f"ended early by {result.stopped_by}"
 
 
 def show_trials(out: Console, trials: "pd.DataFrame") -> None:

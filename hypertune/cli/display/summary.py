@@ -9,12 +9,12 @@ from rich.table import Table
 from hypertune.analysis import Score, Summary
 from hypertune.cli.display.console import Text, duration, number_text, pairs
 from hypertune.core.text import redact
-from hypertune.engine import Outcome
+from hypertune.engine import StudyResult
 from hypertune.journal.store import FULL, flat_names
 
 
 def show_summary(
-    out: Console, summary: Summary, outcome: Outcome, headline: str | None = None
+    out: Console, summary: Summary, result: StudyResult, headline: str | None = None
 ) -> None:
     """Print what a study found; ``headline`` is the report's verdict in brief."""
     study = summary.study
@@ -38,29 +38,29 @@ def show_summary(
     rows = [
         ("trials", f"{n_trials} searched, {n_full} of them to the end ({counts})"),
         ("epochs", f"{summary.n_epochs} in {duration(summary.seconds)}"),
-        ("journal", f"{outcome.folder / 'journal.db'}"),
-        ("report", _report_text(outcome)),
-        ("MLflow", _mlflow_text(outcome)),
+        ("journal", f"{result.folder / 'journal.db'}"),
+        ("report", _report_text(result)),
+        ("MLflow", _mlflow_text(result)),
     ]
-    if outcome.under_way:
+    if result.is_running:
         rows.insert(0, ("state", "under way"))
-    if outcome.stopped_by is not None:
-        rows.insert(0, ("ended early", f"by {outcome.stopped_by}; all that was measured is kept"))
+    if result.stopped_by is not None:
+        rows.insert(0, ("ended early", f"by {result.stopped_by}; all that was measured is kept"))
     if summary.n_looks:
         rows.append(("test part", f"opened {summary.n_looks} time{'s'[: summary.n_looks > 1]}"))
-    if outcome.warning is not None:
-        rows.append(("warning", outcome.warning))
+    if result.warning is not None:
+        rows.append(("warning", result.warning))
     rows += [("set aside", text) for text in summary.set_aside]
     rows += [("failed", f"trial {trial}: {text}") for trial, text in summary.failures[:5]]
     if len(summary.failures) > 5:
         rows.append(("", f"and {len(summary.failures) - 5} more"))
     if summary.failures:
         trial, _ = summary.failures[0]
-        rows.append(("", f"with its traceback: hypertune explain {outcome.folder.name} {trial}"))
-    if outcome.error is not None:
-        rows.insert(0, ("error", outcome.error))
+        rows.append(("", f"with its traceback: hypertune explain {result.folder.name} {trial}"))
+    if result.error is not None:
+        rows.insert(0, ("error", result.error))
     pairs(out, rows)
-    _show_next(out, outcome)
+    _show_next(out, result)
 
 
 def show_undecided(out: Console, left: Sequence[str]) -> None:
@@ -132,13 +132,13 @@ def _test_text(score: Score) -> str:
     return "not opened" if score.failure is None else f"failed: {score.failure}"
 
 
-def _report_text(outcome: Outcome) -> str:
-    page = outcome.folder / "report" / "report.html"
-    return str(page) if page.is_file() else f"hypertune report {outcome.folder.name}"
+def _report_text(result: StudyResult) -> str:
+    page = result.folder / "report" / "report.html"
+    return str(page) if page.is_file() else f"hypertune report {result.folder.name}"
 
 
-def _mlflow_text(outcome: Outcome) -> str:
-    delivery = outcome.delivery
+def _mlflow_text(result: StudyResult) -> str:
+    delivery = result.delivery
     if delivery.warning:
         return delivery.warning
     if delivery.pending:
@@ -146,29 +146,29 @@ def _mlflow_text(outcome: Outcome) -> str:
     return "up to date"
 
 
-def _show_next(out: Console, outcome: Outcome) -> None:
-    delivery, folder, store = outcome.delivery, outcome.folder, outcome.store
+def _show_next(out: Console, result: StudyResult) -> None:
+    delivery, folder, store = result.delivery, result.folder, result.store
     flags = "" if folder.parent == Path("studies") else f" --studies-dir {folder.parent}"
-    if outcome.stopped_by is not None:
+    if result.stopped_by is not None:
         out.print()
         out.print("Resume it:", style="bold")
-        more = " --time-budget 10m" if outcome.stopped_by == "time budget" else ""
+        more = " --time-budget 10m" if result.stopped_by == "time budget" else ""
         out.print(f"  hypertune resume {folder.name}{more}{flags}")
-    if delivery.pending != 0 and not outcome.under_way:
+    if delivery.pending != 0 and not result.is_running:
         out.print()
         out.print("Deliver the rest to MLflow:", style="bold")
         login = f" --tracking-uri {redact(store)}" if "***" in redact(store) else ""
         out.print(f"  hypertune sync {folder.name}{login}{flags}")
-    if (events := folder / "tensorboard").is_dir() and not outcome.under_way:
+    if (events := folder / "tensorboard").is_dir() and not result.is_running:
         out.print()
         out.print("See weights and activations in TensorBoard:", style="bold")
         out.print(f"  tensorboard --logdir {events}")
-    if not outcome.page:
+    if not result.page:
         return
     out.print()
     out.print("See all trials in MLflow:", style="bold")
     if store.startswith(("http:", "https:")):
-        out.print(f"  {redact(store).rstrip('/')}{outcome.page}")
+        out.print(f"  {redact(store).rstrip('/')}{result.page}")
     else:
         login = f" --tracking-uri {redact(store)}" if "***" in redact(store) else ""
         out.print(f"  hypertune ui {folder.name}{login}{flags}")

@@ -188,6 +188,8 @@ def _loop(driver: Driver, data: Any) -> None:
                 storage_path=scratch,
                 name="ray",
                 verbose=0,
+                # In a notebook the default one clears the cell.
+                progress_reporter=tune.CLIReporter(),
                 stop=_Clock(driver),
                 callbacks=[_Listener(driver)],
                 failure_config=tune.FailureConfig(max_failures=0),
