@@ -253,7 +253,9 @@ def locked(folder: Path) -> Iterator[None]:
 
 
 def is_under_way(folder: Path) -> bool:
-    """Say whether a driver is at work on a study."""
+    """Say whether a driver is at work on a study; nothing is written."""
+    if not (folder / "driver.lock").exists():
+        return False
     try:
         with FileLock(folder / "driver.lock", timeout=0):
             return False

@@ -159,6 +159,8 @@ class Uploader:
 def delivered(journal: Path, tracking_uri: str) -> Delivery:
     """Return how far a delivery had come, by the notes of the uploader on disk."""
     pending = pending_on_disk(journal, tracking_uri)
+    if not journal.with_name("replica.db").exists():
+        return Delivery(pending=pending)
     try:
         with contextlib.closing(Cursors(journal, tracking_uri)) as cursors:
             parent = cursors.runs.get(STUDY)

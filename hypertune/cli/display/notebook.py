@@ -47,7 +47,8 @@ class NotebookDisplay(Display):
     def __enter__(self) -> "NotebookDisplay":
         from IPython.display import display
 
-        self._handle = display(self._bundle(), raw=True, display_id=True)
+        show: Any = display  # IPython's types do not cover it
+        self._handle = show(self._bundle(), raw=True, display_id=True)
         return self
 
     def __exit__(

@@ -126,7 +126,10 @@ def count_pending(journal: Path, event: int, result: int) -> int:
 
 
 def pending_on_disk(journal: Path, uri: str) -> int | None:
+    """Count the rows that an MLflow lacks, by the notes beside the journal; None if unknown."""
     try:
+        if not journal.with_name("replica.db").exists():
+            return count_pending(journal, 0, 0)
         with contextlib.closing(Cursors(journal, uri)) as cursors:
             return count_pending(journal, cursors.event, cursors.result)
     except sqlite3.Error:
