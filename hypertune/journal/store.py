@@ -17,22 +17,8 @@ table                 columns
                       ``created_ms``, ``started_ms``, ``ended_ms``
 ``results``           ``id``, ``trial``, ``epoch`` (from 1; 0 for models without epochs),
                       ``t_ms``, ``metrics`` (JSON). One row a (trial, epoch); first write wins
-``events``            ``id``, ``t_ms``, ``kind``, ``trial``, ``data`` (JSON). Kinds: ``trial`` (a
-                      row of ``trials`` was added or changed; with a new one why it was proposed),
-                      ``study`` (a key was set), ``job`` (a stretch of epochs was started),
-                      ``diagnosis`` (what a look inside of its network after an epoch found),
-                      ``worker`` (where it runs), ``lost`` (its worker died, or had not memory
-                      enough), ``damaged`` (a checkpoint is not what was written: its ``epoch``, and
-                      the ``text``; the trial goes on from the one before, or from its start),
-                      ``left`` (what it left in its worker: names of ``threads`` that go on, and
-                      what was ``not_put_back``), ``capacity`` (nodes came or
-                      went), ``mutation`` (it went on with
-                      another trial's state and another config), ``test`` (a look at the test
-                      part), ``look`` (something was undecided, and what was done about it),
-                      ``superseded`` (the journal that was here was set aside, for that of another
-                      machine), ``search_start`` (with ``home``, where the study lay),
-                      ``search_end``, ``report`` (it was written), ``model`` (the best model was
-                      kept in ``model``)
+``events``            ``id``, ``t_ms``, ``kind``, ``trial``, ``data`` (JSON). The kinds, and what
+                      each of them holds, are listed in docs/reference/journal.md
 ====================  ============================================================================
 
 A result survives the kill of the process at once (it is in the operating system's hands), and a
