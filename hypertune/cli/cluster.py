@@ -2,6 +2,8 @@
 
 import sys
 from collections.abc import Mapping
+from copy import copy
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -10,13 +12,14 @@ import typer
 from hypertune.cli.options import (
     SUBMIT,
     StudiesDir,
+    checked,
     parse_run_flags,
     takes,
     with_file,
     words,
 )
 from hypertune.core.errors import Checks, SettingError
-from hypertune.core.options import parse_size
+from hypertune.core.options import Number, Option, parse_size
 from hypertune.core.text import printable
 
 if TYPE_CHECKING:
@@ -24,11 +27,18 @@ if TYPE_CHECKING:
 
 PANEL = "On a cluster"
 commands = typer.Typer()
-JobServer = typer.Option(
+DRIVER_CPUS = Option(
+    key="entrypoint_num_cpus", kind=Number(zero=True), help="CPUs of the driver (0)."
+)
+DRIVER_GPUS = replace(DRIVER_CPUS, key="entrypoint_num_gpus", help="GPUs of the driver (0).")
+SubmitTo = typer.Option(
     envvar="RAY_API_SERVER_ADDRESS",
+    show_envvar=False,  # the command's text names it: here a narrow terminal would cut it
     metavar="URL",
     help="Job server of the cluster: http://HOST:8265.",
 )
+JobServer = copy(SubmitTo)
+JobServer.show_envvar = True
 Address = Annotated[str, JobServer]
 JobName = Annotated[
     str, typer.Argument(metavar="JOB", help="The job, as `hypertune jobs` shows it.")
@@ -40,7 +50,7 @@ JobName = Annotated[
 def submit(
     ctx: typer.Context,
     given: dict[str, Any],
-    address: Annotated[str | None, JobServer] = None,
+    address: Annotated[str | None, SubmitTo] = None,
     no_wait: Annotated[
         bool, typer.Option("--no-wait", help="Do not follow the search once it is sent.")
     ] = False,
@@ -60,10 +70,10 @@ def submit(
         typer.Option("--installed", help="All nodes have hypertune: its code is not sent."),
     ] = False,
     entrypoint_num_cpus: Annotated[
-        float | None, typer.Option(metavar="NUMBER", help="CPUs of the driver (0).", min=0)
+        float | None, typer.Option(metavar="NUMBER", help=DRIVER_CPUS.help)
     ] = None,
     entrypoint_num_gpus: Annotated[
-        float | None, typer.Option(metavar="NUMBER", help="GPUs of the driver (0).", min=0)
+        float | None, typer.Option(metavar="NUMBER", help=DRIVER_GPUS.help)
     ] = None,
     entrypoint_memory: Annotated[
         str | None, typer.Option(metavar="SIZE", help="Memory of the driver, such as 2GB.")
@@ -105,6 +115,8 @@ def submit(
     """Send a study to a cluster, where it runs without this machine.
 
     All options of `hypertune run` may be given too. They are checked before anything is sent.
+
+    Without --address the variable RAY_API_SERVER_ADDRESS names the cluster.
     """
     from hypertune import cluster
     from hypertune.cli.run import print_config
@@ -168,8 +180,8 @@ def submit(
         memory_text = entrypoint_memory or "0MB"
         job = cluster.RayJob(
             entrypoint=cluster.Entrypoint(
-                num_cpus=entrypoint_num_cpus or 0,
-                num_gpus=entrypoint_num_gpus or 0,
+                num_cpus=checked(DRIVER_CPUS, entrypoint_num_cpus or 0),
+                num_gpus=checked(DRIVER_GPUS, entrypoint_num_gpus or 0),
                 memory_bytes=int(parse_size(memory_text, "entrypoint_memory")),
                 resources=cluster.parse_resources(entrypoint_resources or "{}"),
             ),

@@ -9,8 +9,10 @@ import re
 import signal
 import sqlite3
 import subprocess
+import sys
 import time
 from collections.abc import Callable
+from itertools import product
 from pathlib import Path
 
 import pandas as pd
@@ -21,6 +23,7 @@ from conftest import TOY
 from made_studies import DEFAULT, SPACE, Made, write_study
 from ray import tune
 
+from hypertune.cli import options
 from hypertune.data import SERIES
 from hypertune.journal.store import Journal
 
@@ -157,6 +160,46 @@ def test_a_name_that_is_taken_is_refused(
     write_study(tmp_path / "studies" / "mine", [Made(losses=[1.0] * 9)])
     assert call(monkeypatch, tmp_path, *GOOD, "--name", "mine") == 2
     assert "There is a study 'mine'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("command", "width"),
+    [
+        *product(["run", "resume", "attach", "sync", "lr-range", "rerun"], ["60", "80"]),
+        ("submit", "80"),
+    ],
+)
+def test_a_help_screen_shows_flags_whole_and_texts_as_they_are_defined(
+    command: str,
+    width: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setenv("COLUMNS", width)
+    monkeypatch.setenv("NO_COLOR", "1")
+    assert call(monkeypatch, tmp_path, command, "--help") == 0
+    shown = capsys.readouterr().out
+    defined = {
+        "run": options.RUN,
+        "resume": options.RESUME,
+        "lr-range": [options.SPACE],
+        "rerun": [options.TRUST, options.MOVED_SPACE],
+    }
+    assert "…" not in shown
+    assert max(map(len, shown.splitlines())) <= int(width)
+    texts = " ".join(re.split(" {2,}", line.strip("\u2502 "))[-1] for line in shown.splitlines())
+    for option in defined.get(command, []):
+        assert f" {option.flag} " in shown
+        assert option.help_text in texts
+    assert ("--max-epochs" in shown) == (command == "run")
+
+
+def test_the_command_line_starts_without_the_libraries_that_take_seconds(tmp_path: Path) -> None:
+    heavy = "{'ray', 'torch', 'pandas', 'numpy', 'mlflow', 'pyarrow', 'yaml'}"
+    code = f"import sys, hypertune.cli.app; sys.exit(str({heavy} & set(sys.modules) or ''))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (1, "\n")
 
 
 def test_list_shows_studies_methods_and_data_sets(

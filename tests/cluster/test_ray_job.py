@@ -92,6 +92,7 @@ def cluster(client: FakeClient) -> Cluster:
         (["--tracking-uri", "sqlite:///m.db"], "by its full path (sqlite:////...)"),
         (["--studies-dir", "here"], "must begin with / or ~/, but got 'here'"),
         (["--storage", "s3://me:secret@bucket/a"], "--storage must hold no login"),
+        (["--entrypoint-num-cpus", "-1"], "--entrypoint-num-cpus must be finite and at least 0"),
         (["--entrypoint-memory", "2"], "--entrypoint-memory must be a number with a unit"),
         (["--entrypoint-resources", "[1]"], "--entrypoint-resources must be a JSON object"),
         (["--requirements", "gone.toml"], "--requirements 'gone.toml' cannot be read"),
