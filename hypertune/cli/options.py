@@ -29,6 +29,7 @@ class FixedValues(Kind):
     """Values of a study's fixed parameters: ``key=value`` on the command line."""
 
     metavar = "KEY=VALUE"
+    repeated = True
 
     def read(self, text: Iterable[str]) -> Any:
         values = {}
@@ -110,9 +111,9 @@ RESUME = [
 ]
 
 
-def flag(name: str, **changes: Any) -> Any:
-    """Return the option of a setting, for a command's signature; ``changes`` as in `Option`."""
-    option = replace(OPTIONS[name], group="", **changes)
+def flag(name: str) -> Any:
+    """Return the option of a setting, for a command's signature."""
+    option = OPTIONS[name]
     return typer.Option(
         option.flag, help=option.help_text, metavar=option.kind.metavar, show_default=False
     )
@@ -145,10 +146,8 @@ def takes(
                 value, off = values.pop(name), values.pop(f"no_{name}", None)
                 if off:
                     given[option.key] = False
-                elif value:
+                elif value is not None and value != []:
                     given[option.key] = option.kind.read(value)
-                elif value == "" or value == 0:
-                    given[option.key] = value
             command(given=given, **values)
 
         own = [p for p in inspect.signature(command).parameters.values() if p.name != "given"]
@@ -169,7 +168,7 @@ def _parameters(option: Option, *, hidden: bool) -> list[inspect.Parameter]:
     kind: Any = str | None
     if isinstance(option.kind, Switch):
         kind = bool | None
-    elif option.kind.metavar in ("NAME=AMOUNT", "KEY=VALUE"):
+    elif option.kind.repeated:
         kind = list[str] | None
     shown = typer.Option(
         option.flag,

@@ -29,6 +29,8 @@ class Kind(ABC):
     metavar = "TEXT"
     unit = ""
     choices: Sequence[str] = ()
+    repeated = False
+    """Its flag may be given several times: `read` gets a list."""
 
     def read(self, text: Any) -> Any:
         """Return what a text of the command line says; the text itself if it says nothing."""
@@ -232,6 +234,7 @@ class Amounts(Kind):
     """Amounts by name: ``name=amount`` on the command line, a mapping elsewhere."""
 
     metavar: str = "NAME=AMOUNT"
+    repeated = True
 
     def read(self, text: Sequence[str]) -> Any:
         amounts = {}
