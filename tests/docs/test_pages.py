@@ -9,7 +9,6 @@ import shutil
 import sqlite3
 import subprocess
 import tempfile
-from collections.abc import Mapping
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -21,29 +20,17 @@ DOCS = ROOT / "docs"
 TUTORIALS = ("first-study", "own-training", "reading-the-answer", "cluster")
 BLOCK = re.compile(r"^(`{3})(python|console|yaml)\n(.*?)^`{3}$", re.MULTILINE | re.DOTALL)
 FILE = re.compile(r"# ([\w-]+\.(?:py|yaml))\n")
-ON_RAY = [pytest.mark.slow, pytest.mark.xdist_group("ray")]
 
 
-def cases(texts: Mapping[str, str]) -> list[Any]:
-    """Return names as cases of a test; those whose text runs a study need Ray."""
-    return [
-        pytest.param(name, marks=ON_RAY if "hypertune.run(" in text else [])
-        for name, text in sorted(texts.items())
-    ]
+def how_tos() -> list[str]:
+    pages = sorted((DOCS / "how-to").glob("*.md"))
+    return [page.name for page in pages if BLOCK.search(page.read_text(encoding="utf-8"))]
 
 
-def how_tos() -> dict[str, str]:
-    pages = (DOCS / "how-to").glob("*.md")
-    texts = {str(page.relative_to(DOCS)): page.read_text(encoding="utf-8") for page in pages}
-    blocks = {name: BLOCK.findall(text) for name, text in texts.items()}
-    return {name: str(found) for name, found in blocks.items() if found}
-
-
-def modules_with_examples() -> dict[str, str]:
+def modules_with_examples() -> list[str]:
     files = sorted((ROOT / "hypertune").rglob("*.py"))
-    names = [".".join(file.relative_to(ROOT).with_suffix("").parts) for file in files]
-    texts = [file.read_text(encoding="utf-8") for file in files]
-    return {name: text for name, text in zip(names, texts, strict=True) if ">>>" in text}
+    found = [file for file in files if ">>>" in file.read_text(encoding="utf-8")]
+    return [".".join(file.relative_to(ROOT).with_suffix("").parts) for file in found]
 
 
 JOB_SERVER, ON_HEAD = "http://127.0.0.1:8265", "/tmp/cluster"
@@ -86,13 +73,6 @@ def run_console(text: str, patch: pytest.MonkeyPatch, folder: Path) -> None:
         assert not wanted or same, f"{command} printed\n{printed}\nand not\n{wanted}"
 
 
-@pytest.fixture(autouse=True)
-def ray_for_slow_tests(request: pytest.FixtureRequest) -> None:
-    """Share one Ray among all tests that run studies."""
-    if request.node.get_closest_marker("slow"):
-        request.getfixturevalue("local_ray")
-
-
 @pytest.fixture(scope="module")
 def desk(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder as a reader has it who follows the tutorials from the first to the last."""
@@ -113,10 +93,11 @@ def test_a_tutorial_does_what_it_says(
     run_page(DOCS / "tutorials" / f"{name}.md", monkeypatch, desk, local_ray)
 
 
+@pytest.mark.usefixtures("one")
 @pytest.mark.filterwarnings("default")
-@pytest.mark.parametrize("page", cases(how_tos()))
+@pytest.mark.parametrize("page", how_tos())
 def test_a_how_to_does_what_it_says(page: str, desk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    run_page(DOCS / page, monkeypatch, desk)
+    run_page(DOCS / "how-to" / page, monkeypatch, desk)
 
 
 def test_every_page_is_in_the_table_of_contents_and_every_link_of_the_readme_leads_somewhere() -> (
@@ -157,13 +138,14 @@ def test_the_journal_s_page_names_every_event_and_what_is_in_it() -> None:
         assert [key for key in keys if f"`{key}`" not in text] == []
 
 
+@pytest.mark.usefixtures("one")
 @pytest.mark.filterwarnings("default")
-@pytest.mark.parametrize("name", cases(modules_with_examples()))
+@pytest.mark.parametrize("name", modules_with_examples())
 def test_the_examples_in_docstrings_run(
     name: str, desk: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(desk)
-    monkeypatch.setattr(tempfile, "tempdir", str(desk))  # beside the desk's MLflow
+    monkeypatch.setattr(tempfile, "tempdir", str(desk))
     result = doctest.testmod(import_module(name), optionflags=doctest.ELLIPSIS)
     assert result.failed == 0
     assert result.attempted > 0
