@@ -56,7 +56,7 @@ def simulate(
     """Run a study on its table, and say what it says by each of some numbers of fresh seeds."""
     known = table(name)
     study, space = known.study, known.space
-    factors = Settings().compared(study)
+    factors = Settings().replicated_factors(study)
     search = make_search(
         method,
         space,

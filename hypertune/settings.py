@@ -330,14 +330,14 @@ class Settings:
             raise SettingError("\n".join(problems))
         return replace(settings, other_data=found) if data else settings
 
-    def of(self, study: "Study") -> "Settings":
+    def resolved_for(self, study: "Study") -> "Settings":
         """Return these settings with the study's own values where they leave it to the study."""
         n_repeats = study.n_repeats if self.n_repeats is None else self.n_repeats
         return replace(self, goal=self.goal or study.goal, n_repeats=n_repeats)
 
-    def compared(self, study: "Study") -> Sequence[str]:
+    def replicated_factors(self, study: "Study") -> Sequence[str]:
         """Return the factors whose levels or ranges run again on fresh seeds."""
-        return study.factors if self.of(study).goal == "answer" else ()
+        return study.factors if self.resolved_for(study).goal == "answer" else ()
 
     def check_end(self, *, begun: bool = False) -> None:
         """Check that a study that goes on until it is decided has an end.
@@ -405,18 +405,18 @@ class Settings:
             )
         return settings
 
-    def bundle(self, room: float = 1.0) -> dict[str, float]:
-        """Return what a trial occupies of a node, by Ray's names.
+    def trial_resources(self, factor: float = 1.0) -> dict[str, float]:
+        """Return what a trial takes of a node, by Ray's names.
 
         Args:
-            room: So much more than usual, of what other trials would take: of its GPU if it shares
-                one, of CPUs if it has none.
+            factor: So many times as much as usual of what other trials would take: of its GPU if it
+                shares one, of CPUs if it has none.
         """
         cpus, gpus = self.cpus_per_trial, self.gpus_per_trial
         if not gpus:
-            cpus *= room
+            cpus *= factor
         elif gpus < 1:
-            gpus = min(1.0, gpus * room)
+            gpus = min(1.0, gpus * factor)
         return {"CPU": cpus, **({"GPU": gpus} if gpus else {}), **self.resources}
 
     @property

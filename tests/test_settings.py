@@ -124,9 +124,9 @@ def test_path_that_is_no_uri_is_refused(
 
 def test_what_is_left_to_the_study_is_taken_from_it() -> None:
     study = replace(load_study("optimizer_lr"), n_repeats=7, goal="best")
-    left = Settings().of(study)
+    left = Settings().resolved_for(study)
     assert (left.goal, left.n_repeats) == ("best", 7)
-    said = Settings(goal="answer", n_repeats=0).of(study)
+    said = Settings(goal="answer", n_repeats=0).resolved_for(study)
     assert (said.goal, said.n_repeats) == ("answer", 0)
     assert Settings.recorded(said.record(), Path("s")).goal == "answer"
 

@@ -132,7 +132,7 @@ class Driver:
         self.plan = Plan(
             default=dict(study.default),
             n_repeats=study.n_repeats if settings.n_repeats is None else settings.n_repeats,
-            factors=tuple(settings.compared(study)),
+            factors=tuple(settings.replicated_factors(study)),
             until_decided=judge is not None,
             has_test=study.test_metric is not None if has_test is None else has_test,
         )
@@ -472,7 +472,7 @@ class Driver:
         return self.checkpoints.newest(trial, self.search.max_epochs) is not None
 
     def _resources(self, factor: float) -> dict[str, float]:
-        bundle = self.settings.bundle(factor)
+        bundle = self.settings.trial_resources(factor)
         most = max(self.most_cpus, self.settings.cpus_per_trial)
         return {**bundle, "CPU": min(bundle["CPU"], most)}
 

@@ -203,7 +203,7 @@ def _ray_scheduler(
 
 def fair_factor(study: Study, settings: Settings) -> Categorical | None:
     """Return the factor whose levels get equal budgets; None if none does."""
-    return study.fair_factor if settings.compared(study) else None
+    return study.fair_factor if settings.replicated_factors(study) else None
 
 
 def _distinct(study: Study, configs: Iterable[Config]) -> list[Config]:
@@ -236,8 +236,8 @@ def _start_configs(study: Study, path: Path | None) -> list[dict[str, Any]]:
 def planned_repeats(study: Study, settings: Settings) -> int:
     """Return how many epochs the runs on fresh seeds take at most."""
     # Besides them the default, once for the search and on each fresh seed.
-    n_configs = most_candidates(study.search_space, settings.compared(study)) + 1
-    return ((settings.of(study).n_repeats or 0) * n_configs + 1) * study.max_epochs
+    n_configs = most_candidates(study.search_space, settings.replicated_factors(study)) + 1
+    return ((settings.resolved_for(study).n_repeats or 0) * n_configs + 1) * study.max_epochs
 
 
 def planned_epochs(search: Search, *, saves: bool = True) -> int:

@@ -265,7 +265,7 @@ def refuse_other(folder: Path, study: Study, settings: Settings, asked: Collecti
             f"Study '{name}' is one of '{about['space']}', not of '{study.name}': choose another "
             "--name."
         )
-    differing = settings.of(study).differing(about["settings"], asked)
+    differing = settings.resolved_for(study).differing(about["settings"], asked)
     differing += [
         f"--set {key}={about['fixed'].get(key)}, not {value}"
         for key, value in (study.fixed.items() if "set" in asked else ())

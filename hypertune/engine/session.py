@@ -63,7 +63,7 @@ def run(
     Raises:
         HypertuneError: It cannot start; nothing has been written.
     """
-    settings = settings.of(study)
+    settings = settings.resolved_for(study)
     settings.check_end()
     prepared = prepare(study, settings, searcher=searcher, scheduler=scheduler)
     study = prepared.study
@@ -120,7 +120,7 @@ def resume(
         recorded = RecordedStudy.read(folder)
         prepared, settings = recorded.replay(space, changes or {})
         study = prepared.study
-        settings.of(study).check_end(begun=True)
+        settings.resolved_for(study).check_end(begun=True)
         notes.append(lost_end(folder))
         with (
             ready_session(prepared, settings, observer) as session,

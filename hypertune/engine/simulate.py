@@ -93,7 +93,7 @@ def simulate(
             recorded = RecordedStudy.read(folder)
             prepared, asked = recorded.replay(study, settings)
             study = prepared.study
-        asked = asked.of(study)
+        asked = asked.resolved_for(study)
         clock = _Clock(0.0 if is_new else recorded.history.events[-1].t_ms / 1000)
         journal = stack.enter_context(
             contextlib.closing(

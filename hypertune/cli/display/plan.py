@@ -27,7 +27,7 @@ def show_plan(out: Console, study: Study, settings: Settings, plan: Plan) -> Non
     share = plan.n_epochs / plan.max_epochs
     # What a scheduler of Ray's saves cannot be played through beforehand.
     about = "about" if METHODS[settings.method].ray is None else "at most"
-    factors = " and ".join(settings.compared(study))
+    factors = " and ".join(settings.replicated_factors(study))
     again = f"the best of each level or range of {factors}" if factors else "the best two"
     rows = [
         ("space", f"{size} configs"),
@@ -44,7 +44,7 @@ def show_plan(out: Console, study: Study, settings: Settings, plan: Plan) -> Non
         (
             "after it",
             f"the default runs in full; then the default and {again} run in full on "
-            f"{settings.of(study).n_repeats} fresh seeds: at most {plan.n_again} epochs",
+            f"{settings.resolved_for(study).n_repeats} fresh seeds: at most {plan.n_again} epochs",
         ),
         ("at a time", f"{plan.n_concurrent} trial{'s'[: plan.n_concurrent > 1]}"),
         ("study", f"{plan.folder}"),
@@ -94,7 +94,7 @@ def show_plan(out: Console, study: Study, settings: Settings, plan: Plan) -> Non
 
 def goal_text(study: Study, settings: Settings) -> str:
     """Say what a search is for, and what that means for it."""
-    if not settings.compared(study):
+    if not settings.replicated_factors(study):
         return "best: each trial is ranked among all, and the best two run again on fresh seeds"
     factor = study.fair_factor
     if factor is None:

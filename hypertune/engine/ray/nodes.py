@@ -134,7 +134,7 @@ def capacity(
     """
     most = float("inf") if n_trials is None else n_trials
     wanted = None if settings.n_concurrent is None else int(min(settings.n_concurrent, most))
-    bundle = settings.bundle()
+    bundle = settings.trial_resources()
     carries = sum(carried(node, bundle) for node in nodes)
     if carries >= (wanted or 1) or (joined and wanted):
         return int(wanted or min(carries, most))
@@ -188,7 +188,7 @@ class Following:
         self._known = {node["NodeID"] for node in alive_nodes()}
 
     def __call__(self) -> int:
-        nodes, bundle = alive_nodes(), self._settings.bundle()
+        nodes, bundle = alive_nodes(), self._settings.trial_resources()
         now = {node["NodeID"] for node in nodes}
         if now - self._known:
             threading.Thread(target=self._check, name="hypertune-nodes", daemon=True).start()

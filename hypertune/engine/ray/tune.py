@@ -202,7 +202,7 @@ def _loop(driver: Driver, data: Any) -> None:
 
 def _placed(config: Mapping[str, Any], settings: Settings) -> tune.PlacementGroupFactory:
     """Return what a job needs. One bundle is never spread over several nodes."""
-    bundle = config[JOB]["bundle"] if JOB in config else settings.bundle()
+    bundle = config[JOB]["bundle"] if JOB in config else settings.trial_resources()
     return tune.PlacementGroupFactory([dict(bundle)])
 
 

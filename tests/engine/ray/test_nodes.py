@@ -72,10 +72,10 @@ def test_other_resources_are_checked(resources: dict[str, float], rule: str) -> 
 
 
 def test_room_grows_where_others_are_in_the_way() -> None:
-    assert Settings(gpus_per_trial=0.4).bundle(2) == {"CPU": 1.0, "GPU": 0.8}
-    assert Settings(gpus_per_trial=0.4).bundle(4) == {"CPU": 1.0, "GPU": 1.0}
-    assert Settings(gpus_per_trial=2).bundle(4) == {"CPU": 1.0, "GPU": 2}
-    assert Settings(cpus_per_trial=2).bundle(2) == {"CPU": 4.0}
+    assert Settings(gpus_per_trial=0.4).trial_resources(2) == {"CPU": 1.0, "GPU": 0.8}
+    assert Settings(gpus_per_trial=0.4).trial_resources(4) == {"CPU": 1.0, "GPU": 1.0}
+    assert Settings(gpus_per_trial=2).trial_resources(4) == {"CPU": 1.0, "GPU": 2}
+    assert Settings(cpus_per_trial=2).trial_resources(2) == {"CPU": 4.0}
 
 
 @pytest.fixture
