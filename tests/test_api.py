@@ -1,15 +1,23 @@
 """The way in from Python."""
 
+import contextlib
+import inspect
 import signal
+import subprocess
+import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from one_worker import OneWorker
+from ray import tune
 
 import hypertune
+from hypertune.core.errors import SettingError
 from hypertune.engine.progress import Progress
+from hypertune.engine.result import StudyResult
 from hypertune.journal.store import Journal
 from hypertune.studies.study import Study
 
@@ -69,3 +77,113 @@ def test_a_signal_ends_a_loop_over_studies_once_the_present_one_is_closed(
     assert end.data["stopped_by"] == ("signal" if stage == "search" else None)
     assert all(trial.state == "ended" for trial in journal.trials())
     journal.close()
+
+
+PLAIN: dict[str, Any] = {"method": "random", "n_repeats": 0, "n_trials": 2}
+
+
+def test_all_that_is_wrong_is_said_by_name_before_anything_starts(tmp_path: Path) -> None:
+    with pytest.raises(SettingError) as told:
+        hypertune.run(
+            3,  # type: ignore[arg-type]
+            n_trails=2,
+            until_decided="yes",
+            time_budget_s="20 q",
+            observer=4,  # type: ignore[arg-type]
+            progress="x",  # type: ignore[arg-type]
+            studies_dir=tmp_path / "studies",
+        )
+    lines = str(told.value).splitlines()
+    assert len(lines) == 6
+    for line, name in zip(
+        lines,
+        ("study", "observer", "progress", "'n_trails'", "--time-budget", "--until"),
+        strict=True,
+    ):
+        assert name in line
+    assert "Did you mean 'n_trials'?" in lines[3]
+    with pytest.raises(SettingError, match=r"'progres'\. Did you mean 'progress'\?"):
+        hypertune.run("gru_window", progres=True)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_study_is_resumed_by_its_name_its_folder_or_its_result(
+    toy: Study, one: OneWorker, tmp_path: Path
+) -> None:
+    studies = str(tmp_path / "studies")
+    result = hypertune.run(toy, name="s", studies_dir=studies, time_budget_s="20m", **PLAIN)
+    assert isinstance(result, StudyResult)
+    with pytest.raises(SettingError) as told:
+        hypertune.resume("s", studies_dir=studies, n_trials="x", sead=1, n_concurent=1)
+    lines = str(told.value).splitlines()
+    assert [line.split(".")[0] for line in lines[:2]] == [
+        "Unknown setting 'sead'",
+        "Unknown setting 'n_concurent'",
+    ]
+    assert "Did you mean 'n_concurrent'?" in lines[1]
+    assert "--n-trials must be a whole number" in lines[2]
+    ways: list[Any] = ["s", result.folder, str(result.folder), result]
+    for n_trials, way in enumerate(ways, start=3):
+        more = hypertune.resume(way, studies_dir=studies, space=toy, n_trials=n_trials)
+        assert (more.stopped_by, len(more.trials[more.trials["role"] == "search"])) == (
+            None,
+            n_trials,
+        )
+    with pytest.raises(SettingError, match="is finished"):
+        hypertune.resume(result, space=toy)
+
+
+def test_a_study_is_loaded_by_its_name_or_its_folder(
+    toy: Study, one: OneWorker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    result = hypertune.run(toy, name="s", **PLAIN)
+    for way in ("s", "studies/s", Path("studies/s"), result):
+        assert hypertune.load(way).study_id == result.study_id
+    with pytest.raises(SettingError, match=r"no study 't' in 'studies'.* Choose one of: s"):
+        hypertune.load("t")
+    with pytest.raises(SettingError, match="study must be a name or a folder, but got 3"):
+        hypertune.load(3)  # type: ignore[arg-type]
+
+
+def test_until_decided_goes_on_as_the_flag_does(toy: Study, one: OneWorker, tmp_path: Path) -> None:
+    study = replace(
+        toy,
+        space={**toy.space, "level": tune.choice(["a", "b"])},
+        default={**toy.default, "level": "a"},
+        factors=("level",),
+    )
+    with pytest.raises(SettingError, match="--until-decided needs a --time-budget"):
+        hypertune.run(study, until_decided=True, studies_dir=tmp_path)
+    result = hypertune.run(
+        study, until_decided=True, time_budget_s="5s", studies_dir=tmp_path, n_repeats=2, n_trials=4
+    )
+    with contextlib.closing(Journal(result.folder / "journal.db", read_only=True)) as journal:
+        assert journal.events(kind="look")
+
+
+def test_progress_is_shown_where_it_is_asked_for(
+    toy: Study, one: OneWorker, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    seen: list[str] = []
+    settings = {"studies_dir": tmp_path, **PLAIN}
+    hypertune.run(toy, observer=lambda state: seen.append(state.stage), progress=True, **settings)
+    assert "searching: " in capsys.readouterr().out
+    assert {"search", "report"} <= {*seen}
+    hypertune.run(toy, **settings)
+    assert "searching" not in capsys.readouterr().out
+
+
+def test_every_public_name_is_there_and_says_how_it_is_used() -> None:
+    lacking = []
+    for name in hypertune.__all__:
+        found = getattr(hypertune, name)
+        if ">>> " not in (inspect.getdoc(found) or ""):
+            lacking.append(name)
+    assert lacking == []
+
+
+def test_the_package_is_imported_without_what_it_needs_later() -> None:
+    code = "import sys, hypertune; print(*{'ray', 'torch', 'mlflow', 'pandas'} & {*sys.modules})"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == ""

@@ -222,6 +222,28 @@ def load_trials(
 ) -> pd.DataFrame:
     """Return a study's trials, one row each; the columns are those listed in `analysis.frames`.
 
+    Example:
+        >>> import tempfile
+        >>> from pathlib import Path
+        >>> from ray import tune
+        >>> import hypertune
+        >>> from hypertune.engine.simulate import simulate
+        >>> study = hypertune.Study(
+        ...     question="Which x is best?",
+        ...     factors=("x",),
+        ...     space={"x": tune.uniform(-1, 1)},
+        ...     default={"x": 0.5},
+        ...     trainable=lambda config, report: None,
+        ...     metric="loss",
+        ...     max_epochs=3,
+        ...     n_trials=2,
+        ... )
+        >>> folder = Path(tempfile.mkdtemp())
+        >>> curve = lambda config, seed: [config["x"] ** 2 + 1 / epoch for epoch in (1, 2, 3)]
+        >>> _ = simulate(study, curve, folder=folder, method="random", n_repeats=0)  # no Ray
+        >>> hypertune.load_trials(folder, epochs=[1])[["trial", "reason", "value_at_1"]].shape
+        (2, 3)
+
     Args:
         study: The study's folder, or its name in the folder ``studies``; or a study or an
             experiment in MLflow.
@@ -260,6 +282,28 @@ def load_curves(
     study: str | Path, *, tracking_uri: str | None = None, parquet: Path | None = None
 ) -> pd.DataFrame:
     """Return a study's learning curves, one row a trial and epoch.
+
+    Example:
+        >>> import tempfile
+        >>> from pathlib import Path
+        >>> from ray import tune
+        >>> import hypertune
+        >>> from hypertune.engine.simulate import simulate
+        >>> study = hypertune.Study(
+        ...     question="Which x is best?",
+        ...     factors=("x",),
+        ...     space={"x": tune.uniform(-1, 1)},
+        ...     default={"x": 0.5},
+        ...     trainable=lambda config, report: None,
+        ...     metric="loss",
+        ...     max_epochs=3,
+        ...     n_trials=2,
+        ... )
+        >>> folder = Path(tempfile.mkdtemp())
+        >>> curve = lambda config, seed: [config["x"] ** 2 + 1 / epoch for epoch in (1, 2, 3)]
+        >>> _ = simulate(study, curve, folder=folder, method="random", n_repeats=0)  # no Ray
+        >>> hypertune.load_curves(folder)[["trial", "epoch"]].values.tolist()
+        [[0, 1], [0, 2], [0, 3], [1, 1], [1, 2], [1, 3]]
 
     Args:
         study: As in `load_trials`.

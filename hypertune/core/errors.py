@@ -20,11 +20,27 @@ _LONGEST_VALUE = 200
 
 
 class HypertuneError(Exception):
-    """Base of all errors that a user can act on. The message is meant to be read as it is."""
+    """Base of all errors that a user can act on. The message is meant to be read as it is.
+
+    Example:
+        >>> import hypertune
+        >>> try:
+        ...     hypertune.ask_tell("asha", {"x": 1}, max_epochs=0)
+        ... except hypertune.HypertuneError as error:
+        ...     print(error)
+        max_epochs must be an integer of at least 1, but got 0.
+    """
 
 
 class StudyError(HypertuneError):
-    """A study breaks one or more rules; the message lists all of them."""
+    """A study breaks one or more rules; the message lists all of them.
+
+    Example:
+        >>> from hypertune import StudyError
+        >>> print(StudyError("my_study.py", ["n_trials must be at least 1, but got 0."]))
+        my_study.py:
+          - n_trials must be at least 1, but got 0.
+    """
 
     def __init__(self, where: str, problems: Sequence[str]) -> None:
         self.problems = tuple(problems)
@@ -32,19 +48,58 @@ class StudyError(HypertuneError):
 
 
 class SettingError(HypertuneError):
-    """A setting given on the command line, or to `run`, breaks one or more rules."""
+    """A setting given on the command line, or to `run`, breaks one or more rules.
+
+    Example:
+        >>> import hypertune
+        >>> from ray import tune
+        >>> try:
+        ...     hypertune.ask_tell("ahsa", {"x": tune.uniform(0, 1)})
+        ... except hypertune.SettingError as error:
+        ...     print(str(error).partition(" Choose")[0])
+        Unknown method 'ahsa'. Did you mean 'asha'?
+    """
 
 
 class DeadlineError(HypertuneError, TimeoutError):
-    """Another machine did not answer in time."""
+    """Another machine did not answer in time.
+
+    Example:
+        >>> import hypertune
+        >>> issubclass(hypertune.DeadlineError, TimeoutError)
+        True
+    """
 
 
 class JournalError(HypertuneError):
-    """The journal cannot be opened, read or written."""
+    """The journal cannot be opened, read or written.
+
+    Example:
+        >>> import tempfile
+        >>> from pathlib import Path
+        >>> import hypertune
+        >>> folder = Path(tempfile.mkdtemp())
+        >>> _ = (folder / "journal.db").write_text("no journal")
+        >>> try:
+        ...     hypertune.load_trials(folder)
+        ... except hypertune.JournalError:
+        ...     print("it cannot be read")
+        it cannot be read
+    """
 
 
 class NothingBegunError(JournalError):
-    """There is no journal, or it holds no study: none began, and nothing is lost."""
+    """There is no journal, or it holds no study: none began, and nothing is lost.
+
+    Example:
+        >>> import tempfile
+        >>> import hypertune
+        >>> try:
+        ...     hypertune.load_trials(tempfile.mkdtemp())
+        ... except hypertune.NothingBegunError:
+        ...     print("no study began there")
+        no study began there
+    """
 
 
 class UserCodeError(Exception):

@@ -44,7 +44,14 @@ class Loop(Protocol):
 
 @runtime_checkable
 class Task(Protocol):
-    """What `Study.trainable` holds: data and how to train on them. It travels to the workers."""
+    """What `Study.trainable` holds: data and how to train on them. It travels to the workers.
+
+    Example:
+        >>> import hypertune
+        >>> task = hypertune.command("python train.py --rate {rate}")
+        >>> isinstance(task, hypertune.Task), task.data
+        (True, "loaded by python train.py --rate '{rate}'")
+    """
 
     @property
     def metrics(self) -> tuple[str, ...]:

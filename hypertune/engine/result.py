@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from hypertune.analysis import Score, StudyData, Summary, Verdict
     from hypertune.engine.saved_model import TrainedModel
+    from hypertune.studies.study import Study
 
 _WIDTH, _KEY_WIDTH = 80, 24
 _MOST_SENTENCES, _MOST_SCORES = 3, 6
@@ -163,12 +164,19 @@ class StudyResult:
         return write_report(self.folder)
 
     def model(
-        self, trial: int | None = None, *, device: str = "cpu", trust: bool = False
+        self,
+        trial: int | None = None,
+        *,
+        space: "Study | str | None" = None,
+        device: str = "cpu",
+        trust: bool = False,
     ) -> "TrainedModel":
         """Return the best model, with its weights and a ``predict`` where its task has one.
 
         Args:
             trial: A trial whose checkpoint is kept; None for the recommended one.
+            space: The study, its name or its file, where that has moved. A `Study` that no file
+                defines is needed again.
             device: Where the model is to be, such as ``cuda``.
             trust: Run the study's file although the study was not begun on this machine.
 
@@ -177,7 +185,7 @@ class StudyResult:
         """
         from hypertune.engine.saved_model import load_model
 
-        return load_model(self.folder, trial=trial, device=device, trust=trust)
+        return load_model(self.folder, trial=trial, space=space, device=device, trust=trust)
 
     def __repr__(self) -> str:
         try:

@@ -84,6 +84,31 @@ def load_model(
 ) -> TrainedModel:
     """Return the best model of a study, or that of another trial whose checkpoint is kept.
 
+    Example:
+        >>> import tempfile
+        >>> import hypertune
+        >>> from ray import tune
+        >>> from sklearn.datasets import load_iris
+        >>> from sklearn.tree import DecisionTreeClassifier
+        >>> def data():
+        ...     return load_iris(return_X_y=True)
+        >>> study = hypertune.Study(
+        ...     question="How deep?",
+        ...     factors=("max_depth",),
+        ...     space={"max_depth": tune.choice([1, 2, 3])},
+        ...     default={"max_depth": 1},
+        ...     trainable=hypertune.estimator(DecisionTreeClassifier, data, kind="classification"),
+        ...     metric="val_accuracy",
+        ...     mode="max",
+        ...     max_epochs=1,
+        ...     n_trials=2,
+        ... )
+        >>> result = hypertune.run(
+        ...     study, method="random", n_repeats=0, studies_dir=tempfile.mkdtemp()
+        ... )
+        >>> hypertune.load_model(result.folder, space=study).model.predict([[5, 3, 1, 0.2]]).shape
+        (1,)
+
     Args:
         study: Its name, or its folder.
         trial: A trial's id; None for the recommended one.

@@ -11,6 +11,16 @@ from hypertune.core.space import Flat
 class Suggestion:
     """A config that a searcher proposes.
 
+    Example:
+        >>> import hypertune
+        >>> from hypertune.core.origin import Origin
+        >>> from hypertune.core.space import Space
+        >>> from ray import tune
+        >>> flat = Space({"x": tune.uniform(0, 1)}).flatten({"x": 0.5})
+        >>> found = hypertune.Suggestion(flat=flat, origin=Origin.RANDOM, why="drawn by chance")
+        >>> found.expected is None
+        True
+
     Attributes:
         flat: The flat config.
         origin: Where it came from.

@@ -34,6 +34,25 @@ _MODULE = "_hypertune_study_"
 class Study:
     """A question, and all that is needed to search for its answer.
 
+    Example:
+        >>> from ray import tune
+        >>> import hypertune
+        >>> def train(config, report):
+        ...     for epoch in range(1, config["max_epochs"] + 1):
+        ...         report(epoch=epoch, val_loss=config["rate"] + 1 / epoch)
+        >>> study = hypertune.Study(
+        ...     question="Which rate is best?",
+        ...     factors=("rate",),
+        ...     space={"rate": tune.loguniform(1e-4, 1.0), "layers": tune.choice([1, 2])},
+        ...     default={"rate": 0.01, "layers": 1},
+        ...     trainable=train,
+        ...     metric="val_loss",
+        ...     max_epochs=27,
+        ...     n_trials=30,
+        ... )
+        >>> sorted(study.space)
+        ['layers', 'rate']
+
     Args:
         question: What is to be found out, in a sentence.
         factors: Names of the parameters that the question is about.

@@ -114,6 +114,12 @@ def command(
     a tuple or a dict is written as JSON (``[3, 3]``), and any other value as Python's ``str``
     writes it (``adam``, ``0.001``, ``None``, ``True``).
 
+    Example:
+        >>> import hypertune
+        >>> task = hypertune.command("python train.py --rate {rate:.3g} --seed {seed}")
+        >>> task.data
+        "loaded by python train.py --rate '{rate:.3g}' --seed '{seed}'"
+
     Args:
         line: The command, as for a shell; or its arguments.
         report: ``stdout``, or the path of a file that it writes its lines to.

@@ -219,6 +219,16 @@ def estimator(
 ) -> Estimator:
     """Return the task of fitting a scikit-learn estimator.
 
+    Example:
+        >>> import hypertune
+        >>> from sklearn.datasets import load_iris
+        >>> from sklearn.ensemble import RandomForestClassifier
+        >>> def data():
+        ...     return load_iris(return_X_y=True)
+        >>> task = hypertune.estimator(RandomForestClassifier, data, kind="classification")
+        >>> task.metrics
+        ('val_accuracy', 'val_f1_macro')
+
     Args:
         make: Its class, or a function that makes one; called with those config values that it
             names, and with ``random_state`` (the trial's seed) if it names that.

@@ -45,6 +45,23 @@ class TrialStopped(BaseException):
 
     Let it pass: of the function only ``finally`` and ``with`` run from there on. After the report
     of the last epoch, ``max_epochs``, it is not raised: what follows runs to its end.
+
+    Example:
+        >>> import hypertune
+        >>> def train(config, report):
+        ...     log = []
+        ...     try:
+        ...         report(epoch=1, loss=0.5)
+        ...     except hypertune.TrialStopped:
+        ...         log.append("close files here, or in a finally")
+        ...         raise
+        ...     return log
+        >>> def report(**metrics):  # in the place of the one that a trial gets
+        ...     raise hypertune.TrialStopped
+        >>> train({}, report)
+        Traceback (most recent call last):
+        ...
+        hypertune.tasks.function.TrialStopped
     """
 
 

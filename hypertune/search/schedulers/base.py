@@ -34,6 +34,19 @@ class Comparison:
 class Scheduler(ABC):
     """Decides how far a new trial goes at first, and which waiting trial goes on.
 
+    Example:
+        >>> class Once(Scheduler):
+        ...     @property
+        ...     def rungs(self):
+        ...         return (1, self.max_epochs)
+        ...     def first_epoch(self, trials, flat):
+        ...         return 1 if trials else self.max_epochs
+        ...     def promote(self, trials, *, more):
+        ...         return None
+        >>> scheduler = Once(max_epochs=9)
+        >>> scheduler.first_epoch([], {}), scheduler.rungs
+        (9, (1, 9))
+
     Args:
         max_epochs: Epochs of a trial in full.
     """

@@ -15,6 +15,21 @@ from hypertune.search.suggestion import Suggestion, Wait
 class Searcher(ABC):
     """Proposes flat configs.
 
+    Example:
+        >>> import numpy as np
+        >>> from hypertune.core.origin import Origin
+        >>> from hypertune.core.space import Space
+        >>> from hypertune.search.suggestion import Suggestion
+        >>> from ray import tune
+        >>> class Middle(Searcher):
+        ...     def suggest(self, trials, rng):
+        ...         x = 0.5 + rng.normal(scale=0.1)
+        ...         flat = self.space.flatten({"x": min(1.0, max(0.0, x))})
+        ...         return Suggestion(flat=flat, origin=Origin.RANDOM, why="near the middle")
+        >>> searcher = Middle(Space({"x": tune.uniform(0, 1)}), max_epochs=9)
+        >>> searcher.suggest([], np.random.default_rng(0)).why
+        'near the middle'
+
     Args:
         space: The space to propose from.
         max_epochs: The epoch at which trials are to be good.

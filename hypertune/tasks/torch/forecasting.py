@@ -202,6 +202,12 @@ def forecasting(
 ) -> Forecasting:
     """Return the task of forecasting a series.
 
+    Example:
+        >>> import hypertune
+        >>> from hypertune.models import Recurrent
+        >>> hypertune.forecasting("sunspots", horizon=12, max_window=48, model=Recurrent).data
+        'sunspots'
+
     Args:
         data: Name of the series, or one of one's own.
         horizon: Steps ahead; all of them are forecast at once.

@@ -332,6 +332,15 @@ def classification(
 ) -> Supervised:
     """Return the task of telling classes; of two classes by one logit.
 
+    Example:
+        >>> from torch import nn
+        >>> import hypertune
+        >>> def make(n_features, n_outputs, width):
+        ...     hidden = nn.Linear(n_features, width)
+        ...     return nn.Sequential(hidden, nn.ReLU(), nn.Linear(width, n_outputs))
+        >>> hypertune.classification("digits", model=make).data
+        'digits'
+
     Args:
         data: Name of a data set, or one of one's own.
         model: Called with those of ``n_features`` (features, or channels), ``n_outputs`` and
@@ -362,6 +371,14 @@ def regression(
     n_train: int | None = None,
 ) -> Supervised:
     """Return the task of telling one number a sample.
+
+    Example:
+        >>> from torch import nn
+        >>> import hypertune
+        >>> def make(n_features, n_outputs):
+        ...     return nn.Linear(n_features, n_outputs)
+        >>> hypertune.regression("diabetes", model=make, loss="huber").data
+        'diabetes'
 
     Args:
         data: Name of a data set, or one of one's own.

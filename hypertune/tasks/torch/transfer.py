@@ -87,6 +87,11 @@ def transfer(
     The config's ``weights``, ``image_size``, ``n_head_layers``, ``n_head_units`` and ``dropout``
     are those of `hypertune.models.transfer_model`. It needs the extra ``transfer``.
 
+    Example:
+        >>> import hypertune
+        >>> hypertune.transfer("digits").data
+        'digits'
+
     Args:
         data: Name of a data set of images, or one of one's own.
         split: As for `classification`.
