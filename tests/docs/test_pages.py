@@ -17,7 +17,6 @@ import pytest
 from commands import ROOT, call
 
 DOCS = ROOT / "docs"
-TUTORIALS = ("first-study", "own-training", "reading-the-answer", "cluster")
 BLOCK = re.compile(r"^(`{3})(python|console|yaml)\n(.*?)^`{3}$", re.MULTILINE | re.DOTALL)
 FILE = re.compile(r"# ([\w-]+\.(?:py|yaml))\n")
 
@@ -82,15 +81,22 @@ def desk(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.usefixtures("one")
+@pytest.mark.filterwarnings("default")
+@pytest.mark.parametrize("name", ["first-study", "own-training", "reading-the-answer"])
+def test_a_tutorial_does_what_it_says(
+    name: str, desk: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_page(DOCS / "tutorials" / f"{name}.md", monkeypatch, desk)
+
+
 @pytest.mark.slow
-@pytest.mark.timeout(600)
 @pytest.mark.xdist_group("ray")
 @pytest.mark.filterwarnings("default")
-@pytest.mark.parametrize("name", TUTORIALS)
-def test_a_tutorial_does_what_it_says(
-    name: str, desk: Path, local_ray: str, monkeypatch: pytest.MonkeyPatch
+def test_the_tutorial_on_clusters_does_what_it_says(
+    desk: Path, local_ray: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run_page(DOCS / "tutorials" / f"{name}.md", monkeypatch, desk, local_ray)
+    run_page(DOCS / "tutorials" / "cluster.md", monkeypatch, desk, local_ray)
 
 
 @pytest.mark.usefixtures("one")
