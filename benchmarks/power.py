@@ -3,9 +3,9 @@
     python benchmarks/power.py --n-studies 100
     python benchmarks/power.py gru_window batch_lr --n-repeats 5 8 12
 
-Each study is searched with its default method and budget on the curves that `tables.py` recorded,
-two workers at a time. The best of each level or range of its factors and the default run again on
-fresh seeds, and the verdict is asked for: all as in a real study, but for the training.
+Each study runs whole, in simulated time, on the curves that `tables.py` recorded: with its default
+method and budget, two workers at a time, the fresh seeds of its finalists, and the verdict. All is
+as in a real study, but for the training.
 
 Columns: *decided*, studies that decide something of the question ("A beats B", or no difference
 that matters); *of each factor*, those that decide something of it; *false*, in how many of all
@@ -15,24 +15,22 @@ Pearson).
 """
 
 import argparse
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
+from zlib import crc32
 
 import numpy as np
-from tables import CURVES, play, share, table
-from verdicts import trial_record
+from tables import CURVES, N_WORKERS, Table, share, table
 
-from hypertune.analysis.frames import StudyData, from_records
+from hypertune.analysis.frames import StudyData, from_history
 from hypertune.analysis.replicates import leaders, replicates
 from hypertune.analysis.verdict import judge_factors
-from hypertune.core.space import identity
-from hypertune.search.candidates import candidates
-from hypertune.search.methods import make_search
-from hypertune.settings import DEFAULT_METHOD, Settings
-from hypertune.studies.study import Study
+from hypertune.core.space import Config, identity
+from hypertune.engine.simulate import simulate
+from hypertune.journal.history import StudyHistory
+from hypertune.settings import DEFAULT_METHOD
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,59 +48,40 @@ class Answer:
     epochs: tuple[int, int]
 
 
-def simulate(
-    name: str, method: str, n_trials: int, n_repeats: Sequence[int], seed: int
-) -> list[Answer]:
+def run(name: str, method: str, n_trials: int, n_repeats: Sequence[int], seed: int) -> list[Answer]:
     """Run a study on its table, and say what it says by each of some numbers of fresh seeds."""
     known = table(name)
-    study, space = known.study, known.space
-    factors = Settings().replicated_factors(study)
-    search = make_search(
-        method,
-        space,
-        mode="min",
-        max_epochs=known.max_epochs,
+    study = known.study
+
+    def curve(config: Config, its_seed: int) -> list[float]:
+        rng = np.random.default_rng([seed, its_seed, crc32(identity(config).encode())])
+        return [known.sign * loss for loss in known.curve(known.nearest(config), rng)]
+
+    history = simulate(
+        study,
+        curve,
+        n_workers=N_WORKERS,
+        method=method,
         n_trials=n_trials,
+        n_repeats=max(n_repeats),
         seed=seed,
-        start=[dict(study.default)],
-        fair=study.fair_factor if factors else None,
     )
-    play(search, known, seed)
-    records = [
-        trial_record(
-            t.number,
-            space.nest(t.flat),
-            np.array([*t.losses.values()]),
-            reason=t.reason or "stopped",
-        )
-        for t in search.trials
-    ]
-    chosen = [space.nest(t.flat) for t in candidates(search.trials, space, factors).values()]
-    again = {identity(config): config for config in [*chosen, dict(study.default)]}
-    truth: dict[str, float] = {}
-    rng = np.random.default_rng([seed, 2])
-    for config in again.values():
-        k = known.nearest(config)
-        truth[identity(space.flatten(config))] = float(known.truth[k])
-        for repeat in range(1, max(n_repeats) + 1):
-            curve = known.curve(k, rng)
-            kept = curve[~np.isnan(curve)]
-            reason = "failed" if len(kept) < len(curve) else "complete"
-            records.append(
-                trial_record(
-                    len(records), config, kept, role="replicate", reason=reason, repeat=repeat
-                )
-            )
-    about = _about(study, n_trials)
-    return [
-        _answer(from_records(about, [r for r in records if r.repeat <= n]), truth, seed)
-        for n in n_repeats
-    ]
+    return [_answer(from_history(_with_repeats(history, n)), known, seed) for n in n_repeats]
 
 
-def _answer(data: StudyData, truth: Mapping[str, float], seed: int) -> Answer:
+def _with_repeats(history: StudyHistory, n_repeats: int) -> StudyHistory:
+    """Return a study as if its configs had run on so many fresh seeds."""
+    trials = {k: trial for k, trial in history.trials.items() if trial.repeat <= n_repeats}
+    return replace(history, trials=trials)
+
+
+def _answer(data: StudyData, known: Table, seed: int) -> Answer:
     decided, false = {}, {}
     runs = replicates(data)
+    truth = {
+        identity(flat): float(known.truth[known.nearest(data.space.nest(flat))])
+        for flat in data.flats.values()
+    }
     for factor in judge_factors(data, seed=seed):
         said = factor.statements
         decided[factor.name] = any(s.outcome in ("better", "equal") for s in said)
@@ -113,22 +92,6 @@ def _answer(data: StudyData, truth: Mapping[str, float], seed: int) -> Answer:
     sums = data.trials.groupby("role")["epochs"].sum()
     epochs = int(sums["search"]), int(sums["replicate"])
     return Answer(decided=decided, false=false, epochs=epochs)
-
-
-def _about(study: Study, n_trials: int) -> dict[str, Any]:
-    return {
-        "name": study.name,
-        "metric": "loss",
-        "mode": "min",  # tables hold losses
-        "test_metric": None,
-        "max_epochs": study.max_epochs,
-        "factors": list(study.factors),
-        "default": dict(study.default),
-        "parameters": study.search_space.plain(),
-        "margin": study.margin,
-        "n_trials": n_trials,
-        "n_sessions": 1,
-    }
 
 
 def main() -> None:
@@ -148,7 +111,7 @@ def main() -> None:
             study = table(name).study
             n_trials = args.n_trials or study.n_trials
             n_repeats = args.n_repeats or [study.n_repeats]
-            one = partial(simulate, name, args.method, n_trials, n_repeats)
+            one = partial(run, name, args.method, n_trials, n_repeats)
             answers = list(pool.map(one, range(args.n_studies)))
             for k, n in enumerate(n_repeats):
                 print(_row(name, n_trials, n, [each[k] for each in answers]), flush=True)
