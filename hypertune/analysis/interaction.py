@@ -11,7 +11,7 @@ from scipy.stats import t as student
 
 from hypertune.analysis.effects import Surrogate
 from hypertune.analysis.frames import StudyData
-from hypertune.analysis.statements import MIN_FULL, Outcome, Statement, cannot_say
+from hypertune.analysis.statements import MIN_FULL, Finding, Statement, cannot_say
 from hypertune.analysis.words import show
 from hypertune.core.space import Parameter, identity
 
@@ -103,7 +103,7 @@ def interaction(
 
 def _say(
     changes: Sequence[_Change], pair: str, second: str, margin: float, n: int
-) -> tuple[str, Outcome]:
+) -> tuple[str, Finding]:
     end = f"by a model of {n} trials in full"
     most = max(c.by + c.reach for c in changes)
     c = max(changes, key=lambda c: c.by - c.reach)

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias
 
-Outcome = Literal["better", "equal", "undecided", "none"]
+Finding = Literal["better", "equal", "undecided", "none"]
 MIN_FULL = 5
 """Trials in full of each level that a statement about levels needs, from searched trials."""
 
@@ -20,7 +20,7 @@ class Contrast:
         low, high: Ends of its interval; NaN where there is none yet.
         outcome: What the interval says; ``none`` without one.
         n: Observations that it rests on.
-        n_more: About how many more would decide at the next look; None if it is decided.
+        n_more: About how many more would decide in the next extension; None if it is decided.
     """
 
     a: str
@@ -28,7 +28,7 @@ class Contrast:
     difference: float
     low: float
     high: float
-    outcome: Outcome
+    outcome: Finding
     n: int
     n_more: int | None = None
 
@@ -44,14 +44,14 @@ class Statement:
 
     estimand: str
     basis: str
-    outcome: Outcome
+    outcome: Finding
     sentences: list[str]
     levels: list[dict[str, Any]] = field(default_factory=list)
     contrasts: list[Contrast] = field(default_factory=list)
     of_leaders: bool = False
 
 
-Said: TypeAlias = Callable[[float], Statement]
+PendingStatement: TypeAlias = Callable[[float], Statement]
 """What is to be said, given the error that it may be wrong with."""
 
 

@@ -31,8 +31,8 @@ from hypertune.analysis.statements import (
     MIN_FULL,
     Contrast,
     Factor,
-    Outcome,
-    Said,
+    Finding,
+    PendingStatement,
     Statement,
     cannot_say,
     left_of,
@@ -167,7 +167,7 @@ class _Judge:
             sentence = f"{name} is not in every config: it is not compared."
             none = cannot_say("levels of a part of the space", "none", sentence)
             return Factor(name=name, statements=[none], everywhere=False)
-        ways: dict[str, Statement | Said] = {}
+        ways: dict[str, Statement | PendingStatement] = {}
         respond = self._response if parameter.numeric else self._levels
         ways["levels"] = respond(parameter)
         ways["champions"] = self._champions(parameter)
@@ -192,7 +192,7 @@ class _Judge:
                 found[parameter.part(flat[parameter.key])].append(trial)
         return list(found.values())
 
-    def _levels(self, parameter: Parameter) -> Statement | Said:
+    def _levels(self, parameter: Parameter) -> Statement | PendingStatement:
         """Compare levels, each at its best, by the model of the trials in full."""
         assert isinstance(parameter, Categorical)
         estimand = f"each level of {parameter.name} with all else tuned for it"
@@ -229,7 +229,7 @@ class _Judge:
 
         return say
 
-    def _averages(self, parameter: Parameter) -> Statement | Said:
+    def _averages(self, parameter: Parameter) -> Statement | PendingStatement:
         """Compare the means of levels or ranges, where all configs are a random sample."""
         kind = _kind(parameter)
         estimand = f"each {kind} of {parameter.name} on average over all else in the space"
@@ -265,7 +265,7 @@ class _Judge:
 
         return say
 
-    def _champions(self, parameter: Parameter) -> Statement | Said:
+    def _champions(self, parameter: Parameter) -> Statement | PendingStatement:
         """Compare the best configs that were found of each level or range, on fresh seeds."""
         kind = _kind(parameter)
         estimand = f"the best configurations found of each {kind} of {parameter.name}"
@@ -318,7 +318,7 @@ class _Judge:
         # Where nothing can be compared yet, that takes no share of the error.
         return say if comparable(values) else say(self.alpha)
 
-    def _at_default(self, parameter: Parameter) -> Said | None:
+    def _at_default(self, parameter: Parameter) -> PendingStatement | None:
         """Compare levels with all else as in the default, where the study has run that."""
         default = self.data.study["default"]
         if self.data.space.problems(default):
@@ -390,7 +390,7 @@ class _Judge:
             if difference < 0:  # the better one first
                 a, b, difference = b, a, -difference
             low, high = difference - reach, difference + reach
-            outcome: Outcome = "undecided"
+            outcome: Finding = "undecided"
             if math.isnan(reach):
                 outcome = "none"
             elif low > 0:
@@ -469,7 +469,7 @@ class _Judge:
             notes: Sentences that follow.
         """
         contrasts = self._contrasts(found)
-        rank: dict[Outcome, int] = {"better": 0, "equal": 1, "undecided": 2, "none": 3}
+        rank: dict[Finding, int] = {"better": 0, "equal": 1, "undecided": 2, "none": 3}
         # What is decided comes first, the largest difference before the others.
         order = sorted(
             range(len(contrasts)),
@@ -512,7 +512,7 @@ class _Judge:
             for k, level in enumerate(found.levels)
         ]
 
-    def _response(self, parameter: Parameter) -> Statement | Said:
+    def _response(self, parameter: Parameter) -> Statement | PendingStatement:
         """Say which values of a number are as good as the best one."""
         estimand = f"each value of {parameter.name} with all else tuned for it"
         basis = "a model of the trials in full"

@@ -9,7 +9,7 @@ from made_studies import DEFAULT, Made, write_study
 from hypertune.analysis import deciding
 from hypertune.analysis.deciding import undecided
 from hypertune.analysis.frames import load
-from hypertune.analysis.statements import Contrast, Factor, Outcome, Statement
+from hypertune.analysis.statements import Contrast, Factor, Finding, Statement
 from hypertune.analysis.verdict import judge
 from hypertune.journal.history import StudyHistory
 from hypertune.journal.store import Journal
@@ -69,7 +69,7 @@ def test_each_look_has_less_error_to_spend(tmp_path: Path) -> None:
     assert first(again=False) < first(again=True)
 
 
-def contrast(a: str, b: str, outcome: Outcome) -> Contrast:
+def contrast(a: str, b: str, outcome: Finding) -> Contrast:
     more = 4 if outcome == "undecided" else None
     return Contrast(a=a, b=b, difference=0.1, low=0.0, high=0.2, outcome=outcome, n=8, n_more=more)
 
