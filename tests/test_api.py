@@ -163,7 +163,11 @@ def test_until_decided_goes_on_as_the_flag_does(toy: Study, one: OneWorker, tmp_
 
 
 def test_progress_is_shown_where_it_is_asked_for(
-    toy: Study, one: OneWorker, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    toy: Study,
+    one: OneWorker,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     seen: list[str] = []
     settings = {"studies_dir": tmp_path, **PLAIN}
@@ -171,6 +175,11 @@ def test_progress_is_shown_where_it_is_asked_for(
     assert "searching: " in capsys.readouterr().out
     assert {"search", "report"} <= {*seen}
     hypertune.run(toy, **settings)
+    assert "searching" not in capsys.readouterr().out
+    monkeypatch.setattr("hypertune.api.in_notebook", lambda: True)
+    hypertune.run(toy, **settings)
+    assert "searching: " in capsys.readouterr().out
+    hypertune.run(toy, progress=False, **settings)
     assert "searching" not in capsys.readouterr().out
 
 
