@@ -9,6 +9,7 @@ import shutil
 import sqlite3
 import subprocess
 import tempfile
+import tomllib
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -129,6 +130,14 @@ def test_the_readme_is_a_door_and_shows_the_test_command_that_ci_runs() -> None:
     rows = re.findall(r"^\| [^|]+ \| ([\d; ]+) (?:\| 0 ){4}\|$", page, re.MULTILINE)
     n = sum(int(number) for row in rows for number in row.split(";"))
     assert f"{n} of {n}" in text
+
+
+def test_the_page_on_architecture_has_the_layers_that_are_checked() -> None:
+    text = (DOCS / "explanation" / "architecture.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| ((?:`\w+`(?:, )?)+) \|", text, re.MULTILINE)
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    layers = project["tool"]["importlinter"]["contracts"][0]["layers"]
+    assert [row.replace("`", "").replace(", ", " | ") for row in rows] == layers
 
 
 def test_the_journal_s_page_names_every_event_and_what_is_in_it() -> None:
