@@ -79,6 +79,8 @@ def desk(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("desk")
     (folder / "studies").mkdir()
     shutil.copytree(ROOT / "analysis" / "recorded" / "gru_window", folder / "studies/gru_window")
+    for example in (DOCS / "examples").glob("*.py"):
+        shutil.copy(example, folder)
     return folder
 
 
