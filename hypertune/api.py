@@ -3,17 +3,20 @@
 import contextlib
 import os
 import signal
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from ray.tune.schedulers import TrialScheduler
-from ray.tune.search import Searcher
+from ray.tune.search import Searcher as RaySearcher
 
 from hypertune import engine
 from hypertune.cli.display.notebook import in_notebook, progress_display
 from hypertune.core.errors import Checks, SettingError, choices, shown
+from hypertune.core.plugs import plug_name
 from hypertune.engine.result import StudyResult, read_result
+from hypertune.search.schedulers.base import Scheduler
+from hypertune.search.searchers.base import Searcher
 from hypertune.settings import OPTIONS, Settings
 from hypertune.studies.study import Study, load_study
 
@@ -25,8 +28,8 @@ _RESUME = [*_CHANGES, "studies_dir", "space", "trust", "observer", "progress"]
 def run(
     study: Study | str | os.PathLike[str],
     *,
-    searcher: Searcher | None = None,
-    scheduler: TrialScheduler | str | None = None,
+    searcher: RaySearcher | type[Searcher] | Callable[..., Searcher] | None = None,
+    scheduler: TrialScheduler | type[Scheduler] | str | None = None,
     observer: engine.Observer | None = None,
     progress: bool | None = None,
     **settings: Any,
@@ -65,11 +68,12 @@ def run(
 
     Args:
         study: The study, its name or its file.
-        searcher: A searcher of Ray Tune's, in place of a method. It must honour the whole space. Of
-            what is tried first, the study's default, it is not told, and it is asked for no levels:
-            they get the budgets that it gives them.
-        scheduler: A scheduler of Ray Tune's, or a row of SCHEDULERS. Without a method and a
-            searcher, configs are drawn at random.
+        searcher: In place of a method: a subclass of `hypertune.Searcher`, a function of space,
+            max_epochs and seed that returns an object of one, or a searcher of Ray Tune's. It must
+            honour the whole space. Of what is tried first, the study's default, Ray's is not told,
+            and it is asked for no levels: they get the budgets that it gives them.
+        scheduler: A subclass of `hypertune.Scheduler`, a name as for ``--scheduler``, or a
+            scheduler of Ray Tune's. Without a method and a searcher, configs are drawn at random.
         observer: Called with a `Progress`, in the driver's loop, when something has changed.
         progress: Show how the search is going; None to do so in a notebook.
         settings: Those of `Settings`: ``method``, ``n_trials``, ``time_budget_s``,
@@ -78,7 +82,8 @@ def run(
 
     Returns:
         How the search ended and what it found. A study with a searcher or a scheduler of Ray's
-        that was given here cannot be resumed: the journal does not hold it.
+        that was given here cannot be resumed: the journal does not hold it. Of a class the journal
+        holds the file, unless it stands in a notebook or in the script that is running.
 
     Raises:
         HypertuneError: It cannot start; nothing has been written. The message lists all arguments
@@ -98,13 +103,15 @@ def run(
     with check:
         if searcher is not None and "method" in settings:
             raise SettingError(
-                f"method '{settings['method']}' and {type(searcher).__name__} are both searchers."
+                f"method '{settings['method']}' and "
+                f"{getattr(searcher, '__name__', type(searcher).__name__)} are both searchers."
             )
-    theirs = None if isinstance(scheduler, str) else scheduler
-    if searcher is not None or theirs is not None:
+    if searcher is not None or not isinstance(scheduler, str | None):
         given.setdefault("method", "random")
-    if isinstance(scheduler, str):
-        given["scheduler"] = scheduler
+    if (name := plug_name(searcher)) is not None:  # so that the journal holds it
+        given["method"], searcher = name, None
+    if (name := scheduler if isinstance(scheduler, str) else plug_name(scheduler)) is not None:
+        given["scheduler"], scheduler = name, None
     with check:
         _check_names(given, _RUN)
     with check:
@@ -117,7 +124,7 @@ def run(
             show,
             report=True,
             searcher=searcher,
-            scheduler=theirs,
+            scheduler=scheduler,
         )
     return _after_signal(result)
 

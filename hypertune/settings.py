@@ -31,6 +31,7 @@ from hypertune.core.options import (
     options_of,
     setting,
 )
+from hypertune.core.plugs import full_name, plug_file, same_plug
 from hypertune.core.text import redact
 
 if TYPE_CHECKING:
@@ -65,6 +66,7 @@ class Settings:
         Text("NAME"),
         DEFAULT_METHOD,
         help="How configs are proposed: see `hypertune list`.",
+        more="Or a searcher of one's own, as FILE.py:CLASS.",
         group="Search",
         recorded=True,
     )
@@ -73,6 +75,7 @@ class Settings:
         None,
         help="Which trials train on, in place of the method's own rule: none, asha, hyperband or "
         "median.",
+        more="Or one of one's own, as FILE.py:CLASS.",
         group="Search",
         unset="the method's own",
         recorded=True,
@@ -280,6 +283,9 @@ class Settings:
         from hypertune.search.methods import unknown
 
         wrong = converted(self)
+        for name in ("method", "scheduler"):
+            if isinstance(plug := getattr(self, name), str):
+                object.__setattr__(self, name, full_name(plug))
         problems = (
             [] if {"method", "scheduler"} & set(wrong) else unknown(self.method, self.scheduler)
         )
@@ -373,7 +379,7 @@ class Settings:
             if option.key in asked
             and option.recorded
             and not option.changeable
-            and (now := getattr(self, name)) != (before := record.get(name))
+            and not same_plug(now := getattr(self, name), before := record.get(name))
         ]
 
     def record(self) -> dict[str, Any]:
@@ -418,6 +424,12 @@ class Settings:
         elif gpus < 1:
             gpus = min(1.0, gpus * factor)
         return {"CPU": cpus, **({"GPU": gpus} if gpus else {}), **self.resources}
+
+    @property
+    def plug_files(self) -> list[Path]:
+        """The files of a searcher and a scheduler of one's own."""
+        files = (plug_file(name) for name in (self.method, self.scheduler) if name is not None)
+        return list(dict.fromkeys(file for file in files if file is not None))
 
     @property
     def earlier(self) -> Path | None:

@@ -17,6 +17,7 @@ from hypertune.cli.options import (
     with_file,
 )
 from hypertune.core.errors import Checks
+from hypertune.core.plugs import is_file_plug
 from hypertune.settings import OPTIONS
 
 if TYPE_CHECKING:
@@ -80,6 +81,9 @@ def continue_study(
         if option.resume and option.field != "time_budget_s"
     }
     changes["until_decided"] = settings.until_decided or None
+    # So may those of a searcher and a scheduler of one's own.
+    plugs = {name: getattr(settings, name) for name in ("method", "scheduler")}
+    changes |= {name: plug for name, plug in plugs.items() if plug and is_file_plug(plug)}
     # The files of other data may have moved; what is in them is checked as on any resume.
     changes["other_data"] = settings.other_data if settings.other_data.record() else None
     changes = {name: value for name, value in changes.items() if value is not None}
@@ -153,14 +157,15 @@ def resume(study: StudyName, given: dict[str, Any]) -> None:
 
 
 def allow_file(folder: Path, space: str | None, *, trust: bool) -> None:
-    """Ask the user whether a study file may be run that only a journal names, where needed."""
+    """Ask the user whether files may be run that only a journal names, where needed."""
     from hypertune import engine
 
-    file = None if space is not None else engine.untrusted_file(folder)
-    if file is None:
+    files = engine.untrusted_files(folder, moved=space is not None)
+    if not files:
         return
     asked = not trust and sys.stdin.isatty()
     if asked:
         print(f"You did not begin study '{folder.name}' here, and its journal names a file.")
-    if trust or (asked and typer.confirm(f"Run {str(file)!r}?")):
+    named = " and ".join(repr(str(file)) for file in files)
+    if trust or (asked and typer.confirm(f"Run {named}?")):
         engine.trust_study(folder)

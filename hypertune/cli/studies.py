@@ -31,7 +31,7 @@ def list_() -> None:
     from hypertune.cli.display.console import console
     from hypertune.cli.display.studies import show_list
     from hypertune.data import DATA_SETS, SERIES
-    from hypertune.search.methods import METHODS
+    from hypertune.search.methods import all_methods
     from hypertune.settings import DEFAULT_METHOD
     from hypertune.studies.study import load_study, study_names
 
@@ -46,7 +46,7 @@ def list_() -> None:
         [load_study(name) for name in study_names()],
         [
             (name + (" (default)" if name == DEFAULT_METHOD else ""), method.summary)
-            for name, method in METHODS.items()
+            for name, method in all_methods().items()
         ],
         [(name, row.summary) for name, row in data_sets.items()],
         missing,

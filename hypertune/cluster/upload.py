@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hypertune.core.errors import SettingError
+from hypertune.core.local_modules import local_modules
+from hypertune.core.plugs import plug_file
 from hypertune.journal.snapshot import copy_journal
 from hypertune.settings import Settings
 from hypertune.studies.study import Study, source_files, study_names
@@ -57,8 +59,9 @@ def pack(
     """Lay out what is to travel.
 
     The study's file with the modules beside it that it imports, unless the study is one of those
-    that come with hypertune; the files of ``--csv``, ``--npz``, ``--start``, ``--data-dir``; of
-    ``--from`` the journal, if that study is here.
+    that come with hypertune; the files of a searcher and a scheduler of one's own; those of
+    ``--csv``, ``--npz``, ``--start``, ``--data-dir``; of ``--from`` the journal, if that study is
+    here.
 
     Args:
         space: The study as it was asked for: a name or a file.
@@ -86,6 +89,9 @@ def pack(
         for flag, path in (given | {"data_dir": other.data_dir}).items():
             if path is not None:
                 flags[flag] = _lay(path.expanduser().resolve(), folder, base)
+        for flag in ("method", "scheduler"):
+            if (file := plug_file(plug := getattr(settings, flag) or "")) is not None:
+                flags[flag] = f"{_lay_module(file, folder, base)}:{plug.rpartition(':')[2]}"
         if (earlier := settings.earlier) is not None and (earlier / "journal.db").is_file():
             flags["from"] = _lay_journal(earlier, folder)
     except (OSError, sqlite3.Error) as error:
@@ -114,6 +120,17 @@ def _lay_source(study: Study, folder: Path, base: Path | None) -> str:
         to.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(path, to)
     return source.name
+
+
+def _lay_module(file: Path, folder: Path, base: Path | None) -> str:
+    """Lay out a file of Python and what it imports from beside it; return its path there."""
+    if base is not None and file.is_relative_to(base):
+        return file.relative_to(base).as_posix()
+    for path in (file, *(Path(name) for name, _ in local_modules(file).files.values())):
+        to = folder / path.relative_to(file.parent)
+        to.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(path, to)
+    return file.name
 
 
 def _lay(path: Path, folder: Path, base: Path | None) -> str:

@@ -23,7 +23,7 @@ from hypertune.engine.progress import Observer, Progress
 from hypertune.engine.ray.nodes import capacity, cpus_here
 from hypertune.engine.rerun import Rerun, rerun
 from hypertune.engine.result import StudyResult, is_finished, note_report, read_result
-from hypertune.engine.resume import refuse_other, untrusted_file
+from hypertune.engine.resume import refuse_other, untrusted_files
 from hypertune.engine.session import resume, run
 from hypertune.engine.trust import trust_study
 
@@ -55,6 +55,6 @@ __all__ = [
     "study_folder",
     "study_folders",
     "trust_study",
-    "untrusted_file",
+    "untrusted_files",
     "usable_folder",
 ]

@@ -10,15 +10,25 @@ import numpy as np
 from ray.tune.schedulers import TrialScheduler
 from ray.tune.search import Searcher as RaySearcher
 
-from hypertune.core.errors import Checks, SettingError, StudyError, describe, user_code
-from hypertune.core.space import Categorical, Config
+from hypertune.core.errors import (
+    Checks,
+    HypertuneError,
+    SettingError,
+    StudyError,
+    describe,
+    user_code,
+)
+from hypertune.core.plugs import as_plug
+from hypertune.core.space import Categorical, Config, Space
 from hypertune.engine.ray.schedulers import changes_configs, checked, ray_scheduler
 from hypertune.engine.ray.searchers import RaySearch
 from hypertune.engine.warm_start import WarmStart, warm_start
 from hypertune.search import Search
 from hypertune.search.candidates import most_candidates
-from hypertune.search.methods import METHODS, make_search
+from hypertune.search.methods import find_method, find_scheduler, make_search
+from hypertune.search.schedulers.base import Scheduler
 from hypertune.search.schedulers.full import Full
+from hypertune.search.searchers.base import Searcher
 from hypertune.search.searchers.random import Random
 from hypertune.settings import Settings
 from hypertune.studies.constraints import Constraints
@@ -71,8 +81,8 @@ def prepare(
     settings: Settings,
     start: Sequence[Config] | None = None,
     *,
-    searcher: RaySearcher | None = None,
-    scheduler: TrialScheduler | None = None,
+    searcher: RaySearcher | type[Searcher] | None = None,
+    scheduler: TrialScheduler | type[Scheduler] | None = None,
 ) -> Prepared:
     """Return the study as it is to be run, and the search through it.
 
@@ -80,7 +90,7 @@ def prepare(
         study: As it was loaded.
         settings: How it is to be run.
         start: Configs to try first; None for the study's default and what the settings say.
-        searcher: One of Ray's in place of the method's own.
+        searcher: One of Ray's in place of the method's own, or a class of ours.
         scheduler: The same.
 
     Raises:
@@ -88,8 +98,21 @@ def prepare(
             the study to start from cannot be used.
     """
     study = study.with_max_epochs(settings.max_epochs or study.max_epochs)
-    space, row = study.search_space, METHODS[settings.method]
+    space, row = study.search_space, find_method(settings.method)
     check = Checks()
+    rays = searcher if isinstance(searcher, RaySearcher) else None
+    theirs = scheduler if isinstance(scheduler, TrialScheduler) else None
+    ours: type[Searcher] | None = None
+    promoter: type[Scheduler] | None = None
+    with check:
+        if rays is None:
+            ours = row.searcher if searcher is None else _searcher_class(searcher)
+    with check:
+        if scheduler is not None and theirs is None:
+            promoter = as_plug(scheduler, Scheduler, "scheduler")  # type: ignore[type-abstract]
+        elif settings.scheduler is not None:
+            promoter = find_scheduler(settings.scheduler)
+    check.done()
     with check:
         study = with_data(study, settings.other_data)
     with check:
@@ -107,7 +130,7 @@ def prepare(
     rules = Constraints(study)
     n_trials = study.n_trials
     with check:
-        needed = row.searcher.n_trials(space) if searcher is None else None
+        needed = ours.n_trials(space) if ours is not None else None
         n_trials = settings.n_trials or needed or study.n_trials
         if needed is not None and n_trials < needed:
             raise SettingError(
@@ -139,9 +162,13 @@ def prepare(
                 first += warm.configs
     own, followed = None, None
     with check:
-        own = None if searcher is None else RaySearch(study, searcher, settings.seed)
+        own = None if rays is None else RaySearch(study, rays, settings.seed)
     with check:
-        followed = _ray_scheduler(study, settings, searcher, scheduler)
+        followed = _ray_scheduler(study, settings, rays, theirs)
+    with check:
+        if ours is not None and (problems := ours.problems(space)):
+            raise SettingError("\n".join(problems))
+    check.done()
     with check:
         made = make_search(
             settings.method,
@@ -151,14 +178,14 @@ def prepare(
             n_trials=min(n_trials, space.n_configs or n_trials),
             seed=settings.seed,
             start=first,
-            scheduler=settings.scheduler,
+            scheduler=promoter,
             feasible=rules.hold if study.constraints else None,
             # Another one's searcher knows no levels: it searches as it likes.
             fair=fair_factor(study, settings) if own is None else None,
-            searcher=own,
+            searcher=own or _made(ours, space, study.max_epochs, settings.seed),
         )
     check.done()
-    given = [type(one).__name__ for one in (searcher, scheduler) if one is not None]
+    given = [_class_name(one) for one in (searcher, scheduler) if one is not None]
     if scheduler is not None and searcher is None:
         given.insert(0, settings.method)
     elif searcher is not None and settings.scheduler is not None:
@@ -172,6 +199,27 @@ def prepare(
     )
 
 
+def _searcher_class(given: Any) -> type[Searcher]:
+    return as_plug(given, Searcher, "searcher", function=True)  # type: ignore[type-abstract]
+
+
+def _class_name(given: Any) -> str:
+    return str(getattr(given, "__name__", type(given).__name__))
+
+
+def _made(kind: type[Searcher] | None, space: Space, max_epochs: int, seed: int) -> Searcher:
+    """Return a searcher of a class, which may be a user's own."""
+    assert kind is not None
+    try:
+        with user_code():
+            return kind(space, max_epochs, seed)
+    except HypertuneError:
+        raise
+    except Exception as problem:
+        text = describe(problem)
+        raise SettingError(f"The searcher {kind.__name__} cannot be made: {text}") from problem
+
+
 def _ray_scheduler(
     study: Study,
     settings: Settings,
@@ -179,7 +227,7 @@ def _ray_scheduler(
     scheduler: TrialScheduler | None,
 ) -> TrialScheduler | None:
     """Return Ray's own scheduler that a search runs under, if there is one."""
-    row = METHODS[settings.method]
+    row = find_method(settings.method)
     if scheduler is None:
         if row.ray is not None and searcher is not None:
             raise SettingError(f"--method {settings.method} goes without another searcher.")
@@ -249,11 +297,20 @@ def planned_epochs(search: Search, *, saves: bool = True) -> int:
         search: It is left as it is.
         saves: Whether a promoted trial goes on from a checkpoint; else it trains again from the
             start, and these epochs count too.
+
+    Raises:
+        SettingError: A scheduler of a user's own fails on the way.
     """
     n_trials = search.n_trials or 1
     n_played = min(n_trials, _MAX_PLAYED)  # of more, a part is played, and the rest is like it
     plays = max(1, min(20, _MAX_PLAYED // n_played))
-    total = sum(_played(search, n_played, seed, saves) for seed in range(plays))
+    try:
+        with user_code():
+            total = sum(_played(search, n_played, seed, saves) for seed in range(plays))
+    except Exception as problem:
+        raise SettingError(
+            f"The scheduler fails when the search is played through: {describe(problem)}"
+        ) from problem
     return round(total / plays * (n_trials / n_played))
 
 

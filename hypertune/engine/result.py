@@ -308,7 +308,9 @@ def read_result(folder: Path, *, tracking_uri: str | None = None) -> StudyResult
     history = StudyHistory.read(folder)
     about = history.study
     changes = {} if tracking_uri is None else {"tracking_uri": tracking_uri}
-    store = Settings.recorded(about["settings"], folder, **changes).store
+    # Of the settings only what says where MLflow is: a searcher of one's own may be gone.
+    record = {"tracking_uri": about["settings"].get("tracking_uri")}
+    store = Settings.recorded(record, folder, **changes).store
     is_running = is_under_way(folder)
     last = {"stopped_by": "kill"} if history.last_end is None else history.last_end.data
     return StudyResult(

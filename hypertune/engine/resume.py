@@ -10,6 +10,7 @@ from typing import Any
 
 from hypertune.core.data_options import OtherData
 from hypertune.core.errors import JournalError, SettingError
+from hypertune.core.plugs import file_digest
 from hypertune.core.space import Space, as_lists, like
 from hypertune.engine.folder import check_study
 from hypertune.engine.prepare import Prepared, prepare
@@ -17,7 +18,7 @@ from hypertune.engine.trust import is_trusted
 from hypertune.journal.history import StudyHistory, TrialHistory
 from hypertune.journal.store import FULL, Journal
 from hypertune.search import Search
-from hypertune.search.methods import METHODS, make_search
+from hypertune.search.methods import find_method, make_search
 from hypertune.settings import Settings
 from hypertune.studies.other_data import with_data
 from hypertune.studies.study import Study, comes_along, fair_factor, load_study, study_names
@@ -88,13 +89,14 @@ class RecordedStudy:
         Raises:
             HypertuneError: The study is not the same any more, or there is nothing left to do.
         """
-        if self.about["method"] not in METHODS:
+        if self.about["method"] != self.about["settings"].get("method", self.about["method"]):
             raise SettingError(
                 f"'{self.folder.name}' was searched by {self.about['method']}, which was given "
                 "from Python and is not in the journal: it cannot be gone on with. Begin a new "
                 f"study with --from {self.folder.name}."
             )
         study, settings = self.settled(space, changes)
+        self._check_plugs(settings, named=changes)
         n_trials = len(self.history.searched)
         if settings.n_trials is not None and settings.n_trials < n_trials:
             raise SettingError(
@@ -153,6 +155,7 @@ class RecordedStudy:
         """
         about = self.about
         settings = Settings.recorded(about["settings"], self.folder, time_budget_s=None)
+        self._check_plugs(settings, named=())
         space = Space.from_plain(about["parameters"])
         search = make_search(
             settings.method,
@@ -171,7 +174,7 @@ class RecordedStudy:
         """Give a search the trials of the journal."""
         metric = self.about["metric"]
         # Ours may promote a trial that was stopped; Ray's has ended it for good.
-        of_ray = METHODS[settings.method].ray is not None
+        of_ray = find_method(settings.method).ray is not None
         final = {*FULL, "failed", "lost"} | ({"stopped"} if of_ray else set())
         for trial in self.history.searched:
             jobs = trial.events_of("job")
@@ -220,6 +223,45 @@ class RecordedStudy:
             )
         return replace(study, factors=tuple(self.about["factors"]), goal="best")
 
+    def _check_plugs(self, settings: Settings, *, named: Collection[str]) -> None:
+        """Check that the files of a searcher and a scheduler of one's own can and may be run.
+
+        Args:
+            settings: They name the files.
+            named: Settings that the user gave: what they name may be run.
+
+        Raises:
+            SettingError: They are not there, or only the journal names them.
+        """
+        untrusted = () if {"method", "scheduler"} & set(named) else self.untrusted_plugs
+        for file in settings.plug_files:
+            if not file.is_file():
+                raise SettingError(
+                    f"Study '{self.folder.name}' was searched by '{file}', which is not there any "
+                    "more: put it back."
+                )
+            if file in untrusted:
+                raise SettingError(
+                    f"Study '{self.folder.name}' would run '{file}', which its journal names, but "
+                    "the study was not begun here by you. Read the file, then allow it with "
+                    "--trust (in Python trust=True)."
+                )
+
+    def plug_notes(self, settings: Settings) -> list[str]:
+        """Say which files of a searcher and a scheduler of one's own have changed."""
+        before = {Path(name).name: sha for name, sha in self.about.get("plug_files", {}).items()}
+        return [
+            f"'{file}' was changed since this study began: the search may go on in another way."
+            for file in settings.plug_files
+            if file_digest(file) != before.get(file.name)
+        ]
+
+    @property
+    def untrusted_plugs(self) -> list[Path]:
+        """The files of a searcher and a scheduler that nobody here has allowed to be run."""
+        files, study_id = self.about.get("plug_files", {}), str(self.about.get("study_id"))
+        return [Path(file) for file in files if not is_trusted(study_id, file)]
+
     @property
     def untrusted_file(self) -> Path | None:
         """The file that the journal would have run, if nobody here has allowed that."""
@@ -237,13 +279,19 @@ class RecordedStudy:
         return path.is_file() and source_hash(path) != self.about["source_sha256"]
 
 
-def untrusted_file(folder: Path) -> Path | None:
-    """Return the file that a study's journal would have run, if nobody here has allowed that.
+def untrusted_files(folder: Path, *, moved: bool = False) -> list[Path]:
+    """Return the files that a study's journal would have run and that nobody here has allowed.
+
+    Args:
+        folder: The study's folder.
+        moved: The study's own file was named anew.
 
     Raises:
         HypertuneError: There is no journal of a study.
     """
-    return RecordedStudy.read(folder).untrusted_file
+    recorded = RecordedStudy.read(folder)
+    source = None if moved else recorded.untrusted_file
+    return [*([] if source is None else [source]), *recorded.untrusted_plugs]
 
 
 def refuse_other(folder: Path, study: Study, settings: Settings, asked: Collection[str]) -> None:

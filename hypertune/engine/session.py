@@ -16,6 +16,7 @@ from ray.tune.schedulers import TrialScheduler
 from ray.tune.search import Searcher as RaySearcher
 
 from hypertune.core.errors import SettingError, describe, user_code
+from hypertune.core.plugs import file_digest
 from hypertune.core.provenance import environment, uncommitted
 from hypertune.core.space import Number
 from hypertune.engine.copies import home, lost_end, refuse_copy
@@ -34,6 +35,8 @@ from hypertune.journal.history import StudyHistory
 from hypertune.journal.snapshot import catch_up, superseded_text
 from hypertune.journal.store import Journal
 from hypertune.search import Search
+from hypertune.search.schedulers.base import Scheduler
+from hypertune.search.searchers.base import Searcher
 from hypertune.settings import Settings
 from hypertune.studies.study import Study
 from hypertune.tasks.user_code import as_metrics
@@ -47,8 +50,8 @@ def run(
     observer: Observer | None = None,
     *,
     report: bool = False,
-    searcher: RaySearcher | None = None,
-    scheduler: TrialScheduler | None = None,
+    searcher: RaySearcher | type[Searcher] | None = None,
+    scheduler: TrialScheduler | type[Scheduler] | None = None,
 ) -> StudyResult:
     """Run a study to its end, or to the end of its budget.
 
@@ -57,7 +60,7 @@ def run(
         settings: How.
         observer: Called, in the driver's loop, when something has changed.
         report: Write the report when the search has ended. It is delivered to MLflow as well.
-        searcher: One of Ray's in place of the method's own.
+        searcher: One of Ray's in place of the method's own, or a class of ours.
         scheduler: The same.
 
     Raises:
@@ -78,7 +81,8 @@ def run(
         with contextlib.ExitStack() as stack:
             folder = stack.enter_context(new_folder(study.name, settings))
             journal = Journal(folder / "journal.db", study={"name": folder.name, **about})
-            trust(about["study_id"], about["source"])
+            for file in (about["source"], *settings.plug_files):
+                trust(about["study_id"], str(file))
             stack.enter_context(contextlib.closing(journal))
             return session.run(journal, settings.time_budget_s, report=report)
 
@@ -131,6 +135,7 @@ def resume(
                     f"'{study.source}' was changed since this study began: its trials may differ "
                     "in what is neither in the space nor fixed."
                 )
+            notes += recorded.plug_notes(settings)
             session.progress.warning = " ".join(filter(None, notes)) or None
             return session.run(journal, settings.time_budget_s, report=report)
 
@@ -378,6 +383,7 @@ def description(
         "start": search.start,
         "rungs": None if prepared.ray_scheduler is not None else list(search.rungs),
         "parameters": study.search_space.plain(),
+        "plug_files": {str(file): file_digest(file) for file in settings.plug_files},
         "source_sha256": source_hash(Path(study.source)) if study.source else None,
         "environment": environment,
         "git_commit": environment["git_commit"],

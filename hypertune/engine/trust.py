@@ -33,14 +33,15 @@ def trust(study_id: str, source: str) -> None:
 
 
 def trust_study(folder: Path) -> None:
-    """Note that the file which a study's journal names may be run.
+    """Note that the files which a study's journal names may be run.
 
     Raises:
         JournalError: There is no readable journal.
     """
     with contextlib.closing(Journal(folder / "journal.db", read_only=True)) as journal:
         about = journal.study()
-    trust(str(about.get("study_id")), str(about.get("source")))
+    for file in (about.get("source"), *about.get("plug_files", ())):
+        trust(str(about.get("study_id")), str(file))
 
 
 def is_trusted(study_id: str, source: str) -> bool:

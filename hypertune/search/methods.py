@@ -6,6 +6,7 @@ from importlib import import_module
 from typing import Any, get_args
 
 from hypertune.core.errors import Checks, SettingError, choices
+from hypertune.core.plugs import load_plug, plug_names, plug_problems
 from hypertune.core.space import Categorical, Config, Space
 from hypertune.search import Mode, Search
 from hypertune.search.core import is_integer
@@ -16,6 +17,10 @@ from hypertune.search.schedulers.hyperband import Hyperband
 from hypertune.search.schedulers.median import Median
 from hypertune.search.searchers.base import Searcher
 
+_OWN = "a searcher of another package's or of your own, every trial in full"
+METHODS_GROUP, SCHEDULERS_GROUP = "hypertune.methods", "hypertune.schedulers"
+"""Groups of entry points: other packages offer searchers and schedulers by them."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Method:
@@ -23,21 +28,32 @@ class Method:
 
     Attributes:
         home: Module and class of the searcher. The libraries behind them take seconds to import:
-            only the one that is used is.
+            only the one that is used is. One that is not here: its ``file.py:Class``, or the name
+            of an entry point.
         scheduler: The scheduler.
         summary: What it does, for `list`.
         ray: The class of Ray Tune's own scheduler that stops, pauses and changes trials; None where
             ``scheduler`` decides alone. Only the engine can follow it.
+        own: The searcher is no part of hypertune.
     """
 
     home: str
     scheduler: type[Scheduler]
     summary: str
     ray: str | None = None
+    own: bool = False
 
     @property
     def searcher(self) -> type[Searcher]:
         """The searcher's class."""
+        if self.own:
+            return load_plug(
+                self.home,
+                Searcher,  # type: ignore[type-abstract]
+                flag="--method",
+                group=METHODS_GROUP,
+                function=True,
+            )
         module, name = self.home.split(":")
         found: type[Searcher] = getattr(import_module(f"hypertune.search.searchers.{module}"), name)
         return found
@@ -114,16 +130,51 @@ METHODS: dict[str, Method] = {
 }
 
 
+def find_method(name: str) -> Method:
+    """Return a row of METHODS, or one for a searcher of a user's own, which trains in full.
+
+    Args:
+        name: Of a row, of an entry point in `METHODS_GROUP`, or ``file.py:Class``.
+    """
+    return METHODS.get(name) or Method(home=name, scheduler=Full, summary=_OWN, own=True)
+
+
+def find_scheduler(name: str) -> type[Scheduler]:
+    """Return a scheduler of SCHEDULERS, or one of a user's own.
+
+    Args:
+        name: Of a row, of an entry point in `SCHEDULERS_GROUP`, or ``file.py:Class``.
+
+    Raises:
+        SettingError: It cannot be imported.
+    """
+    if name in SCHEDULERS:
+        return SCHEDULERS[name]
+    return load_plug(
+        name,
+        Scheduler,  # type: ignore[type-abstract]
+        flag="--scheduler",
+        group=SCHEDULERS_GROUP,
+    )
+
+
+def all_methods() -> dict[str, Method]:
+    """Return METHODS and the methods of other packages that are installed, by name."""
+    return {name: find_method(name) for name in [*METHODS, *plug_names(METHODS_GROUP)]}
+
+
 def unknown(method: str, scheduler: str | None) -> list[str]:
-    """Return what is wrong with the names of a method and of a scheduler; empty if nothing is."""
-    problems = []
-    if method not in METHODS:
-        problems.append(f"Unknown method '{method}'.{choices(method, list(METHODS))}")
-    elif scheduler is not None and METHODS[method].ray is not None:
+    """Return what is wrong with the names of a method and of a scheduler; empty if nothing is.
+
+    No code of the user's is run for that.
+    """
+    problems = plug_problems(method, kind="method", group=METHODS_GROUP, known=list(METHODS))
+    if not problems and scheduler is not None and find_method(method).ray is not None:
         problems.append(f"--method {method} is about a scheduler: it goes without --scheduler.")
-    if scheduler is not None and scheduler not in SCHEDULERS:
-        known = choices(scheduler, list(SCHEDULERS))
-        problems.append(f"Unknown scheduler '{scheduler}'.{known}")
+    if scheduler is not None:
+        problems += plug_problems(
+            scheduler, kind="scheduler", group=SCHEDULERS_GROUP, known=list(SCHEDULERS)
+        )
     return problems
 
 
@@ -137,8 +188,8 @@ def method_rungs(method: str, scheduler: str | None, max_epochs: int) -> tuple[i
     """
     if method not in METHODS or METHODS[method].ray is not None:
         return None
-    chosen = METHODS[method].scheduler if scheduler is None else SCHEDULERS[scheduler]
-    return chosen(max_epochs).rungs
+    chosen = METHODS[method].scheduler if scheduler is None else SCHEDULERS.get(scheduler)
+    return None if chosen is None else chosen(max_epochs).rungs
 
 
 def make_search(
@@ -150,7 +201,7 @@ def make_search(
     n_trials: int | None,
     seed: int = 0,
     start: Sequence[Config] = (),
-    scheduler: str | None = None,
+    scheduler: str | type[Scheduler] | None = None,
     feasible: Callable[[Config], bool] | None = None,
     fair: Categorical | None = None,
     searcher: Searcher | None = None,
@@ -158,14 +209,15 @@ def make_search(
     """Return the ask/tell object of a method.
 
     Args:
-        method: A row of METHODS.
+        method: A row of METHODS, or what else `find_method` takes.
         space: What to search.
         mode: Whether values are to be minimised or maximised.
         max_epochs: Epochs of a trial in full.
         n_trials: Distinct configs to try; None for as many as are asked for.
         seed: Of all chance.
         start: Nested configs to try first.
-        scheduler: A row of SCHEDULERS in place of the method's own.
+        scheduler: A row of SCHEDULERS, or what else `find_scheduler` takes, or a class, in place of
+            the method's own.
         feasible: Says of a nested config whether it may be tried at all; None if every one may.
         fair: A parameter whose levels get equal budgets, and within which trials are compared; None
             to compare all with all.
@@ -174,12 +226,16 @@ def make_search(
     Raises:
         SettingError: There is no such method, or it cannot honour the space.
     """
-    if problems := unknown(method, scheduler):
+    named = scheduler if isinstance(scheduler, str) else None
+    if problems := unknown(method, named):
         raise SettingError("\n".join(problems))
-    row = METHODS[method]
+    row = find_method(method)
     if searcher is None and (problems := row.searcher.problems(space)):
         raise SettingError("\n".join(problems))
-    chosen = row.scheduler if scheduler is None else SCHEDULERS[scheduler]
+    if scheduler is None:
+        chosen = row.scheduler
+    else:
+        chosen = find_scheduler(scheduler) if isinstance(scheduler, str) else scheduler
     return Search(
         space,
         row.searcher(space, max_epochs, seed) if searcher is None else searcher,
@@ -215,7 +271,7 @@ def ask_tell(
         20
 
     Args:
-        method: A row of METHODS, but for those that need Ray Tune.
+        method: A row of METHODS, but for those that need Ray Tune; or ``file.py:Class``.
         space: Nested dict of Ray Tune domains.
         mode: Whether values are to be minimised or maximised.
         max_epochs: Epochs of a trial in full; 1 where there are no epochs.

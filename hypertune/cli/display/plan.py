@@ -6,7 +6,7 @@ from rich.table import Table
 from hypertune.cli.display.console import Text, duration, pairs, size_text
 from hypertune.journal.store import flat_names
 from hypertune.plan import Plan
-from hypertune.search.methods import METHODS
+from hypertune.search.methods import find_method
 from hypertune.settings import Settings
 from hypertune.studies.study import Study
 
@@ -26,7 +26,7 @@ def show_plan(out: Console, study: Study, settings: Settings, plan: Plan) -> Non
     size = "infinitely many" if plan.n_configs is None else f"{plan.n_configs:,}"
     share = plan.n_epochs / plan.max_epochs
     # What a scheduler of Ray's saves cannot be played through beforehand.
-    about = "about" if METHODS[settings.method].ray is None else "at most"
+    about = "about" if find_method(settings.method).ray is None else "at most"
     factors = " and ".join(settings.replicated_factors(study))
     again = f"the best of each level or range of {factors}" if factors else "the best two"
     rows = [
