@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import replace
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +17,13 @@ from ray import tune
 
 import hypertune
 from hypertune.core.errors import SettingError
+from hypertune.core.space import Space
+from hypertune.engine import untrusted_files
 from hypertune.engine.progress import Progress
 from hypertune.engine.result import StudyResult
+from hypertune.journal.history import StudyHistory
 from hypertune.journal.store import Journal
+from hypertune.search.searchers.random import Random
 from hypertune.studies.study import Study
 
 pytestmark = pytest.mark.filterwarnings("default")
@@ -131,6 +136,61 @@ def test_a_study_is_resumed_by_its_name_its_folder_or_its_result(
         )
     with pytest.raises(SettingError, match="is finished"):
         hypertune.resume(result, space=toy)
+
+
+def test_a_searcher_and_a_scheduler_of_ones_own_search_and_go_on(
+    toy: Study, one: OneWorker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    monkeypatch.syspath_prepend(str(tmp_path))
+    text = "import hypertune\nfrom hypertune.search.searchers.random import Random\n"
+    text += "class Mine(Random):\n    pass\n"
+    (tmp_path / "searcher_of_mine.py").write_text(text)
+    mine = import_module("searcher_of_mine").Mine
+    given: dict[str, Any] = {**PLAIN, "studies_dir": tmp_path / "studies"}
+    given.pop("method", None)
+    result = hypertune.run(toy, searcher=mine, **given)
+    method = StudyHistory.read(result.folder).study["method"]
+    assert method == f"{tmp_path / 'searcher_of_mine.py'}:Mine"
+    same = hypertune.run(toy, method="random", **given)
+    configs = [trial.config for trial in StudyHistory.read(same.folder).searched]
+    assert [trial.config for trial in StudyHistory.read(result.folder).searched] == configs
+    # Somebody who did not begin the study is asked before the journal has its file run.
+    notes = tmp_path / "state" / "hypertune" / "trusted"
+    begun = notes.read_text()
+    notes.write_text("")
+    with pytest.raises(SettingError, match=r"searcher_of_mine\.py', which its journal names, but"):
+        hypertune.resume(result, space=toy, n_trials=3)
+    assert untrusted_files(result.folder, moved=True) == [tmp_path / "searcher_of_mine.py"]
+    notes.write_text(begun)
+    (tmp_path / "searcher_of_mine.py").write_text(text + "# another word\n")
+    more = hypertune.resume(result, space=toy, n_trials=3)
+    assert "searcher_of_mine.py' was changed since this study began" in (more.warning or "")
+    assert len(StudyHistory.read(more.folder).searched) == 3
+    (tmp_path / "searcher_of_mine.py").unlink()
+    with pytest.raises(SettingError, match="which is not there any more: put it back"):
+        hypertune.resume(result, space=toy, n_trials=4)
+    assert hypertune.load(result).study_id == result.study_id
+
+
+def test_a_class_in_no_file_searches_and_is_not_gone_on_with(
+    toy: Study, one: OneWorker, tmp_path: Path
+) -> None:
+    class Here(Random):
+        pass
+
+    def made(space: Space, max_epochs: int, seed: int) -> Random:
+        return Here(space, max_epochs, seed)
+
+    given: dict[str, Any] = {**PLAIN, "studies_dir": tmp_path / "studies"}
+    given.pop("method", None)
+    for searcher in (Here, made):
+        result = hypertune.run(toy, searcher=searcher, **given)
+        assert StudyHistory.read(result.folder).study["method"] == searcher.__name__
+        with pytest.raises(SettingError, match="given from Python and is not in the journal"):
+            hypertune.resume(result, space=toy, n_trials=4)
+    with pytest.raises(SettingError, match="int is no subclass of"):
+        hypertune.run(toy, searcher=int, **given)  # type: ignore[arg-type]
 
 
 def test_a_study_is_loaded_by_its_name_or_its_folder(

@@ -1,6 +1,5 @@
 """A study: a question about a model, asked as a search space; and where studies are found."""
 
-import importlib
 import importlib.util
 import math
 import pkgutil
@@ -16,6 +15,7 @@ from typing import Any, Literal
 
 from ray import cloudpickle
 
+import search_spaces
 from hypertune.core.errors import SettingError, StudyError, choices, describe, raised, user_code
 from hypertune.core.local_modules import is_local, local_modules
 from hypertune.core.space import PLAIN, Categorical, Config, Space, as_plain, like, plain_problem
@@ -304,8 +304,9 @@ def _task(trainable: Any) -> Any:
     """Return the task that a function or a class stands for; what is none of them as it is."""
     if isinstance(trainable, Task) or not callable(trainable):
         return trainable
-    # By name: what trains stands above what is asked, and takes a second to import.
-    return importlib.import_module("hypertune.tasks.user_code").own_task(trainable)
+    from hypertune.tasks.user_code import own_task  # torch: it takes a second to import
+
+    return own_task(trainable)
 
 
 def _kind(value: Any) -> type:
@@ -335,14 +336,12 @@ def _unfair(space: Space, name: str) -> str:
 
 def comes_along(path: Path) -> bool:
     """Say whether a file is one of those that come with the installation."""
-    package = importlib.import_module("search_spaces")
-    return any(path.resolve().is_relative_to(Path(at).resolve()) for at in package.__path__)
+    return any(path.resolve().is_relative_to(Path(at).resolve()) for at in search_spaces.__path__)
 
 
 def study_names() -> list[str]:
     """Return the names of the studies that come with the installation."""
-    package = importlib.import_module("search_spaces")
-    return sorted(m.name for m in pkgutil.iter_modules(package.__path__) if not m.ispkg)
+    return sorted(m.name for m in pkgutil.iter_modules(search_spaces.__path__) if not m.ispkg)
 
 
 def load_study(name_or_path: str) -> Study:

@@ -97,3 +97,18 @@ def test_what_is_too_much_or_not_there_is_told_before_anything_is_sent(tmp_path:
         pack("gru_window", study, gone, to)
     with pytest.raises(SettingError, match="--working-dir must be a folder"):
         pack("gru_window", study, Settings(), to, working_dir=tmp_path / "nowhere")
+
+
+def test_a_searcher_and_a_scheduler_of_ones_own_travel_with_what_they_import(
+    tmp_path: Path,
+) -> None:
+    there, to = tmp_path / "mine", tmp_path / "to"
+    there.mkdir()
+    to.mkdir()
+    (there / "beside_them.py").write_text("X = 1\n")
+    (there / "propose.py").write_text("import beside_them\n")
+    (there / "rule.py").write_text("")
+    settings = Settings(method=f"{there}/propose.py:A", scheduler=f"{there}/rule.py:B")
+    upload = pack("gru_window", load_study("gru_window"), settings, to)
+    assert names(to) == {"propose.py", "beside_them.py", "rule.py"}
+    assert upload.flags == {"method": "propose.py:A", "scheduler": "rule.py:B"}
