@@ -190,7 +190,7 @@ def test_a_class_in_no_file_searches_and_is_not_gone_on_with(
         with pytest.raises(SettingError, match="given from Python and is not in the journal"):
             hypertune.resume(result, space=toy, n_trials=4)
     with pytest.raises(SettingError, match="int is no subclass of"):
-        hypertune.run(toy, searcher=int, **given)  # type: ignore[arg-type]
+        hypertune.run(toy, searcher=int, **given)
 
 
 def test_a_study_is_loaded_by_its_name_or_its_folder(
