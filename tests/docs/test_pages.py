@@ -22,9 +22,10 @@ BLOCK = re.compile(r"^(`{3})(python|console|yaml)\n(.*?)^`{3}$", re.MULTILINE | 
 FILE = re.compile(r"# ([\w-]+\.(?:py|yaml))\n")
 
 
-def how_tos() -> list[str]:
-    pages = sorted((DOCS / "how-to").glob("*.md"))
-    return [page.name for page in pages if BLOCK.search(page.read_text(encoding="utf-8"))]
+def pages_with_code() -> list[str]:
+    pages = sorted([*DOCS.glob("how-to/*.md"), *DOCS.glob("reference/*.md")])
+    found = [page for page in pages if BLOCK.search(page.read_text(encoding="utf-8"))]
+    return [str(page.relative_to(DOCS)) for page in found]
 
 
 def modules_with_examples() -> list[str]:
@@ -104,9 +105,9 @@ def test_the_tutorial_on_clusters_does_what_it_says(
 
 @pytest.mark.usefixtures("one")
 @pytest.mark.filterwarnings("default")
-@pytest.mark.parametrize("page", how_tos())
-def test_a_how_to_does_what_it_says(page: str, desk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    run_page(DOCS / "how-to" / page, monkeypatch, desk)
+@pytest.mark.parametrize("page", pages_with_code())
+def test_a_page_does_what_it_says(page: str, desk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run_page(DOCS / page, monkeypatch, desk)
 
 
 def test_every_page_is_in_the_table_of_contents_and_every_link_of_the_readme_leads_somewhere() -> (
