@@ -13,7 +13,7 @@ from ray.tune.search import Searcher as RaySearcher
 from hypertune import engine
 from hypertune.cli.display.notebook import in_notebook, progress_display
 from hypertune.core.errors import Checks, SettingError, choices, shown
-from hypertune.core.plugs import plug_name
+from hypertune.core.plugs import is_plug, plug_name
 from hypertune.engine.result import StudyResult, read_result
 from hypertune.search.schedulers.base import Scheduler
 from hypertune.search.searchers.base import Searcher
@@ -108,9 +108,11 @@ def run(
             )
     if searcher is not None or not isinstance(scheduler, str | None):
         given.setdefault("method", "random")
-    if (name := plug_name(searcher)) is not None:  # so that the journal holds it
+    name = plug_name(searcher) if is_plug(searcher, Searcher) else None
+    if name is not None:  # so that the journal holds it
         given["method"], searcher = name, None
-    if (name := scheduler if isinstance(scheduler, str) else plug_name(scheduler)) is not None:
+    name = plug_name(scheduler) if is_plug(scheduler, Scheduler) else None
+    if (name := scheduler if isinstance(scheduler, str) else name) is not None:
         given["scheduler"], scheduler = name, None
     with check:
         _check_names(given, _RUN)

@@ -136,6 +136,16 @@ def as_plug(found: Any, base: type[T], named: str, *, function: bool = False) ->
     )
 
 
+def is_plug(given: Any, base: type) -> bool:
+    """Say whether what was given from Python is a class of ours, or a function that may make one.
+
+    Example:
+        >>> is_plug(bool, int), is_plug(print, int), is_plug(3, int)
+        (True, False, False)
+    """
+    return inspect.isfunction(given) or (isinstance(given, type) and issubclass(given, base))
+
+
 def plug_name(given: Any) -> str | None:
     """Return ``file.py:Class`` of a class or a function that a module defines at its top.
 

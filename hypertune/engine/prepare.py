@@ -18,7 +18,7 @@ from hypertune.core.errors import (
     describe,
     user_code,
 )
-from hypertune.core.plugs import as_plug
+from hypertune.core.plugs import as_plug, is_plug
 from hypertune.core.space import Categorical, Config, Space
 from hypertune.engine.ray.schedulers import changes_configs, checked, ray_scheduler
 from hypertune.engine.ray.searchers import RaySearch
@@ -100,8 +100,9 @@ def prepare(
     study = study.with_max_epochs(settings.max_epochs or study.max_epochs)
     space, row = study.search_space, find_method(settings.method)
     check = Checks()
-    rays = searcher if isinstance(searcher, RaySearcher) else None
-    theirs = scheduler if isinstance(scheduler, TrialScheduler) else None
+    # What is of neither kind is refused by what takes Ray's.
+    rays = None if is_plug(searcher, Searcher) else searcher
+    theirs = None if is_plug(scheduler, Scheduler) else scheduler
     ours: type[Searcher] | None = None
     promoter: type[Scheduler] | None = None
     with check:

@@ -83,7 +83,8 @@ def checked(scheduler: TrialScheduler, study: Study) -> TrialScheduler:
     """
     if not isinstance(scheduler, TrialScheduler):
         raise SettingError(
-            f"scheduler must be an object of one of Ray Tune's schedulers, but got {scheduler!r}."
+            f"scheduler must be an object of one of Ray Tune's schedulers or a "
+            f"subclass of hypertune.Scheduler, but got {scheduler!r}."
         )
     name = type(scheduler).__name__
     for kind, instead in _REFUSED.items():

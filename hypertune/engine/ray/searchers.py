@@ -43,7 +43,8 @@ class RaySearch(Searcher):
         super().__init__(study.search_space, study.max_epochs, seed)
         if not isinstance(theirs, RaySearcher):
             raise SettingError(
-                f"searcher must be an object of one of Ray Tune's searchers, but got {theirs!r}."
+                f"searcher must be an object of one of Ray Tune's searchers or a "
+                f"subclass of hypertune.Searcher, but got {theirs!r}."
             )
         self.theirs, self.metric = theirs, study.metric
         self._name = type(theirs).__name__
