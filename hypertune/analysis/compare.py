@@ -94,9 +94,9 @@ def _progress(data: StudyData) -> pd.DataFrame:
     order = searched.sort_values(["time", "trial", "epoch"])
     ends = data.searched[data.searched["full"]].set_index("trial")["epochs"].to_dict()
     last = [ends.get(t) == e for t, e in zip(order["trial"], order["epoch"], strict=True)]
-    losses = np.where(last, data.sign * finite(order["best"]), np.inf)
+    losses = np.where(last, data.objective.loss(finite(order["best"])), np.inf)
     best = np.minimum.accumulate(losses) if len(losses) else losses
-    best = np.where(np.isfinite(best), data.sign * best, np.nan)
+    best = np.where(np.isfinite(best), data.objective.value(best), np.nan)
     return pd.DataFrame({"epochs": np.arange(1, len(order) + 1), "best": best})
 
 
@@ -173,7 +173,7 @@ def _best_by_part(data: StudyData, parameter: Parameter) -> list[float]:
     """Return the loss of the best trial in full of each level or range; NaN where there is none."""
     best = dict.fromkeys(parameter.parts, math.nan)
     full = data.searched[data.searched["full"]]
-    for trial, loss in zip(full["trial"], data.sign * finite(full["value"]), strict=True):
+    for trial, loss in zip(full["trial"], data.objective.loss(finite(full["value"])), strict=True):
         if parameter.key in (flat := data.flats.get(trial, {})):
             part = parameter.part(flat[parameter.key])
             best[part] = float(np.fmin(loss, best[part]))

@@ -227,7 +227,7 @@ class Surrogate:
         trials = data.full[data.full["trial"].isin(list(data.flats))]
         self._flats = [data.flats[trial] for trial in trials["trial"]]
         points = self._encoding.points(self._flats)
-        losses = data.sign * finite(trials["value"])
+        losses = data.objective.loss(finite(trials["value"]))
         # Where the best may be: around what is known to be good.
         self._best = points[np.argsort(losses, kind="stable")[:_N_BEST]]
         if len(losses) > _MAX_TRIALS:

@@ -71,7 +71,7 @@ def extrapolate(data: StudyData, epoch: int) -> Extrapolation:
         SettingError: No trial of the study has such an epoch.
     """
     searched = data.searched
-    known = data.sign * finite(value_at(data, epoch).loc[searched.index])
+    known = data.objective.loss(finite(value_at(data, epoch).loc[searched.index]))
     value, low, high = known.copy(), np.full(len(known), np.nan), np.full(len(known), np.nan)
     failed = searched["reason"].isin(("failed", "lost")).fillna(False).to_numpy()
     there = np.isfinite(known)
@@ -79,7 +79,7 @@ def extrapolate(data: StudyData, epoch: int) -> Extrapolation:
     errors: list[_Floats] = []
     inside: list[NDArray[np.bool_]] = []
     for at in sorted(set(searched["epochs"][missing])):
-        so_far = data.sign * finite(value_at(data, int(at)).loc[searched.index])
+        so_far = data.objective.loss(finite(value_at(data, int(at)).loc[searched.index]))
         fitted = there & np.isfinite(so_far)
         asked = missing & (searched["epochs"].to_numpy() == at)
         line = _fit(so_far[fitted], known[fitted])
@@ -92,10 +92,10 @@ def extrapolate(data: StudyData, epoch: int) -> Extrapolation:
         left, half = line.left_out()
         errors.append(left)
         inside.append(np.abs(left) <= half)
-    ends = np.sort(np.array([data.sign * low, data.sign * high]), axis=0)
+    ends = np.sort(np.array([data.objective.value(low), data.objective.value(high)]), axis=0)
     values = pd.DataFrame(
         {
-            "value": data.sign * value,
+            "value": data.objective.value(value),
             "low": ends[0],
             "high": ends[1],
             "extrapolated": np.isfinite(low),

@@ -146,7 +146,7 @@ def heatmap(
             text=text,
             texttemplate="%{text}",
             colorscale="Cividis",
-            reversescale=data.sign > 0,
+            reversescale=data.objective.lower_is_better,
             colorbar={"title": {"text": data.study["metric"], "side": "right"}},
             hovertemplate=f"{x} %{{x}}<br>{y} %{{y}}<br>%{{text}}<extra></extra>",
             xgap=2,
@@ -351,14 +351,14 @@ def best_so_far(data: StudyData) -> go.Figure:
     )
     full = data.searched[data.searched["full"]]
     x = np.array([spent[t, e] for t, e in zip(full["trial"], full["epochs"], strict=True)])
-    values = data.sign * finite(full["value"])
+    values = data.objective.loss(finite(full["value"]))
     ranks = np.argsort(x)
-    best = data.sign * np.minimum.accumulate(values[ranks]) if len(x) else values
+    best = data.objective.value(np.minimum.accumulate(values[ranks])) if len(x) else values
     figure = go.Figure()
     n_drawn = _add_random_band(figure, data, n_epochs=len(order))
     figure.add_scatter(
         x=x[ranks] if len(x) else [],
-        y=data.sign * values[ranks] if len(x) else [],
+        y=data.objective.value(values[ranks]) if len(x) else [],
         mode="markers",
         name="a trial in full",
         marker={"color": _GREY, "symbol": "circle-open", "size": 8},
@@ -389,12 +389,12 @@ def _add_random_band(figure: go.Figure, data: StudyData, n_epochs: int) -> int:
     # Of stopped trials only the better ones are known in full: they stand for nothing.
     if n < _MIN_DRAWN or not chosen or not drawn["full"].all():
         return 0
-    losses = data.sign * finite(drawn["value"])
+    losses = data.objective.loss(finite(drawn["value"]))
     # Beyond half of them, draws are much the same.
     n_steps = max(1, min(n // 2, n_epochs // int(data.study["max_epochs"])))
     rng = np.random.default_rng(0)
     orders = rng.permuted(np.tile(losses, (_N_ORDERS, 1)), axis=1)[:, :n_steps]
-    best = data.sign * np.minimum.accumulate(orders, axis=1)
+    best = data.objective.value(np.minimum.accumulate(orders, axis=1))
     low, high = np.quantile(best, (0.05, 0.95), axis=0)
     x = np.cumsum(np.full(n_steps, drawn["epochs"].mean()))
     figure.add_scatter(
@@ -427,17 +427,19 @@ def edf(data: StudyData, by: str | None = None, *, fidelity: Fidelity = "full") 
     values = finite(trials["compared"])
     figure = go.Figure()
     for k, level in enumerate(levels):
-        own = np.sort(data.sign * values[of == level])
+        own = np.sort(data.objective.loss(values[of == level]))
         if len(own):
             figure.add_scatter(
-                x=data.sign * own,
+                x=data.objective.value(own),
                 y=np.arange(1, len(own) + 1) / len(own),
                 mode="lines+markers",
                 name=f"{name} = {level} (n = {len(own)})",
                 line={"shape": "hv", "color": COLOURS[k % 8], "dash": DASHES[k % 6]},
                 marker={"symbol": _SYMBOLS[k % 8], "size": 6},
             )
-    figure.update_xaxes(title=data.study["metric"], autorange="reversed" if data.sign < 0 else True)
+    figure.update_xaxes(
+        title=data.study["metric"], autorange=True if data.objective.lower_is_better else "reversed"
+    )
     figure.update_yaxes(title="share of trials as good", tickformat=".0%", range=[0, 1.03])
     return styled(figure, "How often a value is reached", fidelity_text(data, fidelity, trials))
 
@@ -470,13 +472,13 @@ def parallel(
     shares = (values - low) / (high - low) if high > low else np.full(len(values), 0.5)
     figure = go.Figure()
     names = [p.name for p in parameters] + [data.study["metric"]]
-    ranks = np.argsort(-data.sign * values, kind="stable")  # the best one last, on top
+    ranks = np.argsort(-data.objective.loss(values), kind="stable")  # the best one last, on top
     for k in ranks:
         trial = int(trials["trial"].iloc[k])
         flat = data.flats.get(trial, {})
         if any(p.key not in flat for p in parameters):
             continue
-        good = 1 - shares[k] if data.sign > 0 else shares[k]
+        good = 1 - shares[k] if data.objective.lower_is_better else shares[k]
         best = k == ranks[-1]
         figure.add_scatter(
             x=names,

@@ -50,6 +50,7 @@ from numpy.typing import NDArray
 
 from hypertune.core.deadlines import within
 from hypertune.core.errors import JournalError, NothingBegunError, SettingError, choices
+from hypertune.core.objective import Objective
 from hypertune.core.origin import read_origin
 from hypertune.core.space import Categorical, Flat, Number, Space, identity, level_text, level_texts
 from hypertune.core.text import redact
@@ -96,9 +97,9 @@ class StudyData:
     jobs: pd.DataFrame | None = None
 
     @property
-    def sign(self) -> float:
-        """What values are multiplied with to be minimised."""
-        return -1.0 if self.study["mode"] == "max" else 1.0
+    def objective(self) -> Objective:
+        """What the study minimises or maximises."""
+        return Objective.of_study(self.study)
 
     @cached_property
     def rungs(self) -> tuple[int, ...]:
@@ -535,7 +536,7 @@ def _curves(raws: Iterable[Record], about: Mapping[str, Any]) -> pd.DataFrame:
     if metric not in curves:
         curves[metric] = pd.array([pd.NA] * len(curves), dtype="Float64")
     groups = curves.groupby("trial")[metric]
-    best = groups.cummax() if about["mode"] == "max" else groups.cummin()
+    best = groups.cummin() if Objective.of_study(about).lower_is_better else groups.cummax()
     # A value that is missing at an epoch leaves the best one up to there as it was.
     best = best.groupby(curves["trial"]).ffill().astype("Float64")
     curves.insert(3, "best", best)
@@ -589,13 +590,14 @@ _DTYPES = {
 
 
 def _row(raw: Record, about: Mapping[str, Any]) -> dict[str, Any]:
-    metric, sign = about["metric"], (-1.0 if about["mode"] == "max" else 1.0)
+    objective = Objective.of_study(about)
+    metric = objective.metric
     rows = sorted(raw.results, key=lambda row: row.epoch)
     rows = [row for row in rows if any(map(math.isfinite, row.metrics.values()))]
     values = [(row.metrics.get(metric, math.nan), row.epoch) for row in rows]
     finite = [(value, epoch) for value, epoch in values if math.isfinite(value)]
     value, best_epoch = min(
-        finite, key=lambda pair: (sign * pair[0], pair[1]), default=(None, None)
+        finite, key=lambda pair: (objective.loss(pair[0]), pair[1]), default=(None, None)
     )
     last = values[-1][0] if values else math.nan
     look = raw.look or {}

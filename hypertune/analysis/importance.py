@@ -70,7 +70,7 @@ def importances(data: StudyData, *, seed: int = 0) -> Importance | None:
     else:
         return None
     trials = list(data.searched.loc[known, "trial"])
-    losses = data.sign * finite(values[known])
+    losses = data.objective.loss(finite(values[known]))
     if float(np.ptp(losses)) == 0 or len(names) < 2:
         return None
     points = Encoding(data.space).points([data.flats[t] for t in trials])

@@ -43,8 +43,9 @@ def leaders(
     rows = data.searched[~data.searched["reason"].isin(["failed", "lost"])]
     ranks: dict[str, Promise] = {}
     parts: dict[str, str] = {}
+    values = data.objective.loss(finite(rows["value"]))
     for trial, full, epochs, loss in zip(
-        rows["trial"], rows["full"], rows["epochs"], data.sign * finite(rows["value"]), strict=True
+        rows["trial"], rows["full"], rows["epochs"], values, strict=True
     ):
         config = identity(data.flats[trial]) if trial in data.flats else ""
         if config and math.isfinite(loss):
@@ -73,7 +74,7 @@ def losses(data: StudyData, runs: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
     """
     table = pd.DataFrame(
         {
-            name: pd.Series(data.sign * finite(rows["value"]), index=list(rows["repeat"]))
+            name: pd.Series(data.objective.loss(finite(rows["value"])), index=list(rows["repeat"]))
             .groupby(level=0)
             .first()
             for name, rows in ((name, rows[rows["full"]]) for name, rows in runs.items())
@@ -93,7 +94,7 @@ def comparable(values: pd.DataFrame) -> bool:
 def recommended(data: StudyData) -> Recommendation | None:
     """Return which config a study recommends; None if there is nothing."""
     rows = data.trials
-    values = data.sign * finite(rows["value"])
+    values = data.objective.loss(finite(rows["value"]))
     return recommend(
         Run(
             trial=int(trial),

@@ -204,7 +204,7 @@ def _content(data: StudyData, summary: Summary, verdict: Verdict) -> dict[str, A
         "metric": study["metric"],
         "test_metric": study["test_metric"],
         "further": list(study.get("further_test_metrics", {}).values()),
-        "direction": "lower" if data.sign > 0 else "higher",
+        "direction": data.objective.direction,
         "date": ended.max().strftime("%Y-%m-%d %H:%M UTC") if len(ended) else "",
         "best": _best(data, summary),
         "scores": [_score(score, study) for score in summary.scores],

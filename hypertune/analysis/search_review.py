@@ -62,7 +62,7 @@ def _better_than_chance(data: StudyData) -> list[str]:
     if not chosen.any():
         return ["No configuration was proposed by a model: there is none to credit."]
     values = value_at(data, 1).loc[data.searched.index]
-    losses = data.sign * finite(values)
+    losses = data.objective.loss(finite(values))
     known = np.isfinite(losses)
     early, late = losses[known & drawn.to_numpy()], losses[known & chosen.to_numpy()]
     if len(early) < _MIN_GROUP or len(late) < _MIN_GROUP:
@@ -93,9 +93,9 @@ def _against_random(data: StudyData) -> list[str]:
     itself = bool((searched["full"] & (usable | given)).all())
     if n_paid < 1 or n == 0 or itself:
         return []
-    best = float((data.sign * finite(data.full["value"])).min())
+    best = float((data.objective.loss(finite(data.full["value"]))).min())
     reached = (usable & searched["full"]).to_numpy() & (
-        data.sign * finite(searched["value"]) <= best
+        data.objective.loss(finite(searched["value"])) <= best
     )
     share = binomtest(int(reached.sum()), n).proportion_ci(1 - 2 * ALPHA, method="exact").high
     chance = 1 - (1 - float(share)) ** n_paid
@@ -113,7 +113,7 @@ def _against_random(data: StudyData) -> list[str]:
 
 def _improving(data: StudyData, margin: float) -> list[str]:
     full = data.full.sort_values("ended")
-    losses = data.sign * finite(full["value"])
+    losses = data.objective.loss(finite(full["value"]))
     if len(losses) < 6:
         return ["Too few trials in full to tell whether the search still improves."]
     best = np.minimum.accumulate(losses)

@@ -9,6 +9,7 @@ from statistics import fmean
 from typing import Any
 
 from hypertune.core.errors import JournalError
+from hypertune.core.objective import Objective
 from hypertune.journal.history import StudyHistory, TrialHistory
 from hypertune.journal.recommendation import Recommendation, recommended
 from hypertune.journal.snapshot import set_aside
@@ -76,7 +77,7 @@ class Summary:
 
     def better(self, a: float, b: float) -> bool:
         """Say whether ``a`` is better than ``b``."""
-        return a < b if self.study["mode"] == "min" else a > b
+        return Objective.of_study(self.study).better(a, b)
 
     @property
     def verdicts(self) -> list[str]:
@@ -195,7 +196,6 @@ def _score(
     again = []
     if recommendation is not None:
         again = [*recommendation.losses.get(trial.id, {}).values()]
-    sign = -1 if study["mode"] == "max" else 1
     look = trial.test_result or {}
     test = look.get("metrics", {}).get(study["test_metric"] or "")
     return Score(
@@ -203,7 +203,7 @@ def _score(
         trial=trial.id,
         epoch=row.epoch,
         validation=row.metrics[study["metric"]],
-        fresh=sign * fmean(again) if again else None,
+        fresh=Objective.of_study(study).value(fmean(again)) if again else None,
         n_fresh=len(again),
         test=None if test is None else float(test),
         failure=look.get("failure"),

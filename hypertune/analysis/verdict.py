@@ -122,7 +122,7 @@ def judge_factor(data: StudyData, name: str, *, seed: int = 0) -> Factor:
 class _Judge:
     def __init__(self, data: StudyData, seed: int) -> None:
         self.data, self.seed = data, seed
-        self.study, self.sign = data.study, data.sign
+        self.study, self.objective = data.study, data.objective
         look = max(1, int(data.study.get("n_sessions", 1)))
         self.alpha = effects.spent(look)
         self.next_share = effects.spent(look + 1) / self.alpha
@@ -145,15 +145,14 @@ class _Judge:
             return float(given)
         values = finite(self.searched["value"])
         values = values[np.isfinite(values)]
-        return float(abs((self.sign * values).min()) / 100) if len(values) else 0.0
+        return float(abs(self.objective.loss(values).min()) / 100) if len(values) else 0.0
 
     def scope(self) -> str:
         study = self.study
         return (
             f"Holds for {study.get('data') or 'these data'} and their split, {study['max_epochs']} "
             f"epochs, and the space that was searched. Differences below {show(self.margin)} in "
-            f"{study['metric']} ({'lower' if self.sign > 0 else 'higher'} is better) "
-            "are taken not to matter."
+            f"{self.objective.text()} are taken not to matter."
         )
 
     # ---- factors ----
@@ -247,7 +246,7 @@ class _Judge:
         for level, trials in zip(parameter.parts, self._of_part(parameter, drawn), strict=True):
             if len(trials) >= MIN_DRAWN:
                 rows = drawn[drawn["trial"].isin(trials)]
-                samples[level] = self.sign * finite(rows["value"])
+                samples[level] = self.objective.loss(finite(rows["value"]))
         if len(samples) < 2 or any(np.ptp(sample) == 0 for sample in samples.values()):
             sentence = (
                 f"What {parameter.name} does on average this search cannot say: it takes "
@@ -500,11 +499,13 @@ class _Judge:
         )
 
     def _rows(self, found: effects.Effects) -> list[dict[str, Any]]:
-        ends = np.sort(np.array([self.sign * found.low, self.sign * found.high]), axis=0)
+        ends = np.sort(
+            np.array([self.objective.value(found.low), self.objective.value(found.high)]), axis=0
+        )
         return [
             {
                 "level": level,
-                "value": float(self.sign * found.losses[k]),
+                "value": float(self.objective.value(found.losses[k])),
                 "low": float(ends[0, k]),
                 "high": float(ends[1, k]),
                 "n": int(found.n[k]),

@@ -85,13 +85,14 @@ def _regression(data: StudyData, best: Recommendation) -> list[str]:
     trials = data.trials.set_index("trial")
     if best.incumbent in best.losses:
         again, n = fmean(best.losses[best.incumbent].values()), len(best.losses[best.incumbent])
-        before = data.sign * float(trials["value"][best.incumbent])
+        before = data.objective.loss(float(trials["value"][best.incumbent]))
         back = again - before
         verb = f"worse by {show(back)}" if back > 0 else f"as good, or better by {show(-back)}"
         why = ": the luck of the winner" if back > 0 else ""
         sentences.append(
-            f"The best of the search (trial {best.incumbent}) had {show(data.sign * before)} "
-            f"there and has {show(data.sign * again)} on {n} fresh seeds, {verb}{why}."
+            f"The best of the search (trial {best.incumbent}) had "
+            f"{show(data.objective.value(before))} there and has "
+            f"{show(data.objective.value(again))} on {n} fresh seeds, {verb}{why}."
         )
         if best.trial != best.incumbent:
             one, other = best.losses[best.incumbent], best.losses[best.trial]
@@ -133,7 +134,7 @@ def _on_test(data: StudyData, recommendation: Recommendation | None) -> list[str
     looks = "one look" if n_looks == 1 else f"{n_looks} looks"
     return [
         f"On the test part the recommended configuration "
-        f"{'beats' if data.sign * (test - mine) > 0 else 'does not beat'} {other}: {name} "
+        f"{'beats' if data.objective.better(mine, test) else 'does not beat'} {other}: {name} "
         f"{show(mine)} against {show(test)} (one seed, {looks})."
         for other, test in others
     ]

@@ -15,6 +15,7 @@ from typing import Any
 import ray
 
 from hypertune.core.errors import SettingError
+from hypertune.core.objective import Objective
 from hypertune.engine import Observer, Progress, is_under_way
 from hypertune.engine.ray.nodes import code_version
 from hypertune.journal.history import StudyHistory
@@ -92,14 +93,13 @@ class Watch:
 
     def _count(self, results: Sequence[ResultRow]) -> None:
         """Take in results that are new."""
-        study = self._history.study
-        metric, sign = study.get("metric", ""), -1.0 if study.get("mode") == "max" else 1.0
+        objective = Objective.of_study(self._history.study)
         for row in results:
             self._n_epochs += row.epoch > 0
-            value = row.metrics.get(metric, math.nan)
+            value = row.metrics.get(objective.metric, math.nan)
             searched = self._history.trials[row.trial].role == "search"
             if row.epoch > 0 and searched and math.isfinite(value):
-                found = (sign * value, value, row.trial)
+                found = (objective.loss(value), value, row.trial)
                 if self._best is None or found[0] < self._best[0]:
                     self._best = found
 

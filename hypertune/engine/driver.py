@@ -799,8 +799,8 @@ class Driver:
         self.progress.n_ended[reason] = self.progress.n_ended.get(reason, 0) + 1
 
     def _note_best(self, trial: int, value: float) -> None:
-        best, better = self.progress.best, min if self.study.mode == "min" else max
-        if best is None or better(value, best) != best:
+        best = self.progress.best
+        if best is None or self.study.objective.better(value, best):
             self.progress.best, self.progress.best_trial = value, trial
 
     def show(self) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from hypertune.core.errors import SettingError
+from hypertune.core.objective import Objective
 from hypertune.core.space import Config
 from hypertune.journal.history import StudyHistory
 from hypertune.studies.study import Study
@@ -57,14 +58,15 @@ def warm_start(
     about, changed = history.study, history.mutated
     if "metric" not in about:
         raise SettingError(f"--from '{folder.name}': its journal holds no study.")
-    sign, metric = (-1.0 if about["mode"] == "max" else 1.0), about["metric"]
+    objective = Objective.of_study(about)
     ranked: list[tuple[bool, int, float, dict[str, Any]]] = []
     for trial in history.searched:
         if trial.id in changed or trial.reason in ("failed", "lost"):
             continue
         if (row := trial.best(about)) is not None:
             reached = 0 if trial.full else -trial.epoch
-            ranked.append((not trial.full, reached, sign * row.metrics[metric], trial.config))
+            loss = objective.loss(row.metrics[objective.metric])
+            ranked.append((not trial.full, reached, loss, trial.config))
     ranked.sort(key=lambda entry: entry[:3])
     space = study.search_space
     taken: Counter[str] = Counter()
@@ -105,8 +107,8 @@ def warm_start(
     parts += [f"not there, left at the default: {', '.join(missing)}"] if missing else []
     if n_broken:
         parts.append(f"against the constraints in {n_broken} of {len(ranked)} trials")
-    if metric != study.metric:
-        parts.append(f"its metric is {metric}")
+    if objective.metric != study.metric:
+        parts.append(f"its metric is {objective.metric}")
     if about["mode"] != study.mode:
         parts.append(f"its best is its {about['mode']}imum")
     what = f"its {len(best)} best configs are" if len(best) != 1 else "its best config is"

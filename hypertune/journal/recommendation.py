@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from statistics import fmean
 
+from hypertune.core.objective import Objective
 from hypertune.core.space import identity
 from hypertune.journal.history import StudyHistory
 from hypertune.journal.store import FULL
@@ -129,7 +130,7 @@ def recommend(runs: Iterable[Run]) -> Recommendation | None:
 def recommended(history: StudyHistory) -> Recommendation | None:
     """Return what a study recommends; None if there is nothing."""
     study, mutated = history.study, history.mutated
-    sign = -1 if study.get("mode") == "max" else 1
+    objective = Objective.of_study(study)
     runs = []
     for trial in history.trials.values():
         best = trial.best(study)
@@ -142,7 +143,7 @@ def recommended(history: StudyHistory) -> Recommendation | None:
                 reason=trial.reason,
                 repeat=trial.repeat,
                 epochs=trial.epoch,
-                loss=None if best is None else sign * best.metrics[study["metric"]],
+                loss=None if best is None else objective.loss(best.metrics[objective.metric]),
                 mutated=trial.id in mutated,
             )
         )

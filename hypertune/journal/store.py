@@ -41,6 +41,7 @@ from pathlib import Path
 from typing import Any
 
 from hypertune.core.errors import JournalError, NothingBegunError
+from hypertune.core.objective import Objective
 from hypertune.core.text import storable
 
 _SCHEMA = """
@@ -526,9 +527,12 @@ def best_result(results: Iterable[ResultRow], study: Mapping[str, Any]) -> Resul
         results: Of a trial.
         study: The table ``study``, of which ``metric`` and ``mode`` are read.
     """
-    metric, sign = study.get("metric", ""), -1 if study.get("mode") == "max" else 1
+    objective = Objective.of_study(study)
+    metric = objective.metric
     finite = [row for row in results if math.isfinite(row.metrics.get(metric, math.nan))]
-    return min(finite, key=lambda row: (sign * row.metrics[metric], row.epoch), default=None)
+    return min(
+        finite, key=lambda row: (objective.loss(row.metrics[metric]), row.epoch), default=None
+    )
 
 
 def job_results(

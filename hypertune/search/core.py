@@ -18,9 +18,10 @@ from operator import index
 import numpy as np
 
 from hypertune.core.errors import SettingError, choices
+from hypertune.core.objective import Mode, Objective
 from hypertune.core.origin import Origin
 from hypertune.core.space import Categorical, Config, Flat, Space, Value, identity, plain_or
-from hypertune.search.history import REASONS, Mode, Reason, Trial
+from hypertune.search.history import REASONS, Reason, Trial
 from hypertune.search.schedulers.base import Comparison, Scheduler
 from hypertune.search.schedulers.per_level import PerLevel
 from hypertune.search.searchers.base import Searcher
@@ -89,7 +90,7 @@ class Search:
         self._fair = None if fair is None else PerLevel(fair, scheduler)
         self._scheduler = self._fair or scheduler
         searcher.rungs = self.rungs
-        self._sign = -1.0 if mode == "max" else 1.0
+        self._objective = Objective("", mode)
         self._seed = seed
         self._start = [space.flatten(config) for config in start]
         self._seen: set[str] = set()
@@ -285,7 +286,7 @@ class Search:
 
     def value(self, loss: float) -> float:
         """Return the value that a loss stands for."""
-        return self._sign * loss
+        return self._objective.value(loss)
 
     def comparisons(self, trial: int) -> list[Comparison]:
         """Return the comparisons that decided how far a trial went, as things stand now."""
@@ -319,7 +320,7 @@ class Search:
         self._again = [(other, at) for other, at in self._again if other is not trial]
 
     def _add(self, trial: Trial, epoch: int, value: float) -> None:
-        if not trial.add(epoch, self._sign * value):
+        if not trial.add(epoch, self._objective.loss(value)):
             return
         if epoch >= trial.to_epoch and trial.reason is None:
             self._at_rest(trial)

@@ -10,7 +10,6 @@ from hypertune.core.space import Flat
 
 Reason = Literal["complete", "converged", "stopped", "failed", "lost", "interrupted"]
 REASONS: tuple[str, ...] = get_args(Reason)
-Mode = Literal["min", "max"]
 
 
 @dataclass(kw_only=True)

@@ -6,9 +6,10 @@ from importlib import import_module
 from typing import Any, get_args
 
 from hypertune.core.errors import Checks, SettingError, choices
+from hypertune.core.objective import Mode
 from hypertune.core.plugs import load_plug, plug_names, plug_problems
 from hypertune.core.space import Categorical, Config, Space
-from hypertune.search import Mode, Search
+from hypertune.search import Search
 from hypertune.search.core import is_integer
 from hypertune.search.schedulers.base import Scheduler
 from hypertune.search.schedulers.full import Full

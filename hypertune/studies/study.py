@@ -18,6 +18,7 @@ from ray import cloudpickle
 import search_spaces
 from hypertune.core.errors import SettingError, StudyError, choices, describe, raised, user_code
 from hypertune.core.local_modules import is_local, local_modules
+from hypertune.core.objective import Mode, Objective
 from hypertune.core.space import PLAIN, Categorical, Config, Space, as_plain, like, plain_problem
 from hypertune.core.task import RESERVED, Task
 from hypertune.core.text import MAX_NAME, unstorable
@@ -92,7 +93,7 @@ class Study:
     max_epochs: int
     n_trials: int
     n_repeats: int = 5
-    mode: Literal["min", "max"] = "min"
+    mode: Mode = "min"
     fixed: Mapping[str, Any] = field(default_factory=dict)
     constraints: Mapping[str, str | Callable[[Config], bool]] = field(default_factory=dict)
     goal: Goal = "answer"
@@ -111,6 +112,11 @@ class Study:
         object.__setattr__(self, "default", default)
         object.__setattr__(self, "fixed", as_plain(self.fixed))
         object.__setattr__(self, "space", self.search_space.spec)
+
+    @cached_property
+    def objective(self) -> Objective:
+        """What is minimised or maximised."""
+        return Objective(self.metric, self.mode)
 
     @cached_property
     def search_space(self) -> Space:

@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hypertune.core.errors import choices
+from hypertune.core.objective import Objective
 from hypertune.core.space import Config, Space
 from hypertune.core.task import RESERVED
 from hypertune.tasks.torch.loop import Predictions, class_predictions, digest
@@ -280,7 +281,7 @@ class EstimatorLoop(OwnLoop):
         self, task: Estimator, config: Config, data: Parts, metric: str, mode: str
     ) -> None:
         self._task, self._config, self._data = task, config, data
-        self._metric, self._sign = metric, -1.0 if mode == "max" else 1.0
+        self._objective = Objective(metric, mode)
         self._best, self._best_epoch = math.inf, 0
         self._model: Any = None
         self._n_fitted = 0  # epochs that the model has seen
@@ -293,8 +294,9 @@ class EstimatorLoop(OwnLoop):
         self._fit(self.epoch + 1)
         scores = self._task.scores(self._model, "val", self._data.val)
         self.epoch += 1
-        if self._sign * scores[self._metric] < self._best:
-            self._best, self._best_epoch = self._sign * scores[self._metric], self.epoch
+        loss = self._objective.loss(scores[self._objective.metric])
+        if loss < self._best:
+            self._best, self._best_epoch = loss, self.epoch
         return scores
 
     def best_model(self) -> Any:

@@ -11,6 +11,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+from hypertune.core.objective import Objective
 from hypertune.journal.store import Journal, ResultRow, TrialRow, flat_names
 
 HISTOGRAMS = ".histograms"
@@ -65,13 +66,13 @@ def _asked(
     trained = [t for t in trials.values() if results[t.id]]
     if which == "all":
         return [t.id for t in trained]
-    sign = -1 if study["mode"] == "max" else 1
+    objective = Objective.of_study(study)
 
     def rank(trial: TrialRow) -> tuple[Any, ...]:
-        values = [sign * row.metrics[study["metric"]] for row in results[trial.id]]
+        losses = [objective.loss(row.metrics[objective.metric]) for row in results[trial.id]]
         recommended = looks.get(trial.id, {}).get("label") == "best"
         # What was trained for longer is not compared with what was stopped before.
-        return not recommended, not trial.full, -results[trial.id][-1].epoch, min(values), trial.id
+        return not recommended, not trial.full, -results[trial.id][-1].epoch, min(losses), trial.id
 
     searched = [t for t in trained if t.role == "search" and t.reason not in ("failed", "lost")]
     default = [t.id for t in trained if t.role == "baseline" or t in searched[:1]]
@@ -90,9 +91,9 @@ def _write(
     config |= {k: _plain(v) for k, v in flat_names(trial.config).items()}
     reached: dict[str, float] = {}
     if trial.full:  # the values of others are not comparable with these
-        values = [row.metrics[study["metric"]] for row in rows]
-        best = max(values) if study["mode"] == "max" else min(values)
-        reached = {f"final/best_{study['metric']}": best}
+        objective = Objective.of_study(study)
+        best = min(objective.loss(row.metrics[objective.metric]) for row in rows)
+        reached = {f"final/best_{objective.metric}": objective.value(best)}
         reached |= {f"final/{k}": float(v) for k, v in look.get("metrics", {}).items()}
     with closing(SummaryWriter(str(at))) as writer:
         for row in rows:

@@ -37,7 +37,7 @@ def study(folder: Path, n_complete: int = 20, n_stopped: int = 20, mode: str = "
 def test_stopped_trials_get_what_they_would_have_had(mode: str, tmp_path: Path) -> None:
     data = study(tmp_path / "s", mode=mode)
     found = extrapolate(data, 9)
-    truth = data.sign * finite(data.curves.groupby("trial")["truth"].first())[:40]
+    truth = data.objective.loss(finite(data.curves.groupby("trial")["truth"].first()))[:40]
     values = found.values.iloc[:40]
     far = values["extrapolated"].to_numpy()
 

@@ -46,9 +46,8 @@ class RaySearch(Searcher):
                 f"searcher must be an object of one of Ray Tune's searchers or a "
                 f"subclass of hypertune.Searcher, but got {theirs!r}."
             )
-        self.theirs, self.metric = theirs, study.metric
+        self.theirs, self.objective = theirs, study.objective
         self._name = type(theirs).__name__
-        self._sign = -1.0 if study.mode == "max" else 1.0
         self._ids: dict[int, str] = {}  # by trial: what it is called over there
         self._told: dict[int, int] = {}  # by trial: the last epoch told
         self._open: tuple[int, str, Flat] | None = None  # the last suggestion
@@ -166,7 +165,7 @@ class RaySearch(Searcher):
             self.theirs.on_trial_complete(theirs_id, result=value)
 
     def _result(self, loss: float, epoch: int) -> dict[str, Any]:
-        return {self.metric: self._sign * loss, TRAINING_ITERATION: epoch}
+        return {self.objective.metric: self.objective.value(loss), TRAINING_ITERATION: epoch}
 
 
 class _Heard(logging.Handler):

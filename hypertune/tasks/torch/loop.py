@@ -17,6 +17,7 @@ from torch import nn
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from hypertune.core.errors import choices
+from hypertune.core.objective import Objective
 from hypertune.core.space import Config, Number, Parameter, Space, Value
 from hypertune.tasks.torch.optim import (
     OPTIMIZERS,
@@ -316,7 +317,7 @@ class TensorLoop:
         self.schedule = schedule
         self.batch_schedule = None if by_epoch else schedule
         self.n_epochs: int = config["max_epochs"]
-        self.metric, self.sign = metric, -1.0 if mode == "max" else 1.0
+        self.objective = Objective(metric, mode)
         self.epoch, self.best_epoch, self.best = 0, 0, math.inf
         self.plateau_epoch, self.plateau = 0, math.inf  # the last improvement that counts
         self.best_weights: dict[str, torch.Tensor] = {}
@@ -342,7 +343,7 @@ class TensorLoop:
         if not math.isfinite(train_loss):
             raise FloatingPointError(f"train_loss is {train_loss} in epoch {self.epoch}")
         metrics = {"train_loss": train_loss, **self.validate(self.predict(self.val).cpu())}
-        loss_now = self.sign * metrics[self.metric]
+        loss_now = self.objective.loss(metrics[self.objective.metric])
         if isinstance(self.schedule, ReduceLROnPlateau):
             self.schedule.step(loss_now)
         self._keep_best(loss_now)

@@ -44,6 +44,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any, NamedTuple
 
+from hypertune.core.objective import Objective
 from hypertune.core.text import markdown, printable
 from hypertune.journal.history import StudyHistory, TrialHistory
 from hypertune.journal.recommendation import Recommendation, recommended
@@ -126,8 +127,7 @@ def _ended_status(data: Mapping[str, Any]) -> str:
 def _study_metrics(study: Mapping[str, Any], best: Recommendation | None, t_ms: int) -> list[Item]:
     if best is None or not best.losses:
         return []
-    sign = -1 if study["mode"] == "max" else 1
-    value = sign * fmean(best.losses[best.trial].values())
+    value = Objective.of_study(study).value(fmean(best.losses[best.trial].values()))
     return [Item("metric", own_key("champion"), value, t_ms)]
 
 
@@ -303,7 +303,7 @@ def view_state(study: Mapping[str, Any], run_id: str) -> tuple[str, str]:
     state = {
         "searchFilter": f"tags.`hypertune.study_id` = '{study['study_id']}'",
         "orderByKey": f"metrics.`{own_key('best')}`",
-        "orderByAsc": study.get("mode") != "max",
+        "orderByAsc": Objective.of_study(study).lower_is_better,
         "startTime": "ALL",
         "lifecycleFilter": "Active",
         "datasetsFilter": [],
