@@ -35,12 +35,12 @@ def test_a_study_runs_as_a_job_that_whoever_sent_it_may_leave_and_stop(
     text = TOY.read_text().replace('"sleep_s": 0.0', '"sleep_s": SLEEP_S')
     (laptop / "mine.py").write_text("from beside import SLEEP_S\n" + text)
     monkeypatch.chdir(laptop)
-    args = ["--space", "mine.py", "--name", "far", "--method", "random", "--n-trials", "500"]
+    args = ["--space", "mine.py", "--name", "distant", "--method", "random", "--n-trials", "500"]
     args += ["--sync-timeout", "3m"]
     status, out = call("submit", *args, "--studies-dir", str(there / "studies"), "--no-wait")
     assert status == 0
-    assert "Sent as job far." in out
-    assert f"hypertune attach far --address {local_ray}" in out
+    assert "Sent as job distant." in out
+    assert f"hypertune attach distant --address {local_ray}" in out
 
     server, seen = Cluster(local_ray), list[Progress]()
 
@@ -50,19 +50,19 @@ def test_a_study_runs_as_a_job_that_whoever_sent_it_may_leave_and_stop(
             raise KeyboardInterrupt  # as Ctrl-C does
 
     with pytest.raises(KeyboardInterrupt):
-        server.follow("far", look)
+        server.follow("distant", look)
     assert (seen[0].n_trials, seen[0].metric, seen[0].stage) == (500, "loss", "search")
     assert "RUNNING" in call("jobs")[1]
 
-    status, out = call("stop", "far")
+    status, out = call("stop", "distant")
     assert status == 0
-    for expected in ("by signal; all that was measured is kept", "Job far: STOPPED."):
+    for expected in ("by signal; all that was measured is kept", "Job distant: STOPPED."):
         assert expected in out
     # It had the time to bring MLflow up to date, though its uploader was told to end as well.
     assert "up to date" in out
-    assert "Starting Ray ..." in call("logs", "far")[1]
-    assert "has ended already" in call("stop", "far")[1]
-    path = there / "studies" / "far" / "journal.db"
+    assert "Starting Ray ..." in call("logs", "distant")[1]
+    assert "has ended already" in call("stop", "distant")[1]
+    path = there / "studies" / "distant" / "journal.db"
     with contextlib.closing(Journal(path, read_only=True)) as journal:
         assert journal.events(kind="search_end")[-1].data["stopped_by"] == "signal"
         assert {trial.state for trial in journal.trials()} == {"ended"}

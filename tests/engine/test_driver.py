@@ -150,7 +150,7 @@ def test_a_hanging_trial_fails_with_its_traceback_and_the_search_goes_on(
 def test_a_frozen_worker_is_ended_its_trial_fails_and_the_search_goes_on(
     toy: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("hypertune.engine.driver._SILENT_S", 1.0)
+    monkeypatch.setattr("hypertune.engine.running._SILENT_S", 1.0)
     study = doing(toy, "fine", "freeze", sleep_s=0.6)  # each epoch is reported alone
     outcome, journal = go(study, tmp_path, n_trials=5, seed=1, n_concurrent=1, trial_timeout_s=4.0)
 

@@ -244,9 +244,9 @@ def simulate_until(n: int, monkeypatch: pytest.MonkeyPatch, *args: Any, **more: 
     return False
 
 
-@pytest.mark.parametrize("method", ["asha", "auto"])
+@pytest.mark.parametrize(("method", "every"), [("asha", 1), ("auto", 9)])
 def test_a_study_that_is_killed_at_any_write_comes_to_the_same_end(
-    method: str, study: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    method: str, every: int, study: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     short = replace(study.with_max_epochs(3), n_repeats=1)
     judge = Left(left("a", "b", n_more=1), left(n_more=None))
@@ -261,7 +261,7 @@ def test_a_study_that_is_killed_at_any_write_comes_to_the_same_end(
         if not simulate_until(n, monkeypatch, short, curve, folder=folder, **given, **how):
             break
         assert known(simulate(short, curve, folder=folder, **given)) == whole, n
-        n += 1
+        n += every
     assert n > 60
 
 
