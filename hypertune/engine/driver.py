@@ -701,20 +701,17 @@ class Driver:
         traceback = hang.read_text(errors="replace") if hang.is_file() else ""
         hang.unlink(missing_ok=True)
         in_time = self.clock() - running.heard < running.job.timeout_s
+        limit = f"took longer than --trial-timeout ({running.job.timeout_s:g} s)"
         if in_time or not running.given:
             self._lost(key, running, _last_line(error_file))
         elif not running.ready:  # the job has nothing to do with it
             self._lost(key, running, "the worker did not get ready")
         elif running.test is not None:
-            self._lost(
-                key, running, f"it took longer than --trial-timeout ({running.job.timeout_s:g} s)"
-            )
+            self._lost(key, running, f"it {limit}")
         elif running.finishing:
-            limit = f"took longer than --trial-timeout ({running.job.timeout_s:g} s)"
             self._end(key, "complete", f"{_AFTER_LAST} {limit}\n{traceback}".strip())
         else:
-            limit = f"an epoch took longer than --trial-timeout ({running.job.timeout_s:g} s)"
-            self._end(key, "failed", f"{limit}\n{traceback}".strip())
+            self._end(key, "failed", f"an epoch {limit}\n{traceback}".strip())
 
     @_guarded
     def all_died(self, text: str) -> None:

@@ -20,7 +20,7 @@ from typing import Any, Protocol, TypeAlias
 
 from hypertune.core.space import Config, identity
 from hypertune.journal.history import StudyHistory, TrialHistory
-from hypertune.journal.recommendation import recommended
+from hypertune.journal.recommendation import Recommendation, recommended
 from hypertune.search import Search, Trial
 from hypertune.search.candidates import best_of, candidates
 
@@ -351,8 +351,12 @@ def _goes_on_with(search: Search, n_trials: int) -> bool:
 
 def opens_test(history: StudyHistory, plan: Plan) -> bool:
     """Say whether there is a config in full that the test part may be opened for."""
-    best = recommended(history)
-    return plan.has_test and best is not None and best.full
+    return _to_test(history, plan) is not None
+
+
+def _to_test(history: StudyHistory, plan: Plan) -> Recommendation | None:
+    best = recommended(history) if plan.has_test else None
+    return best if best is not None and best.full else None
 
 
 def tested(history: StudyHistory) -> set[int]:
@@ -380,8 +384,8 @@ def test_runs(
 
     A study that was extended opens it again only where another config is recommended.
     """
-    best = recommended(history)
-    if best is None or not opens_test(history, plan):
+    best = _to_test(history, plan)
+    if best is None:
         return []
     known = tested(history) | set(running.testing)
     first, baseline = history.searched[0].id, history.baseline("default")

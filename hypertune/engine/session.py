@@ -184,7 +184,7 @@ class _Session:
             progress=progress,
             observer=self.observer,
             warning=lambda: uploader.status.warning,
-            judge=_undecided if self.settings.until_decided else None,
+            judge=undecided if self.settings.until_decided else None,
             ray_scheduler=self.ray_scheduler,
         )
         _keep_diff(folder)
@@ -291,10 +291,11 @@ def _keep_model(driver: Driver, data: Any) -> None:
         keep_best_model(driver.journal, driver.study, data)
 
 
-def _undecided(history: StudyHistory) -> Sequence[Undecided]:
-    from hypertune.analysis.deciding import undecided  # scipy: only where it is needed
+def undecided(history: StudyHistory) -> Sequence[Undecided]:
+    """Return what a study has not decided yet, by its verdict."""
+    from hypertune.analysis import deciding  # scipy: only where it is needed
 
-    return undecided(history)
+    return deciding.undecided(history)
 
 
 def _report(driver: Driver, folder: Path) -> None:

@@ -15,12 +15,12 @@ from typing import Any
 
 from hypertune.core.space import Config
 from hypertune.engine.driver import Driver, Judge
-from hypertune.engine.phases import Undecided
 from hypertune.engine.prepare import Prepared, prepare
 from hypertune.engine.progress import Progress
 from hypertune.engine.ray.worker import WorkerJob
 from hypertune.engine.resume import RecordedStudy
 from hypertune.engine.retention import Checkpoints
+from hypertune.engine.session import description, undecided
 from hypertune.journal.history import StudyHistory
 from hypertune.journal.store import Journal
 from hypertune.settings import Settings
@@ -115,7 +115,7 @@ def simulate(
             n_concurrent=n_workers,
             progress=_progress(prepared, asked, clock),
             observer=None,
-            judge=(judge or _verdict) if asked.until_decided else None,
+            judge=(judge or undecided) if asked.until_decided else None,
             clock=clock,
             checkpoints=_Checkpoints(lambda: driver.ledger.history),
             task=_Simple(prepared.study, baselines or {}),
@@ -137,16 +137,8 @@ def simulate(
 
 
 def _description(prepared: Prepared, settings: Settings, folder: Path) -> dict[str, Any]:
-    from hypertune.engine.session import description
-
     about = description(prepared, settings, data_set=None, environment={"git_commit": None})
     return {"name": folder.name, **about, "study_id": folder.name}
-
-
-def _verdict(history: StudyHistory) -> Sequence[Undecided]:
-    from hypertune.analysis.deciding import undecided
-
-    return undecided(history)
 
 
 def _progress(prepared: Prepared, settings: Settings, clock: "_Clock") -> Progress:

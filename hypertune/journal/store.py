@@ -31,7 +31,6 @@ import json
 import math
 import os
 import sqlite3
-import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -490,32 +489,6 @@ class Journal:
     def _digest(self, table: str, number: int) -> str:
         found = self._read(f"SELECT * FROM {table} WHERE id = ?", number)
         return hashlib.sha256(repr(found).encode("utf-8", "replace")).hexdigest()[:12]
-
-    def sessions(self) -> list[tuple[int, int]]:
-        """Return when each session of the search began and ended, in Unix milliseconds.
-
-        One that was killed ended with its last record.
-        """
-        marks = [e for e in self.events() if e.kind in ("search_start", "search_end")]
-        spans = []
-        for mark, following in zip_longest(marks, marks[1:]):
-            if mark.kind == "search_end":
-                continue
-            if following is not None and following.kind == "search_end":
-                end = following.t_ms
-            else:
-                ((end,),) = self._read(
-                    "SELECT max(t_ms) FROM ("
-                    "SELECT t_ms FROM events WHERE id >= ? AND id < ? "
-                    "AND kind IN ('search_start', 'job', 'worker', 'lost') UNION ALL "
-                    "SELECT t_ms FROM results WHERE t_ms < ? "
-                    "AND trial NOT IN (SELECT id FROM trials WHERE role = 'rerun'))",
-                    mark.id,
-                    following.id if following else sys.maxsize,
-                    following.t_ms if following else sys.maxsize,
-                )
-            spans.append((mark.t_ms, end))
-        return spans
 
 
 def best_result(results: Iterable[ResultRow], study: Mapping[str, Any]) -> ResultRow | None:

@@ -376,7 +376,7 @@ def test_a_finished_study_is_extended_and_nothing_is_run_twice(
         assert journal.study()["n_trials"] == 12
         looks = [event.trial for event in journal.events(kind="test")]
         assert len(looks) == len(set(looks))
-        assert len(journal.sessions()) == 2
+        assert len(StudyHistory.read(journal).sessions) == 2
     assert summarize(folder).study["n_trials"] == 12
 
 
